@@ -1,0 +1,34 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Everything is installed once a change of these files.
+INSTALLED := $(VENV)/.installed
+
+export RAY_USAGE_STATS_ENABLED = 0
+
+.PHONY: run test lint bench clean help
+
+help: ## show this help
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+run: $(INSTALLED) ## the whole job on bundled data: make a small model, answer a corpus
+	$(BIN)/tinyqa quickstart
+
+test: $(INSTALLED) ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED) ## benchmarks: one JSON line each, with the machine and a ratio
+	@for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+clean: ## remove the environment, runs and caches
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[quickstart,dev]'
+	touch $@

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import os
+
+# Ray and the hub client read these when they are imported. Ray 2.60 would otherwise turn token
+# authentication on in the whole process and write a token into the home folder.
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a random BERT for question answering."""
+    return tiny.save_qa_model(tmp_path_factory.mktemp("models") / "bert", "bert")
+
+
+@pytest.fixture(scope="session")
+def tiny_roberta(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a random RoBERTa for question answering."""
+    return tiny.save_qa_model(tmp_path_factory.mktemp("models") / "roberta", "roberta")
+
+
+@pytest.fixture(scope="session")
+def tiny_squad(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A SQuAD 2.0 file of 8 paragraphs and 24 questions."""
+    return tiny.write_squad(tmp_path_factory.mktemp("squad") / "tiny.json")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray of four logical CPUs; tests that use it are marked ``ray``."""
+    import ray
+
+    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of shared models and golden answers beside the repository."""
+    folder = Path(__file__).parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("no ../shared beside the repository")
+    return folder

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForQuestionAnswering,
+    BertConfig,
+    CamembertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    MPNetConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
+
+from tinyqa_ray.distill.taps import (
+    Tap,
+    attention_heads,
+    attention_probabilities,
+    attention_scores,
+    encoder_layers,
+)
+from tinyqa_ray.errors import InputError
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 40,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 32,
+    "max_position_embeddings": 24,
+}
+CONFIGS: dict[str, PretrainedConfig] = {
+    "bert": BertConfig(**SIZES),
+    "camembert": CamembertConfig(**SIZES),
+    "distilbert": DistilBertConfig(
+        vocab_size=40, dim=24, n_layers=3, n_heads=4, hidden_dim=32, max_position_embeddings=24
+    ),
+    "electra": ElectraConfig(**SIZES, embedding_size=16),
+    "roberta": RobertaConfig(**SIZES),
+    "xlm-roberta": XLMRobertaConfig(**SIZES),
+}
+every_family = pytest.mark.parametrize("family", CONFIGS)
+# The newer name of gradient_checkpointing_enable is not in every transformers 5.
+checkpointed = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
+
+MASK = torch.arange(9)[None, :] < torch.tensor([9, 5])[:, None]
+TOKENS = torch.randint(3, 40, (2, 9), generator=torch.Generator().manual_seed(0)).masked_fill(~MASK, 1)
+INPUTS = {"input_ids": TOKENS, "attention_mask": MASK.long()}
+
+
+def make_model(family: str, attention: str = "sdpa") -> PreTrainedModel:
+    torch.manual_seed(1)
+    model = AutoModelForQuestionAnswering.from_config(CONFIGS[family], attn_implementation=attention)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2 and "embeddings." not in name:
+                parameter.mul_(20.0)  # the initial scale makes every attention nearly uniform
+    return model.eval()
+
+
+def real(hidden: Tensor) -> Tensor:
+    return hidden[MASK]
+
+
+@every_family
+def test_scores_give_the_attentions_of_the_eager_model(family: str) -> None:
+    reference = make_model(family, "eager")(**INPUTS, output_attentions=True).attentions
+    model = make_model(family)
+    assert model.config._attn_implementation == "sdpa"
+    heads = attention_heads(model.config)
+    with Tap(model, layers=(0, 2), what=("query", "key")) as tap:
+        model(**INPUTS)
+        layers = tap.take().layers
+    assert sorted(layers) == [0, 2]
+    for index, layer in layers.items():
+        assert layer.query is not None
+        assert layer.key is not None
+        assert layer.value is None
+        scores = attention_scores(layer.query, layer.key, heads)
+        assert scores.shape == (2, 4, 9, 9)
+        probabilities = attention_probabilities(scores, MASK)
+        torch.testing.assert_close(probabilities, reference[index], rtol=1e-4, atol=1e-5)
+    assert float(reference[2][0].detach().std()) > 0.02, "attention is too even to tell layers apart"
+
+
+@every_family
+def test_hidden_states_are_those_of_the_model_and_logits_do_not_change(family: str) -> None:
+    model = make_model(family)
+    reference = model(**INPUTS, output_hidden_states=True)
+    with Tap(model, layers=(1,), hidden_states=(0, 1, 3)) as tap:
+        logits = model(**INPUTS).start_logits
+        hidden_states = tap.take().hidden_states
+    torch.testing.assert_close(logits, reference.start_logits)
+    assert sorted(hidden_states) == [0, 1, 3]
+    for index, hidden in hidden_states.items():
+        torch.testing.assert_close(real(hidden), real(reference.hidden_states[index]))
+
+
+@every_family
+def test_values_are_the_projection_of_the_layers_input(family: str) -> None:
+    model = make_model(family)
+    with Tap(model, layers=(1,), what=("value",), hidden_states=(1,)) as tap:
+        model(**INPUTS)
+        tapped = tap.take()
+    name = "attention.v_lin" if family == "distilbert" else "attention.self.value"
+    projection = encoder_layers(model)[1].get_submodule(name)
+    value = tapped.layers[1].value
+    assert value is not None
+    torch.testing.assert_close(value, projection(tapped.hidden_states[1]))
+
+
+@checkpointed
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_gradients_flow_through_a_tap(family: str, checkpointing: bool) -> None:
+    def gradients(checkpointing: bool) -> list[Tensor | None]:
+        model = make_model(family).train()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        with Tap(model, layers=(1,), hidden_states=(2,)) as tap:
+            logits = model(**INPUTS).start_logits
+            tapped = tap.take()
+            layer = tapped.layers[1]
+            assert layer.query is not None
+            assert layer.key is not None
+            loss = attention_scores(layer.query, layer.key, 4).square().mean()
+            loss = loss + tapped.hidden_states[2].square().mean() + logits.square().mean()
+            loss.backward()
+        return [parameter.grad for parameter in encoder_layers(model)[1].parameters()]
+
+    computed = gradients(checkpointing)
+    assert all(gradient is not None and gradient.any() for gradient in computed)
+    torch.testing.assert_close(computed, gradients(False))
+
+
+@checkpointed
+def test_layers_run_again_by_checkpointing_are_not_kept() -> None:
+    model = make_model("bert").train()
+    model.gradient_checkpointing_enable()
+    with Tap(model, layers=(1,)) as projections, Tap(model, hidden_states=(0,)) as embeddings:
+        loss = model(**INPUTS).start_logits.square().mean()
+        projections.take()
+        embeddings.take()
+        loss.backward()
+        for tap in (projections, embeddings):
+            with pytest.raises(RuntimeError, match="not finished a forward"):
+                tap.take()
+
+
+@pytest.fixture
+def one_process_group(tmp_path: Path) -> Iterator[None]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process_group")
+@pytest.mark.parametrize("tap_first", [True, False])
+def test_a_tap_works_on_a_model_wrapped_in_ddp(tap_first: bool) -> None:
+    model = make_model("roberta")
+    wrapped: nn.Module
+    if tap_first:
+        tap = Tap(model, layers=(2,))
+        wrapped = nn.parallel.DistributedDataParallel(model)
+    else:
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        tap = Tap(wrapped, layers=(2,))
+    wrapped(**INPUTS)
+    query = tap.take().layers[2].query
+    assert query is not None
+    assert query.requires_grad
+    assert len(encoder_layers(wrapped)) == 3
+
+
+def test_the_last_forward_wins_and_is_given_once() -> None:
+    model = make_model("bert")
+    tap = Tap(model, hidden_states=(3,))
+    with pytest.raises(RuntimeError, match="not finished a forward"):
+        tap.take()
+    model(input_ids=TOKENS[:1])
+    last = model(**INPUTS, output_hidden_states=True).hidden_states[3]
+    torch.testing.assert_close(tap.take().hidden_states[3], last)
+    with pytest.raises(RuntimeError, match="not finished a forward"):
+        tap.take()
+
+
+def test_a_closed_tap_leaves_no_hook() -> None:
+    model = make_model("bert")
+    with Tap(model, layers=(0, 1, 2), hidden_states=(0, 3)):
+        assert any(module._forward_hooks for module in model.modules())
+    for module in model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+def test_two_taps_on_one_model_do_not_disturb_each_other() -> None:
+    model = make_model("bert")
+    with Tap(model, layers=(0,)) as first, Tap(model, layers=(2,)) as second:
+        model(**INPUTS)
+        assert list(first.take().layers) == [0]
+        assert list(second.take().layers) == [2]
+
+
+def test_scores_are_float32_under_autocast() -> None:
+    query = torch.randn(2, 9, 24, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = attention_scores(query, query, 4)
+    torch.testing.assert_close(scores, attention_scores(query, query, 4), rtol=0.0, atol=0.0)
+
+
+def test_unsupported_family_is_refused_by_name() -> None:
+    model = AutoModelForQuestionAnswering.from_config(MPNetConfig(**SIZES))
+    with pytest.raises(InputError, match=r"type mpnet; supported are bert, .*distilbert.*roberta"):
+        encoder_layers(model)
+    with pytest.raises(InputError, match="type Linear"):
+        encoder_layers(nn.Linear(1, 1))
+
+
+def test_what_a_model_does_not_have_is_refused() -> None:
+    model = make_model("bert")
+    with pytest.raises(InputError, match="no layer 3; the model has layers 0 to 2"):
+        Tap(model, layers=(1, 3))
+    with pytest.raises(InputError, match="no hidden state -1; the model has hidden states 0 to 3"):
+        Tap(model, hidden_states=(-1,))
+    with pytest.raises(InputError, match="cannot tap scores; a layer has query, key, value"):
+        Tap(model, layers=(1,), what=("query", "scores"))
+    assert not any(module._forward_hooks for module in model.modules())

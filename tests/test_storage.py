@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyqa_ray import storage
+from tinyqa_ray.errors import InputError
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "made") if request.param == "local" else f"memory://{uuid.uuid4().hex}/made"
+
+
+def test_written_bytes_are_read_back(folder: str) -> None:
+    path = storage.join(folder, "deep", "a.bin")
+    storage.write_atomic(path, b"one")
+    storage.write_atomic(path, b"two")
+    assert storage.read_bytes(path) == b"two"
+    assert [storage.kind(p) for p in (path, folder, path + "x")] == ["file", "folder", "absent"]
+
+
+def test_files_are_listed_sorted_by_suffix(folder: str) -> None:
+    for name in ("b.txt", "a.txt", "c.json", "sub/d.txt"):
+        storage.write_atomic(storage.join(folder, name), b"")
+    assert storage.list_files(folder, ".txt") == [storage.join(folder, n) for n in ("a.txt", "b.txt")]
+    every = [storage.join(folder, n) for n in ("a.txt", "b.txt", "c.json", "sub/d.txt")]
+    assert storage.list_files(folder, recursive=True) == every
+    assert [storage.read_bytes(path) for path in every] == [b""] * 4
+
+
+def test_absent_folder_lists_nothing_and_deletes_quietly(folder: str) -> None:
+    assert storage.list_files(folder) == []
+    assert not storage.has_content(folder)
+    storage.delete_folder(folder)
+
+
+def test_deleted_folder_is_gone(folder: str) -> None:
+    storage.write_atomic(storage.join(folder, "sub", "a"), b"")
+    assert storage.has_content(folder)
+    storage.delete_folder(folder)
+    assert storage.kind(folder) == "absent"
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.recursive(st.none() | st.integers() | st.text(st.characters(codec="utf-8")), st.lists))
+def test_json_round_trip(value: object) -> None:
+    storage.write_json("memory://round/trip.json", value)
+    assert storage.read_json("memory://round/trip.json") == value
+
+
+def test_write_leaves_no_temporary_file(tmp_path: Path) -> None:
+    storage.write_atomic(str(tmp_path / "a"), b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_failed_write_leaves_no_temporary_file_and_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a" / "in the way").mkdir(parents=True)
+    with pytest.raises(InputError, match="cannot be written"):
+        storage.write_atomic(str(tmp_path / "a"), b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="folder cannot be made"):
+        storage.write_atomic(str(tmp_path / "file" / "a"), b"x")
+
+
+def test_absent_file_is_refused_by_name(folder: str) -> None:
+    with pytest.raises(InputError, match=r"nope\.json: no such file"):
+        storage.read_json(storage.join(folder, "nope.json"))
+
+
+def test_folder_read_as_a_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="give a readable file"):
+        storage.read_bytes(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(b"{", r"not JSON \(line 1, column 2"), (b'{"a": "\xff"}', "not UTF-8 at byte 7"), (b"", "not JSON")],
+)
+def test_broken_json_is_refused_with_its_place(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=complaint):
+        storage.read_json(str(tmp_path / "a.json"))
+
+
+def test_unknown_scheme_is_refused() -> None:
+    with pytest.raises(InputError, match="nosuchscheme"):
+        storage.kind("nosuchscheme://a/b")
+
+
+def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    storage.write_atomic("~/a", b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert storage.local_path("~/a") == tmp_path / "a"
+
+
+def test_only_plain_paths_are_local(tmp_path: Path) -> None:
+    assert storage.is_local(str(tmp_path))
+    assert storage.is_local(f"file://{tmp_path}")
+    assert not storage.is_local("memory://a")
+
+
+def test_identity_follows_content_not_place(tmp_path: Path) -> None:
+    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_bytes(content)
+        (tmp_path / name / "y").write_bytes(b"same")
+    a, b, c = (storage.identity(str(tmp_path / name)) for name in "abc")
+    assert a == b != c
+    assert storage.identity(str(tmp_path / "a" / "x")) != storage.identity(str(tmp_path / "c" / "x"))
+
+
+def test_identity_of_a_folder_counts_file_names(tmp_path: Path) -> None:
+    for name, files in (("a", ("1", "2")), ("b", ("1", "3"))):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_bytes(b"same")
+    assert storage.identity(str(tmp_path / "a")) != storage.identity(str(tmp_path / "b"))
+
+
+def test_notes_beside_a_model_do_not_change_its_identity(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    before = storage.identity(str(tmp_path))
+    (tmp_path / "README.md").write_text("card")
+    (tmp_path / "tinyqa.json").write_text("{}")
+    assert storage.identity(str(tmp_path)) == before
+
+
+def test_identity_of_a_hub_id_is_its_name() -> None:
+    assert storage.identity("somebody/some-model") == "somebody/some-model"

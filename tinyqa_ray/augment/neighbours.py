@@ -1,0 +1,249 @@
+"""Whole-word neighbours in an embedding table: candidates for words that a masked language model splits.
+
+TinyBERT (arXiv 1909.10351, algorithm 1) takes them from GloVe; any table of word vectors will do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tinyqa_ray.errors import InputError
+
+VocabularyStyle = Literal["wordpiece", "bytelevel", "auto"]
+
+_SCHEMA = pa.schema(
+    [("word", pa.string()), ("neighbours", pa.list_(pa.string())), ("cosine", pa.list_(pa.float32()))]
+)
+
+
+def nearest(
+    matrix: NDArray[np.floating],
+    *,
+    k: int,
+    block_rows: int = 1024,
+    queries: Sequence[int] | NDArray[np.integer] | None = None,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Find the ``k`` rows nearest to each queried row by cosine, the row itself left out.
+
+    A blocked float32 product picks the contenders; their cosines are then summed in float64, row by row, so
+    the result does not depend on ``block_rows`` or on how the product was threaded. Memory beside the matrix
+    and its normalised copy is about ``4 * block_rows * n`` bytes. A row of zeros has cosine 0 to every row.
+
+    Args:
+        matrix: (n, d), finite.
+        k: in [1, n - 1].
+        block_rows: queried rows a product.
+        queries: (q,) row indices in [0, n); all rows by default.
+
+    Returns:
+        Row indices, int32 (q, k), and cosines, float32 (q, k), from the nearest on; ties by the lower index.
+
+    Raises:
+        InputError: a shape, ``k``, ``block_rows`` or index out of range, or a value that is not finite.
+    """
+    unit = _unit_rows(matrix)
+    n, d = unit.shape
+    rows = np.arange(n) if queries is None else np.asarray(queries, dtype=np.int64)
+    if not 1 <= k < n:
+        raise InputError(f"k is {k}; a matrix of {n} rows allows 1 to {n - 1}")
+    if block_rows < 1:
+        raise InputError(f"block_rows is {block_rows}; it must be 1 or more")
+    if rows.ndim != 1 or np.any((rows < 0) | (rows >= n)):
+        raise InputError(f"queries must be one list of row indices from 0 to {n - 1}")
+
+    indices = np.empty((len(rows), k), dtype=np.int32)
+    cosines = np.empty((len(rows), k), dtype=np.float32)
+    # Twice the error bound of a float32 dot product of unit vectors: no true neighbour falls below it.
+    slack = d * np.finfo(np.float32).eps
+    for first in range(0, len(rows), block_rows):
+        block = rows[first : first + block_rows]
+        rough = unit[block] @ unit.T
+        rough[np.arange(len(block)), block] = -np.inf
+        for position, (query, similar) in enumerate(zip(block, rough, strict=True), start=first):
+            threshold = np.partition(similar, n - k)[n - k] - slack
+            contenders = np.flatnonzero(similar >= threshold)
+            products = unit[contenders].astype(np.float64) * unit[query]
+            exact = products.sum(axis=1).clip(-1.0, 1.0).astype(np.float32)
+            best = np.argsort(-exact, kind="stable")[:k]
+            indices[position] = contenders[best]
+            cosines[position] = exact[best]
+    return indices, cosines
+
+
+def whole_words(
+    vocabulary: Mapping[str, int], *, style: VocabularyStyle = "auto"
+) -> tuple[list[str], list[int]]:
+    """Pick the tokens that are whole words: letters only, two or more.
+
+    Args:
+        vocabulary: token to id.
+        style: "wordpiece" (BERT: a continuation starts with "##"; a plain list of words reads the same way),
+            "bytelevel" (GPT-2, RoBERTa: a word starts with "Ġ"), or "auto", which goes by the commoner mark.
+
+    Returns:
+        The words and their ids, by id.
+
+    Raises:
+        InputError: another style, or "auto" for a SentencePiece vocabulary.
+    """
+    if style == "auto":
+        style = _style_of(vocabulary)
+    if style not in ("wordpiece", "bytelevel"):
+        raise InputError(f"style is {style!r}; it must be wordpiece, bytelevel or auto")
+    pairs = []
+    for token, token_id in vocabulary.items():
+        word: str | None = token
+        if style == "bytelevel":
+            word = _decode_bytelevel(token[1:]) if token.startswith("Ġ") else None
+        if word is not None and len(word) > 1 and word.isalpha():
+            pairs.append((token_id, word))
+    pairs.sort()
+    return [word for _, word in pairs], [token_id for token_id, _ in pairs]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Neighbours:
+    """The neighbours of each word of a vocabulary, from the nearest on."""
+
+    words: Mapping[str, tuple[str, ...]]
+    """Word to its neighbours."""
+    cosines: Mapping[str, tuple[float, ...]]
+    """Word to the cosines of its neighbours, in the same order."""
+
+    def lookup(self, word: str) -> tuple[str, ...]:
+        """Give the neighbours of ``word`` as written, else of its lower-case form, else none."""
+        return self.words.get(word) or self.words.get(word.lower(), ())
+
+    def to_table(self) -> pa.Table:
+        """Give an Arrow table: word: string, neighbours: list<string>, cosine: list<float>."""
+        columns = [list(self.words), list(self.words.values()), [self.cosines[word] for word in self.words]]
+        return pa.table(
+            [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)], _SCHEMA
+        )
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> Neighbours:
+        """Read what ``to_table`` gave.
+
+        Raises:
+            InputError: a column is missing.
+        """
+        missing = [name for name in _SCHEMA.names if name not in table.column_names]
+        if missing:
+            raise InputError(
+                f"the table of neighbours has no column {', '.join(missing)} (it has "
+                f"{', '.join(table.column_names) or 'none'}); it needs {', '.join(_SCHEMA.names)}"
+            )
+        names, neighbours, cosines = (table.column(name).to_pylist() for name in _SCHEMA.names)
+        return cls(
+            words=dict(zip(names, map(tuple, neighbours), strict=True)),
+            cosines=dict(zip(names, map(tuple, cosines), strict=True)),
+        )
+
+
+def neighbour_table(
+    words: Sequence[str], matrix: NDArray[np.floating], *, k: int, min_cosine: float = 0.0
+) -> Neighbours:
+    """Compute up to ``k`` neighbours for every word.
+
+    Neighbours differ from their word, and from one another, by more than case: of "Kings" and "kings" the
+    nearer one is kept.
+
+    Args:
+        words: n distinct words.
+        matrix: (n, d), a row a word.
+        k: neighbours a word, 1 or more; fewer come back when fewer reach ``min_cosine``.
+        min_cosine: the least cosine, in [-1, 1].
+
+    Returns:
+        The neighbours of every word, with their cosines.
+
+    Raises:
+        InputError: fewer than two words, a repeated word, or a number out of range.
+    """
+    if len(words) < 2 or matrix.shape[:1] != (len(words),):
+        raise InputError(
+            f"{len(words)} words were given for a matrix of shape {matrix.shape}; "
+            "it takes two words or more, and a row for each"
+        )
+    word, count = Counter(words).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"the word {word!r} is given {count} times; give each word once")
+    if k < 1:
+        raise InputError(f"k is {k}; it must be 1 or more")
+    if not -1.0 <= min_cosine <= 1.0:
+        raise InputError(f"min_cosine is {min_cosine}; it must lie in [-1, 1]")
+
+    folded = [word.casefold() for word in words]
+    # k other words, each in as many forms as there can be, and the word's own: this many always suffice.
+    most_forms = max(Counter(folded).values())
+    indices, cosines = nearest(matrix, k=min(k * most_forms, len(words) - 1))
+    neighbours: dict[str, tuple[str, ...]] = {}
+    scores: dict[str, tuple[float, ...]] = {}
+    for row, word in enumerate(words):
+        seen = {folded[row]}
+        chosen: list[tuple[str, float]] = []
+        for index, cosine in zip(indices[row].tolist(), cosines[row].tolist(), strict=True):
+            if len(chosen) == k or cosine < min_cosine:
+                break
+            if folded[index] not in seen:
+                seen.add(folded[index])
+                chosen.append((words[index], cosine))
+        neighbours[word] = tuple(name for name, _ in chosen)
+        scores[word] = tuple(cosine for _, cosine in chosen)
+    return Neighbours(words=neighbours, cosines=scores)
+
+
+def _unit_rows(matrix: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Scale every row to length 1, a row of zeros left as it is."""
+    rows = np.asarray(matrix, dtype=np.float32)
+    if rows.ndim != 2:
+        raise InputError(f"the embedding matrix has shape {rows.shape}; it must be (words, dimensions)")
+    if not np.isfinite(rows).all():
+        raise InputError("the embedding matrix holds NaN or infinity; every value must be finite")
+    # First by the largest entry, so that squares neither overflow nor vanish.
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
+    largest[largest == 0] = 1
+    unit: NDArray[np.float32] = rows / largest
+    length = np.linalg.norm(unit, axis=1, keepdims=True)
+    length[length == 0] = 1
+    unit /= length
+    return unit
+
+
+def _style_of(vocabulary: Mapping[str, int]) -> Literal["wordpiece", "bytelevel"]:
+    marks = ("##", "Ġ", "▁")
+    wordpiece, bytelevel, sentencepiece = (
+        sum(token.startswith(mark) for token in vocabulary) for mark in marks
+    )
+    if sentencepiece > max(wordpiece, bytelevel):
+        raise InputError(
+            "the vocabulary is a SentencePiece one (its words start with '▁'); use a WordPiece (BERT) or "
+            "byte-level (RoBERTa) model"
+        )
+    return "bytelevel" if bytelevel > wordpiece else "wordpiece"
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's character for each byte: printable Latin-1 as itself, the rest from U+0100 on, in order."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
+
+
+_BYTES = _byte_alphabet()
+
+
+def _decode_bytelevel(token: str) -> str | None:
+    """Decode a token of a byte-level vocabulary; None where it is not whole UTF-8."""
+    try:
+        return bytes(_BYTES[character] for character in token).decode("utf-8")
+    except (KeyError, UnicodeDecodeError):
+        return None

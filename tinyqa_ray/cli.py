@@ -1,0 +1,255 @@
+"""``tinyqa``: parse, call one function of one config, print. Libraries load when a command needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import tyro
+
+from tinyqa_ray import __version__
+from tinyqa_ray.configs import (
+    AnswerConfig,
+    AugmentConfig,
+    DistillConfig,
+    EvaluateConfig,
+    TeacherLogitsConfig,
+)
+from tinyqa_ray.errors import InputError
+
+_FLAT = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
+_app = tyro.extras.SubcommandApp()
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a subcommand; parsing returns the call to make, so that its errors are not the parser's."""
+
+    @functools.wraps(function)
+    def bound(*arguments: Any, **options: Any) -> Callable[[], None]:
+        return functools.partial(function, *arguments, **options)
+
+    _app.command(name=function.__name__.replace("_", "-"))(bound)
+    return function
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the shell's command; a user's mistake is one line on stderr and exit code 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given == ["--version"]:
+        print(f"tinyqa {__version__}")
+        return
+    described = "Small question-answering models: made by distillation, run over corpora, on Ray."
+    with mistakes_in_one_line():
+        parsed("tinyqa", lambda: _app.cli(prog="tinyqa", description=described, args=given, config=_FLAT))()
+
+
+def run_job(function: Callable[..., Any], config: type) -> None:
+    """The door of a job: parse a config and ``--output``, run, print a JSON summary as the last line."""
+
+    def job(config: Any, output: str) -> Callable[[], Any]:
+        return lambda: {"stage": function.__name__, "output": output, **asdict(function(config, output))}
+
+    job.__annotations__ = {"config": config, "output": str}
+    with mistakes_in_one_line():
+        print(json.dumps(parsed(sys.argv[0], lambda: tyro.cli(job, config=_FLAT))()))
+
+
+def parsed(program: str, parse: Callable[[], Any]) -> Any:
+    """What ``parse`` returns; a value that a config refuses is an ``InputError``, not the parser's box."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return parse()
+    except SystemExit as stop:
+        cause: BaseException | None = stop
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__context__
+        if cause is not None:
+            raise InputError(f"{cause} (see {program} --help)") from None
+        print(complaint.getvalue(), file=sys.stderr, end="")
+        raise
+
+
+@contextlib.contextmanager
+def mistakes_in_one_line() -> Iterator[None]:
+    """End the process with 2 and one line for an ``InputError``, with 130 when interrupted."""
+    try:
+        yield
+    except InputError as error:
+        print(f"tinyqa: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("tinyqa: interrupted; run the same command again to continue", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+@command
+def quickstart(output: str = "runs/quickstart", teacher: str | None = None) -> None:
+    """Run every stage on bundled real data, in minutes, and show the answers.
+
+    Args:
+        output: Folder of all stages; run again, only what is left is done.
+        teacher: Encoder or question-answering model to make the teacher of: a folder or hub id. MiniLM-L6 of
+            the extra 'quickstart' when not given.
+    """
+    from rich.console import Console
+
+    from tinyqa_ray import console, pipeline, recipes
+
+    terminal = Console()
+    with console.native_noise_in_a_file(), console.StageProgress(terminal) as bars:
+        recipe = recipes.quickstart(teacher)
+        results = pipeline.run(recipe, output, bars.starting, bars.done)
+    terminal.print(console.quickstart_summary(results, output))
+
+
+@command
+def ask(
+    question: Annotated[str, tyro.conf.Positional],
+    model: str,
+    context: str | None = None,
+    file: str | None = None,
+    top_k: int = 1,
+    max_answer_tokens: int = 30,
+    threshold: float | None = None,
+) -> None:
+    """Ask a question of a text, and print the answer, its score and its offsets.
+
+    Args:
+        question: What to ask.
+        model: Folder or hub id with a question-answering head.
+        context: The text to read.
+        file: A UTF-8 file to read instead.
+        top_k: Answers to print, best first.
+        max_answer_tokens: Longest answer, in tokens.
+        threshold: Answer 'none' when the no-answer probability is above it; the model's own when not given,
+            1 always answers.
+    """
+    if (context is None) == (file is None):
+        raise InputError("give the text either with --context or with --file")
+    from tinyqa_ray import storage
+    from tinyqa_ray.cluster import quiet_models
+    from tinyqa_ray.reader import Reader
+
+    if file is not None:
+        try:
+            context = storage.read_bytes(file).decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    if top_k < 1 or max_answer_tokens < 1:
+        raise InputError(f"top_k is {top_k}, max_answer_tokens {max_answer_tokens}; both must be at least 1")
+    if threshold is not None and not 0.0 <= threshold <= 1.0:
+        raise InputError(f"threshold is {threshold}; it must lie in [0, 1]")
+    assert context is not None
+    quiet_models()
+    reader = Reader.from_pretrained(model)
+    for found in reader.answer(
+        question, context, top_k=top_k, max_answer_tokens=max_answer_tokens, threshold=threshold
+    ):
+        text = "no answer" if found.answer is None else found.answer
+        where = f"characters {found.start}-{found.end}"
+        print(f"{text}\n  score {found.score:.4f}, {where}, no-answer {found.na_prob:.4f}")
+
+
+@command
+def evaluate(config: EvaluateConfig, output: str) -> None:
+    """Measure a model on SQuAD 2.0 questions: metrics.json, predictions, and a page to read.
+
+    Args:
+        config: What to measure.
+        output: Folder for the results.
+    """
+    from rich.console import Console
+
+    from tinyqa_ray import console
+    from tinyqa_ray.evaluate import evaluate as stage
+
+    terminal = Console()
+    with console.StageProgress(terminal) as bars:
+        report = stage(config, output, bars.starting("questions"))
+    print(json.dumps(asdict(report), indent=2))
+    terminal.print(f"[dim]report: {output}/report.html[/]", soft_wrap=True)
+
+
+@command
+def score(data: str, predictions: str, na_probs: str | None = None, na_prob_threshold: float = 1.0) -> None:
+    """Print the official SQuAD 2.0 evaluator's JSON for a file of predictions.
+
+    Args:
+        data: SQuAD 2.0 JSON with the gold answers.
+        predictions: JSON object: question id to answer text.
+        na_probs: JSON object: question id to the probability that there is no answer.
+        na_prob_threshold: A question whose probability is above it counts as left unanswered.
+    """
+    from tinyqa_ray.score import score_files
+
+    print(json.dumps(score_files(data, predictions, na_probs, na_prob_threshold), indent=2))
+
+
+@command
+def augment(config: AugmentConfig, output: str) -> None:
+    """Multiply SQuAD paragraphs: answer-safe copies with words replaced by their neighbours.
+
+    Args:
+        config: How to multiply.
+        output: Folder for the paragraphs; run again, it continues.
+    """
+    from tinyqa_ray.augment import augment as stage
+
+    _run_stage("paragraphs", stage, config, output)
+
+
+@command
+def teacher_logits(config: TeacherLogitsConfig, output: str) -> None:
+    """Write windows of tokens with labels and, with --model, a teacher's logits.
+
+    Args:
+        config: What to window, and with which teacher.
+        output: Folder for the windows; run again, it continues.
+    """
+    from tinyqa_ray.distill import teacher_logits as stage
+
+    _run_stage("paragraphs", stage, config, output)
+
+
+@command
+def distill(config: DistillConfig, output: str) -> None:
+    """Train a student on Ray Train: on labels, a teacher's layers, or its predictions.
+
+    Args:
+        config: The training stage.
+        output: Folder for the student; run again, it continues.
+    """
+    from tinyqa_ray.distill import distill as stage
+
+    _run_stage("steps", stage, config, output)
+
+
+@command
+def answer(config: AnswerConfig, output: str) -> None:
+    """Answer questions about a corpus of documents into Parquet.
+
+    Args:
+        config: Model, documents and questions.
+        output: Folder for the answers; run again, it continues.
+    """
+    from tinyqa_ray.answer import answer as stage
+
+    _run_stage("questions", stage, config, output)
+
+
+def _run_stage(unit: str, stage: Callable[..., Any], config: Any, output: str) -> None:
+    """Run a Ray stage with a progress bar, and print its report as JSON."""
+    from rich.console import Console
+
+    from tinyqa_ray import console
+
+    with console.native_noise_in_a_file(), console.StageProgress(Console(stderr=True)) as bars:
+        report = stage(config, output, bars.starting(unit))
+    print(json.dumps(asdict(report), indent=2))

@@ -1,0 +1,204 @@
+"""What the shell shows: progress while stages run, and the summary of a quickstart."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as pads
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from tinyqa_ray.answer import FOLDER as ANSWERS
+from tinyqa_ray.answer import AnswerReport
+from tinyqa_ray.augment import AugmentReport
+from tinyqa_ray.distill import DistillReport, TeacherLogitsReport
+from tinyqa_ray.evaluate import EvaluateReport
+from tinyqa_ray.pipeline import StageReport, StageResult
+
+_SHOWN = 5
+"""Questions shown at the end of a quickstart."""
+
+
+@contextlib.contextmanager
+def native_noise_in_a_file() -> Iterator[Path]:
+    """Send what Ray's C++ parts write to the terminal's error stream into a log file; Python's own stays."""
+    sys.stderr.flush()
+    log = Path(tempfile.gettempdir()) / f"tinyqa-{os.getpid()}.log"
+    terminal = os.dup(2)
+    python_stderr = sys.stderr
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1)
+    try:
+        yield log
+    finally:
+        sys.stderr.close()
+        sys.stderr = python_stderr
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+class StageProgress:
+    """A progress bar a stage."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+
+    def __enter__(self) -> StageProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
+
+    def starting(self, name: str) -> Any:
+        """Begin a stage's bar; returns what its progress is told to."""
+        task = self._bars.add_task(name, total=None)
+        return lambda done, total: self._bars.update(task, completed=done, total=total)
+
+    def done(self, result: StageResult) -> None:
+        """End the stage's bar with a line that stays."""
+        for task in self._bars.task_ids:
+            self._bars.remove_task(task)
+        if result.was_finished:
+            self._console.print(f"[dim]✓ {result.name}: was finished[/]")
+        else:
+            self._console.print(f"✓ {result.name}: {rows(result.report)} in {result.seconds:.0f} s")
+
+
+def rows(report: StageReport) -> str:
+    """What a stage made, in a few words."""
+    match report:
+        case AugmentReport():
+            share = report.words_replaced / max(report.words, 1)
+            return f"{report.copies} paragraphs of {report.paragraphs}, {share:.0%} of words replaced"
+        case TeacherLogitsReport():
+            return f"{report.windows} windows of {report.questions} questions"
+        case DistillReport():
+            return f"{report.steps} steps over {report.windows} windows, loss {report.loss:.3f}"
+        case EvaluateReport():
+            return f"{report.questions} questions, EM {report.exact:.1f}, F1 {report.f1:.1f}"
+        case AnswerReport():
+            return f"{report.answered} of {report.questions} questions answered"
+
+
+def quickstart_summary(results: Sequence[StageResult], output: str) -> Group:
+    """The tables and examples that end a quickstart."""
+    by_name = {result.name: result for result in results}
+    return Group(
+        "",
+        _stages(results),
+        "",
+        _comparison(by_name),
+        "",
+        *_examples(by_name["answers"].output, _documents(by_name["answers"])),
+        "",
+        _places(by_name, output),
+    )
+
+
+def _stages(results: Sequence[StageResult]) -> Table:
+    table = Table(title="Stages", title_justify="left", box=None, pad_edge=False)
+    for name, justify in (("stage", "left"), ("made", "left"), ("seconds", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for result in results:
+        seconds = "finished before" if result.was_finished else f"{result.seconds:.1f}"
+        table.add_row(result.name, rows(result.report), seconds)
+    return table
+
+
+def _comparison(by_name: dict[str, StageResult]) -> Table:
+    """Teacher and student side by side, with what abstaining would score."""
+    table = Table(title="SQuAD 2.0, bundled dev excerpt", title_justify="left", box=None, pad_edge=False)
+    headings = (
+        "",
+        "EM",
+        "F1",
+        "HasAns F1",
+        "NoAns",
+        "F1 if forced to answer",
+        "parameters",
+        "size",
+        "questions/s",
+    )
+    for name in headings:
+        table.add_column(name, justify="left" if not name else "right")
+    for who in ("teacher", "student"):
+        report, made = by_name[f"{who}-evaluation"].report, by_name[who].report
+        assert isinstance(report, EvaluateReport)
+        assert isinstance(made, DistillReport)
+        figures = (report.exact, report.f1, report.has_ans_f1, report.no_ans_f1, report.forced_f1)
+        table.add_row(
+            who,
+            *("–" if value is None else f"{value:.1f}" for value in figures),
+            f"{made.parameters / 1e6:.1f} M",
+            f"{made.model_bytes / 1e6:.0f} MB",
+            f"{report.questions_per_s:.1f}",
+        )
+    teacher = by_name["teacher-evaluation"].report
+    assert isinstance(teacher, EvaluateReport)
+    abstain = f"{teacher.always_abstain:.1f}"
+    table.add_row("always abstain", abstain, abstain, "0.0", "100.0")
+    return table
+
+
+def _documents(result: StageResult) -> dict[str, str]:
+    """Texts by document id, from the stage's own input."""
+    table = pads.dataset(str(Path(result.output) / "_input.parquet")).to_table()
+    return dict(zip(table["document_id"].to_pylist(), table["text"].to_pylist(), strict=True))
+
+
+def _examples(output: str, documents: dict[str, str]) -> list[Panel]:
+    """The surest answers, one a document, each in its passage."""
+    answers = pads.dataset(str(Path(output) / ANSWERS)).to_table().to_pylist()
+    given = sorted((row for row in answers if row["answer"] is not None), key=lambda row: -row["score"])
+    best: dict[str, Any] = {}
+    for row in given:
+        best.setdefault(row["document_id"], row)
+    panels = []
+    for row in list(best.values())[:_SHOWN]:
+        text = Text(documents[row["document_id"]])
+        text.stylize("bold black on yellow", row["start"], row["end"])
+        title = Text(f"{row['question']} → {row['answer']} ({row['score']:.2f})", style="bold")
+        panels.append(Panel(text, title=title, title_align="left", border_style="dim"))
+    return panels
+
+
+def _places(by_name: dict[str, StageResult], output: str) -> Table:
+    table = Table(title="Where it lies", title_justify="left", box=None, pad_edge=False, show_header=False)
+    for what, path in (
+        ("student", f"{by_name['student'].output}/model"),
+        ("its report", f"{by_name['student-evaluation'].output}/report.html"),
+        ("teacher", f"{by_name['teacher'].output}/model"),
+        ("its report", f"{by_name['teacher-evaluation'].output}/report.html"),
+        ("answers", f"{by_name['answers'].output}/{ANSWERS}"),
+        ("everything", output),
+    ):
+        table.add_row(what, path)
+    table.add_row("ask it", f'tinyqa ask --model {by_name["student"].output}/model "Who …?" --context "…"')
+    return table

@@ -1,0 +1,176 @@
+"""Batches of windows: memory-mapped, grouped by length, the same for every number of workers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tinyqa_ray import storage
+from tinyqa_ray.errors import InputError
+from tinyqa_ray.windows import pad
+
+Index = NDArray[np.int64]
+
+_GROUP = 64
+"""Batches that are sorted by length together: enough to leave little padding, few enough to stay random."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A micro-batch of B windows, padded to its longest, T tokens; counts are of the whole global batch.
+
+    Shapes:
+        input_ids, token_type_ids, token_mask: ``(B, T)``, the mask True on real tokens.
+        start_positions, end_positions: ``(B,)``.
+        start_logits, end_logits: the teacher's, ``(B, T)``; None when the windows carry none.
+        samples, tokens, pairs: windows, real tokens, and real (query, key) pairs of the global batch.
+    """
+
+    input_ids: Tensor
+    token_type_ids: Tensor
+    token_mask: Tensor
+    start_positions: Tensor
+    end_positions: Tensor
+    start_logits: Tensor | None
+    end_logits: Tensor | None
+    samples: int
+    tokens: int
+    pairs: int
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        tensors: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **tensors)
+
+
+class WindowData:
+    """The windows of a teacher-logits stage, memory-mapped where they are local, read at random."""
+
+    def __init__(self, files: Sequence[str], pad_id: int) -> None:
+        self.table = pa.concat_tables([_open(file) for file in files])
+        self.pad_id = pad_id
+        self.lengths: Index = pc.list_value_length(self.table["input_ids"]).to_numpy().astype(np.int64)
+        self.has_logits = self.table["start_logits"].null_count == 0
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def window_ids(self, rows: Index) -> list[int]:
+        """Ids of windows, for a message that names them."""
+        ids: list[int] = self.table["window_id"].take(pa.array(rows)).to_pylist()
+        return ids
+
+    def batch(self, rows: Index, whole: Index) -> Batch:
+        """The windows ``rows``, which are part of the global batch ``whole``."""
+        part = self.table.take(pa.array(rows))
+        lengths = self.lengths[rows]
+        input_ids = _matrix(part, "input_ids", self.pad_id)
+        typed = part["token_type_ids"].null_count == 0
+        counted = self.lengths[whole]
+        return Batch(
+            input_ids=input_ids,
+            token_type_ids=_matrix(part, "token_type_ids", 0) if typed else torch.zeros_like(input_ids),
+            token_mask=torch.from_numpy(np.arange(input_ids.shape[1]) < lengths[:, None]),
+            start_positions=torch.from_numpy(part["start_position"].to_numpy().astype(np.int64)),
+            end_positions=torch.from_numpy(part["end_position"].to_numpy().astype(np.int64)),
+            samples=len(whole),
+            tokens=int(counted.sum()),
+            pairs=int((counted**2).sum()),
+            start_logits=_floats(part, "start_logits") if self.has_logits else None,
+            end_logits=_floats(part, "end_logits") if self.has_logits else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Which windows each step sees: a function of seed, lengths and batch size alone.
+
+    The epochs' permutations follow one another; groups of ``_GROUP`` batches are sorted by length, cut
+    into batches, and their order shuffled. Every batch has exactly ``batch_size`` windows: where the last
+    one lacks some, they come from one more permutation. Nothing is dropped.
+    """
+
+    lengths: Index
+    batch_size: int
+    epochs: float
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all."""
+        return math.ceil(len(self.lengths) * self.epochs / self.batch_size)
+
+    def group(self, number: int) -> list[Index]:
+        """Batches of group ``number``, in the order in which they are taken."""
+        first = number * _GROUP
+        count = min(_GROUP, self.steps - first)
+        drawn = self._drawn(first * self.batch_size, (first + count) * self.batch_size)
+        by_length = drawn[np.argsort(-self.lengths[drawn], kind="stable")]
+        shuffled = np.random.default_rng([self.seed, 1, number]).permutation(count)
+        return [by_length[i * self.batch_size : (i + 1) * self.batch_size] for i in shuffled]
+
+    def batch(self, step: int) -> Index:
+        """Windows of one global batch, longest first."""
+        return self.group(step // _GROUP)[step % _GROUP]
+
+    def _drawn(self, start: int, stop: int) -> Index:
+        """Windows ``start : stop`` of the epochs' permutations laid end to end."""
+        windows = len(self.lengths)
+        epochs = range(start // windows, -(-stop // windows))
+        laid = np.concatenate(
+            [np.random.default_rng([self.seed, 0, epoch]).permutation(windows) for epoch in epochs]
+        )
+        shift = epochs.start * windows
+        return laid[start - shift : stop - shift]
+
+
+def micro_batches(batch: Index, rank: int, workers: int, accumulation: int) -> list[Index]:
+    """A worker's share of a global batch, in ``accumulation`` parts of windows of like length.
+
+    Dealing every ``workers``-th window gives each worker its share of the long ones.
+    """
+    mine = batch[rank::workers]
+    return np.array_split(mine, accumulation)
+
+
+def _open(file: str) -> pa.Table:
+    filesystem, inner = storage.resolve(file)
+    try:
+        source = pa.memory_map(inner) if storage.is_local(file) else filesystem.open_input_file(inner)
+        return pa.ipc.open_stream(source).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{file}: cannot be read as Arrow windows ({error})") from None
+
+
+def _rows(part: pa.Table, name: str) -> list[NDArray[np.generic]]:
+    """The lists of a column as numpy views, one a row."""
+    column = part[name].combine_chunks()
+    ends = column.offsets.to_numpy()
+    values = column.values.to_numpy()
+    return [values[a:b] for a, b in itertools.pairwise(ends)]
+
+
+def _matrix(part: pa.Table, name: str, value: int) -> Tensor:
+    return torch.from_numpy(pad(_rows(part, name), value))  # type: ignore[arg-type]
+
+
+def _floats(part: pa.Table, name: str) -> Tensor:
+    rows = _rows(part, name)
+    padded = np.zeros((len(rows), max(map(len, rows))), dtype=np.float32)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    return torch.from_numpy(padded)

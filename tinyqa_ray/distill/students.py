@@ -1,0 +1,166 @@
+"""Students: which layers they learn from, how one is cut from a teacher, and what must fit between them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tinyqa_ray.distill.taps import encoder_layers
+from tinyqa_ray.errors import InputError
+
+LayerPairs = tuple[tuple[int, int], ...]
+"""(student, teacher) indices."""
+
+_SPECIAL_TOKENS = ("bos", "cls", "eos", "mask", "pad", "sep", "unk")
+_DIFFERENCES_SHOWN = 3
+
+
+def layer_block(teacher_layers: int, student_layers: int) -> int:
+    """Return b, the number of teacher layers that one student layer stands for.
+
+    Raises:
+        InputError: the student's depth does not divide the teacher's.
+    """
+    assert teacher_layers > 0, teacher_layers
+    if student_layers > 0 and teacher_layers % student_layers == 0:
+        return teacher_layers // student_layers
+    allowed = [depth for depth in range(1, teacher_layers + 1) if teacher_layers % depth == 0]
+    below = [depth for depth in allowed if depth < student_layers][-1:]
+    above = [depth for depth in allowed if depth > student_layers][:1]
+    raise InputError(
+        f"a student of {student_layers} layers does not divide a teacher of {teacher_layers}; "
+        f"the nearest depths that do: {', '.join(map(str, below + above))}"
+    )
+
+
+def layer_pairs(teacher_layers: int, student_layers: int) -> tuple[LayerPairs, LayerPairs]:
+    """Pair layers and hidden states evenly (TinyBERT's uniform mapping, arXiv 1909.10351).
+
+    Returns:
+        the pairs of layers whose attention is compared, student i with teacher (i + 1) · b - 1, from 0; and
+        the pairs of hidden states, i with i · b, where hidden state 0 is the embeddings.
+
+    Raises:
+        InputError: the student's depth does not divide the teacher's.
+    """
+    block = layer_block(teacher_layers, student_layers)
+    attention = tuple(enumerate(evenly_spaced_layers(teacher_layers, student_layers)))
+    hidden = tuple((index, index * block) for index in range(student_layers + 1))
+    return attention, hidden
+
+
+def evenly_spaced_layers(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
+    """Return the last teacher layer of each block, from 0: of 6 layers for 3, layers 1, 3 and 5.
+
+    Raises:
+        InputError: the student's depth does not divide the teacher's.
+    """
+    block = layer_block(teacher_layers, student_layers)
+    return tuple((index + 1) * block - 1 for index in range(student_layers))
+
+
+def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+    """Make a student of the teacher's class out of some of its layers, in increasing order.
+
+    Embeddings and head are copied as well, and no tensor is shared. The student has the teacher's dtype,
+    device, and train or eval mode; it is trainable even if the teacher is frozen.
+
+    Args:
+        teacher: an encoder of a supported family, with its head.
+        layers: teacher layers to keep, from 0, each once, in any order.
+
+    Raises:
+        InputError: no layer, a repeated one or one out of range; or the family is not supported.
+    """
+    teacher_layers = encoder_layers(teacher)
+    _check_layers(layers, len(teacher_layers))
+    config = copy.deepcopy(teacher.config)
+    config.num_hidden_layers = len(layers)
+    student = type(teacher)(config).to(device=teacher.device, dtype=teacher.dtype)
+
+    prefix = next(name for name, module in teacher.named_modules() if module is teacher_layers) + "."
+    place = {str(layer): position for position, layer in enumerate(sorted(layers))}
+    state = {}
+    for name, tensor in teacher.state_dict().items():
+        if not name.startswith(prefix):
+            state[name] = tensor
+            continue
+        layer, rest = name.removeprefix(prefix).split(".", 1)
+        if layer in place:
+            state[f"{prefix}{place[layer]}.{rest}"] = tensor
+    student.load_state_dict(state)
+    return student.train(teacher.training)
+
+
+class Projections(nn.Module):
+    """Learned linear maps, one a hidden pair, from the student's width to the teacher's.
+
+    They have no bias, and no parameters at all where the widths are equal. They belong in the optimiser.
+
+    Args:
+        pairs: number of hidden pairs.
+        student_width: features of the student's hidden states.
+        teacher_width: features of the teacher's.
+    """
+
+    def __init__(self, pairs: int, student_width: int, teacher_width: int) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(
+            nn.Identity()
+            if student_width == teacher_width
+            else nn.Linear(student_width, teacher_width, bias=False)
+            for _ in range(pairs)
+        )
+
+    def forward(self, index: int, hidden: Tensor) -> Tensor:
+        """Project ``hidden`` [B, T, student_width] to [B, T, teacher_width] by the map of pair ``index``."""
+        projected = self.maps[index](hidden)
+        assert isinstance(projected, Tensor)
+        return projected
+
+
+def same_tokens(
+    student_tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Check that student and teacher read the same token ids as the same tokens.
+
+    Raises:
+        InputError: a token or a special token has another id, or none, in one of the two.
+    """
+    student, teacher = _token_ids(student_tokenizer), _token_ids(teacher_tokenizer)
+    if student == teacher:
+        return
+    differing = [name for name in student.keys() | teacher.keys() if student.get(name) != teacher.get(name)]
+    # By id, with tokens that the teacher lacks last: the first difference tells the most.
+    differing.sort(key=lambda name: (teacher.get(name, len(teacher)), name))
+    shown = ", ".join(
+        f"{name} ({student.get(name, 'none')} and {teacher.get(name, 'none')})"
+        for name in differing[:_DIFFERENCES_SHOWN]
+    )
+    more = ", …" if len(differing) > _DIFFERENCES_SHOWN else ""
+    raise InputError(
+        f"the student's tokenizer {student_tokenizer.name_or_path!r} and the teacher's "
+        f"{teacher_tokenizer.name_or_path!r} differ in the ids of {len(differing)} tokens: {shown}{more}; "
+        "use a student and a teacher of one vocabulary"
+    )
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Ids by token, quoted, and by the role of the special tokens, such as ``pad_token``."""
+    ids = {repr(token): index for token, index in tokenizer.get_vocab().items()}
+    roles = {f"{role}_token": getattr(tokenizer, f"{role}_token_id") for role in _SPECIAL_TOKENS}
+    return ids | {role: index for role, index in roles.items() if index is not None}
+
+
+def _check_layers(layers: Sequence[int], teacher_layers: int) -> None:
+    allowed = f"give each of layers 0 to {teacher_layers - 1} at most once"
+    if not layers:
+        raise InputError(f"no layer is chosen for the student; {allowed}")
+    for position, layer in enumerate(layers):
+        if not 0 <= layer < teacher_layers:
+            raise InputError(f"layer {layer} is chosen for the student; {allowed}")
+        if layer in layers[:position]:
+            raise InputError(f"layer {layer} is chosen twice for the student; {allowed}")

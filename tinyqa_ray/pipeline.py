@@ -1,0 +1,85 @@
+"""Running a recipe: its stages in order, each in its folder, finished ones left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tinyqa_ray import runs, storage
+from tinyqa_ray.answer import AnswerReport, answer
+from tinyqa_ray.augment import AugmentReport, augment
+from tinyqa_ray.cluster import connected
+from tinyqa_ray.configs import (
+    AnswerConfig,
+    AugmentConfig,
+    DistillConfig,
+    EvaluateConfig,
+    TeacherLogitsConfig,
+)
+from tinyqa_ray.distill import DistillReport, TeacherLogitsReport, distill, teacher_logits
+from tinyqa_ray.evaluate import EvaluateReport, evaluate
+from tinyqa_ray.recipes import Recipe, resolved
+
+StageReport = AugmentReport | TeacherLogitsReport | DistillReport | EvaluateReport | AnswerReport
+Progress = Callable[[int, int], None]
+"""Called with units done and units in all."""
+
+_STAGES: dict[type, Callable[..., StageReport]] = {
+    AugmentConfig: augment,
+    TeacherLogitsConfig: teacher_logits,
+    DistillConfig: distill,
+    EvaluateConfig: evaluate,
+    AnswerConfig: answer,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageResult:
+    """One stage of a recipe, done."""
+
+    name: str
+    report: StageReport
+    seconds: float
+    """What the stage took when it ran, perhaps in an earlier run."""
+    was_finished: bool
+    """Whether an earlier run had finished it."""
+    output: str
+    """Its folder."""
+
+
+def run(
+    recipe: Recipe,
+    output: str,
+    starting: Callable[[str], Progress | None] = lambda name: None,
+    done: Callable[[StageResult], None] = lambda result: None,
+) -> list[StageResult]:
+    """Run the stages of a recipe under ``output``; run again, it does only what is left.
+
+    Args:
+        recipe: what to run.
+        output: folder of all stages, local or a URL that every worker reaches.
+        starting: called with each stage's name as it begins; returns where its progress goes.
+        done: called with each stage's result.
+
+    Raises:
+        InputError: a stage cannot run as configured, or its folder belongs to another config.
+    """
+    results = []
+    with connected():
+        for name, config in recipe.stages:
+            folder = storage.join(output, name)
+            was_finished = storage.kind(storage.join(folder, runs.SUCCESS)) == "file"
+            progress = starting(name)
+            report = _STAGES[type(config)](resolved(config, output), folder, progress)
+            document: dict[str, Any] = storage.read_json(storage.join(folder, runs.SUCCESS))
+            result = StageResult(
+                name=name,
+                report=report,
+                seconds=float(document["seconds"]),
+                was_finished=was_finished,
+                output=folder,
+            )
+            done(result)
+            results.append(result)
+    return results

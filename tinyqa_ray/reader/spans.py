@@ -1,0 +1,154 @@
+"""Logits → answer spans, in numpy over whole batches; no Ray, no model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyqa_ray.windows import Windows
+
+Float = NDArray[np.float32]
+Index = NDArray[np.int64]
+
+_ROWS = 64
+"""Windows decoded at once: bounds the memory of the (windows, lengths, starts) score block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A half-open character span of a context and its score, the sum of its two logits."""
+
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a model read of one pair: its best spans, best first, and its null score.
+
+    ``null_score`` is the smallest over the pair's windows, against the best span over all of them
+    (the official rule of BERT's SQuAD 2.0 evaluation).
+    """
+
+    spans: tuple[Span, ...]
+    null_score: float
+
+    @property
+    def na_prob(self) -> float:
+        """``sigmoid(null - best)``; 1 when there is no span at all."""
+        return sigmoid(self.null_score - self.spans[0].score) if self.spans else 1.0
+
+
+def sigmoid(x: float) -> float:
+    """The logistic function, without overflow, and above 0 also far below 0."""
+    small = math.exp(-abs(x))
+    return (1.0 if x >= 0 else small) / (1.0 + small)
+
+
+def readings(
+    windows: Windows,
+    start_logits: Sequence[Float],
+    end_logits: Sequence[Float],
+    *,
+    max_answer_tokens: int,
+    top_k: int = 1,
+) -> list[Reading]:
+    """The best spans of every pair.
+
+    Args:
+        windows: W windows of P pairs.
+        start_logits: W arrays of ``(tokens of the window,)``.
+        end_logits: the same.
+        max_answer_tokens: longest span, in tokens.
+        top_k: spans kept of each pair. They do not overlap; fewer where the context holds fewer apart.
+
+    Returns:
+        P readings.
+    """
+    pairs = len(windows.offsets)
+    found: list[list[Span]] = [[] for _ in range(pairs)]
+    null = np.full(pairs, np.inf, dtype=np.float64)
+    np.minimum.at(
+        null, windows.pair, np.array([s[0] + e[0] for s, e in zip(start_logits, end_logits, strict=True)])
+    )
+    order = np.argsort(windows.context_tokens, kind="stable")
+    for rows in np.array_split(order, range(_ROWS, len(order), _ROWS)):
+        starts = _context_logits(windows, start_logits, rows)
+        for i, w in enumerate(rows):
+            # A byte-level token of spaces alone has an empty span; an answer that starts there shows no text.
+            shown = windows.window_offsets(w)
+            starts[i, : len(shown)][shown[:, 0] >= shown[:, 1]] = -np.inf
+        ends = _context_logits(windows, end_logits, rows)
+        window, first, last, score = best_spans(starts, ends, max_answer_tokens, top_k)
+        for w, a, b, value in zip(rows[window], first, last, score, strict=True):
+            offsets = windows.offsets[windows.pair[w]]
+            token = windows.first_token[w]
+            found[windows.pair[w]].append(
+                Span(int(offsets[token + a, 0]), int(offsets[token + b, 1]), float(value))
+            )
+    return [Reading(_distinct(spans, top_k), float(score)) for spans, score in zip(found, null, strict=True)]
+
+
+def best_spans(
+    starts: Float, ends: Float, max_answer_tokens: int, k: int
+) -> tuple[Index, Index, Index, Float]:
+    """The k best spans ``start <= end < start + max_answer_tokens`` of each row that share no token.
+
+    Args:
+        starts: start logits ``(R, T)``, -inf where no answer may start.
+        ends: end logits ``(R, T)``.
+        max_answer_tokens: longest span, in tokens.
+        k: spans a row; fewer where the row has fewer apart.
+
+    Returns:
+        row, first token, last token and score of each span, each row's best first.
+    """
+    rows, tokens = starts.shape
+    if tokens == 0:
+        empty = np.empty(0, dtype=np.int64)
+        return empty, empty, empty, np.empty(0, dtype=np.float32)
+    lengths = min(max_answer_tokens, tokens)
+    scores = np.full((rows, lengths, tokens), -np.inf, dtype=np.float32)
+    for more in range(lengths):
+        np.add(starts[:, : tokens - more], ends[:, more:], out=scores[:, more, : tokens - more])
+    k = min(k, tokens)
+    top, value = np.empty((rows, k), dtype=np.int64), np.empty((rows, k), dtype=np.float32)
+    begin = np.arange(tokens)
+    end = begin + np.arange(lengths)[:, None]
+    for n in range(k):
+        if n:
+            extra, first = np.divmod(top[:, n - 1, None, None], tokens)
+            scores[(begin <= first + extra) & (end >= first)] = -np.inf
+        flat = scores.reshape(rows, -1)
+        top[:, n] = flat.argmax(1)
+        value[:, n] = np.take_along_axis(flat, top[:, n, None], 1)[:, 0]
+    row, column = np.nonzero(np.isfinite(value))
+    extra, first = np.divmod(top[row, column], tokens)
+    return row, first, first + extra, value[row, column]
+
+
+def _context_logits(windows: Windows, logits: Sequence[Float], rows: Index) -> Float:
+    """Logits of the context tokens of some windows, ``(rows, most context tokens)``, -inf beyond."""
+    block = np.full((len(rows), int(windows.context_tokens[rows].max())), -np.inf, dtype=np.float32)
+    for i, w in enumerate(rows):
+        begin, count = windows.context_start[w], windows.context_tokens[w]
+        block[i, :count] = logits[w][begin : begin + count]
+    return block
+
+
+def _distinct(spans: list[Span], top_k: int) -> tuple[Span, ...]:
+    """The best spans that do not overlap; equal scores go to the earlier, then the shorter."""
+    kept: list[Span] = []
+    for span in sorted(spans, key=lambda span: (-span.score, span.start, span.end)):
+        if span.start < span.end and all(
+            span.end <= other.start or other.end <= span.start for other in kept
+        ):
+            kept.append(span)
+            if len(kept) == top_k:
+                break
+    return tuple(kept)

@@ -1,0 +1,216 @@
+"""A stage's output folder: its configuration, its report, and whether it is finished.
+
+A stage writes its files in place and ``_SUCCESS.json`` last, in one atomic write: a folder without it is
+unfinished, and no later stage reads it. ``_STARTED.json`` keeps an interrupted run from being continued
+with another configuration or other inputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import platform
+import re
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Any, TypeVar
+
+from tinyqa_ray import __version__, storage
+from tinyqa_ray.errors import InputError
+
+SUCCESS = "_SUCCESS.json"
+STARTED = "_STARTED.json"
+
+Report = TypeVar("Report")
+
+
+def execution(default: Any) -> Any:
+    """A config field that says how a stage runs (actors, threads), not what it makes.
+
+    Such a field is left out of the fingerprint: a run may be continued on another machine.
+    """
+    return dataclasses.field(default=default, metadata={"execution": True})
+
+
+def identity_fields(config: Any) -> dict[str, Any]:
+    """The fields of a config that decide what a stage makes, as plain JSON values."""
+    kept = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if not field.metadata.get("execution")
+    }
+    values: dict[str, Any] = json.loads(json.dumps(kept, default=_plain))
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return identity_fields(value)
+    raise TypeError(f"a config holds {value!r}, which is not JSON")
+
+
+def fingerprint(config: Any) -> str:
+    """Twelve hex digits that name a config: equal configs, equal digits, on every machine."""
+    document = {"config": type(config).__name__, **identity_fields(config)}
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def stage_name(config: Any) -> str:
+    """``TeacherLogitsConfig`` is the config of the stage ``teacher-logits``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(config).__name__.removesuffix("Config")).lower()
+
+
+class Stage:
+    """A stage at work in its folder."""
+
+    def __init__(self, output: str, config: Any, inputs: Mapping[str, str]) -> None:
+        self.output = output
+        self.config = config
+        self.inputs = dict(inputs)
+        self.name = stage_name(config)
+        self.began = time.monotonic()
+        success = storage.join(output, SUCCESS)
+        self.success = storage.read_json(success) if storage.kind(success) == "file" else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier run published this folder."""
+        return self.success is not None
+
+    def path(self, *parts: str) -> str:
+        """A path within the folder."""
+        return storage.join(self.output, *parts)
+
+    def report(self, kind: type[Report]) -> Report:
+        """The report that the finished stage published."""
+        assert self.success is not None
+        return kind(**self.success["report"])
+
+    def publish(self, report: Report) -> Report:
+        """Mark the folder as finished and return its report."""
+        document = {
+            **self._identity(),
+            "report": dataclasses.asdict(report),  # type: ignore[call-overload]
+            "seconds": round(time.monotonic() - self.began, 3),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": versions(),
+        }
+        storage.write_json(self.path(SUCCESS), document)
+        self.success = document
+        return report
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "stage": self.name,
+            "fingerprint": fingerprint(self.config),
+            "config": identity_fields(self.config),
+            "inputs": self.inputs,
+        }
+
+    def check(self) -> None:
+        """Refuse a folder that holds the run of another config, or other people's files."""
+        started = self.path(STARTED)
+        earlier = self.success or (storage.read_json(started) if storage.kind(started) == "file" else None)
+        if earlier is None:
+            if storage.kind(self.output) == "file" or storage.has_content(self.output):
+                raise InputError(
+                    f"{self.output}: holds files, but no run of tinyqa; choose a new or empty --output"
+                )
+            return
+        differences = _differences(earlier, self._identity())
+        if differences:
+            raise InputError(
+                f"{self.output}: holds a run with other settings ({'; '.join(differences)}); "
+                "choose another --output, or delete the folder"
+            )
+
+    def start(self) -> None:
+        """Write down what this run is, unless an interrupted run of the same did."""
+        if storage.kind(self.path(STARTED)) == "absent":
+            storage.write_json(self.path(STARTED), self._identity())
+
+    def withdraw(self) -> None:
+        """Leave nothing behind when not a single file has been made."""
+        if not self.finished and [self.path(STARTED)] == storage.list_files(self.output, recursive=True):
+            storage.delete_folder(self.output)
+
+
+@contextlib.contextmanager
+def stage(
+    output: str, config: Any, inputs: tuple[str, ...] = (), extra: Mapping[str, str] | None = None
+) -> Iterator[Stage]:
+    """Open the folder of a stage.
+
+    Args:
+        output: the stage's folder, local or a URL.
+        config: the stage's frozen config.
+        inputs: names of the config's fields that hold paths whose content counts (a field may be None
+            or a tuple of paths).
+        extra: other content that decides the result, by name.
+
+    Raises:
+        InputError: the folder belongs to another config, to other inputs, or to something else.
+    """
+    content: dict[str, str] = dict(extra or {})
+    for name in inputs:
+        value = getattr(config, name)
+        paths = value if isinstance(value, tuple) else (value,)
+        content[name] = ", ".join(storage.identity(path) for path in paths if path is not None)
+    current = Stage(output, config, content)
+    current.check()
+    if current.finished:
+        yield current
+        return
+    current.start()
+    try:
+        yield current
+    except InputError:
+        current.withdraw()
+        raise
+
+
+def require_finished(folder: str, made_by: str) -> dict[str, Any]:
+    """The published document of the stage folder that another stage reads.
+
+    Raises:
+        InputError: the folder is absent, unfinished, or was made by another stage.
+    """
+    if storage.kind(folder) != "folder":
+        raise InputError(f"{folder}: no such folder; give the --output of a finished '{made_by}' stage")
+    success = storage.join(folder, SUCCESS)
+    if storage.kind(success) != "file":
+        raise InputError(
+            f"{folder}: has no {SUCCESS}, so its stage is unfinished; run that stage again first"
+        )
+    document: dict[str, Any] = storage.read_json(success)
+    if document["stage"] != made_by:
+        raise InputError(f"{folder}: was made by '{document['stage']}'; give the --output of '{made_by}'")
+    return document
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result, as far as it is installed (a GPU machine may lack Ray)."""
+    found = {"python": platform.python_version(), "tinyqa-ray": __version__}
+    for name in ("torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    if earlier["stage"] != now["stage"]:
+        return [f"stage {earlier['stage']} there, {now['stage']} here"]
+    found = []
+    for part in ("config", "inputs"):
+        for name in sorted({*earlier[part], *now[part]}):
+            there, here = earlier[part].get(name), now[part].get(name)
+            # A path that moved counts only if its content did.
+            moved = part == "config" and name in earlier["inputs"] and name in now["inputs"]
+            if there != here and not moved:
+                label = f"content of {name}" if part == "inputs" else name
+                found.append(f"{label} {there!r} there, {here!r} here")
+    return found

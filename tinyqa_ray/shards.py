@@ -1,0 +1,175 @@
+"""Exact passes over tables on Ray Data: every shard is worked once, whatever is killed on the way.
+
+A pass is a list of shards, each a slice of an input Parquet file and one output file. A Ray Data actor
+reads its slice, maps it, and writes the file whole or not at all, under a name that the shard alone
+decides. Run again, a pass does the shards whose files are missing; since a shard's bytes depend on nothing
+but its rows, an interrupted run, a retry and any number of actors give the same folder. Rows do not pass
+through Ray's object store, so memory is bounded by the shard. (Ray Data's own checkpoints commit by row id
+per write block and need one output row an input row; these passes make many.)
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+
+from tinyqa_ray import storage
+from tinyqa_ray.errors import InputError
+
+Format = Literal["parquet", "arrow"]
+Progress = Callable[[int, int], None]
+"""Called with rows done and rows in all."""
+
+_COUNTS = b"tinyqa"
+"""Key of a shard's counts in the metadata of its file's schema."""
+
+
+class Mapper(Protocol):
+    """What an actor does to a shard; made once an actor, in the actor's process."""
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        """Map the rows of a shard; also return counts that add up over shards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Rows ``offset : offset + rows`` of an input file, and the output file they make."""
+
+    index: int
+    source: str
+    offset: int
+    rows: int
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workers:
+    """How many actors work on a pass, and what each may take."""
+
+    actors: int = 1
+    num_gpus: float = 0.0
+
+
+def cut(files: Sequence[str], rows_per_shard: int, output: str, file_format: Format) -> list[Shard]:
+    """Cut Parquet files into shards of at most ``rows_per_shard`` rows, in order."""
+    shards: list[Shard] = []
+    for file in files:
+        rows = _rows(file)
+        for offset in range(0, rows, rows_per_shard):
+            name = f"part-{len(shards):06d}.{file_format}"
+            count = min(rows_per_shard, rows - offset)
+            shards.append(Shard(len(shards), file, offset, count, storage.join(output, name)))
+    return shards
+
+
+def run(
+    shards: Sequence[Shard],
+    mapper: Callable[..., Mapper],
+    options: dict[str, Any],
+    workers: Workers,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Work the shards whose files are missing, and return the summed counts of all.
+
+    Args:
+        shards: the pass, of ``cut``.
+        mapper: class of the mapper; an actor makes one from ``options``.
+        options: constructor arguments, small enough to send.
+        workers: actors and their share of the cluster.
+        progress: called as shards finish.
+
+    Raises:
+        InputError: a mapper refused its rows.
+    """
+    todo = [shard for shard in shards if storage.kind(shard.target) == "absent"]
+    total = sum(shard.rows for shard in shards)
+    done = total - sum(shard.rows for shard in todo)
+    if progress:
+        progress(done, total)
+    if todo:
+        for rows in _worked(todo, mapper, options, workers):
+            done += rows
+            if progress:
+                progress(done, total)
+    counts: dict[str, float] = {}
+    for shard in shards:
+        for name, value in _read_counts(shard.target).items():
+            counts[name] = counts.get(name, 0) + value
+    return counts
+
+
+def _worked(
+    todo: Sequence[Shard], mapper: Callable[..., Mapper], options: dict[str, Any], workers: Workers
+) -> Any:
+    """Yield the rows of each shard as Ray Data's actors finish it."""
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    dataset = ray.data.from_items([asdict(shard) for shard in todo], override_num_blocks=len(todo))
+    worked = dataset.map_batches(
+        _ShardWorker,
+        fn_constructor_kwargs={"mapper": mapper, "options": options},
+        batch_size=1,
+        compute=ActorPoolStrategy(size=min(workers.actors, len(todo))),
+        # Less than a core: the tasks that feed an actor must find one too (two-core machines).
+        num_cpus=0.5,
+        num_gpus=workers.num_gpus,
+    )
+    try:
+        for row in worked.iter_rows():
+            yield row["rows"]
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, InputError):
+            raise InputError(str(cause)) from None
+        raise
+
+
+class _ShardWorker:
+    """The Ray Data actor: one mapper, one shard at a time."""
+
+    def __init__(self, mapper: Callable[..., Mapper], options: dict[str, Any]) -> None:
+        self.mapper = mapper(**options)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        for index, source, offset, rows, target in zip(
+            *(batch[name] for name in ("index", "source", "offset", "rows", "target")), strict=True
+        ):
+            work(Shard(int(index), str(source), int(offset), int(rows), str(target)), self.mapper)
+        return {"index": batch["index"], "rows": batch["rows"]}
+
+
+def work(shard: Shard, mapper: Mapper) -> None:
+    """Read a shard's rows, map them, and write its file atomically."""
+    filesystem, inner = storage.resolve(shard.source)
+    table = pq.read_table(inner, filesystem=filesystem).slice(shard.offset, shard.rows)
+    made, counts = mapper(table)
+    made = made.replace_schema_metadata({_COUNTS: json.dumps(counts, sort_keys=True)})
+    sink = io.BytesIO()
+    if shard.target.endswith(".parquet"):
+        pq.write_table(made, sink, compression="zstd")
+    else:
+        with pa.ipc.new_stream(sink, made.schema) as writer:
+            writer.write_table(made)
+    storage.write_atomic(shard.target, sink.getvalue())
+
+
+def _read_counts(file: str) -> dict[str, float]:
+    filesystem, inner = storage.resolve(file)
+    with filesystem.open_input_file(inner) as source:
+        schema = pq.read_schema(source) if file.endswith(".parquet") else pa.ipc.open_stream(source).schema
+    counts: dict[str, float] = json.loads(schema.metadata[_COUNTS])
+    return counts
+
+
+def _rows(file: str) -> int:
+    filesystem, inner = storage.resolve(file)
+    with filesystem.open_input_file(inner) as source:
+        return int(pq.read_metadata(source).num_rows)

@@ -1,0 +1,290 @@
+"""SQuAD 2.0 JSON, a hub data set, or Parquet ↔ paragraphs with their questions."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tinyqa_ray import runs, storage
+from tinyqa_ray.errors import InputError
+
+_ANSWER = pa.struct([pa.field("text", pa.string()), pa.field("answer_start", pa.int32())])
+_QUESTION = pa.struct(
+    [
+        pa.field("id", pa.string()),
+        pa.field("question", pa.string()),
+        pa.field("is_impossible", pa.bool_()),
+        pa.field("answers", pa.list_(_ANSWER)),
+    ]
+)
+PARAGRAPHS = pa.schema(
+    [
+        pa.field("paragraph_id", pa.string()),
+        pa.field("title", pa.string()),
+        pa.field("context", pa.string()),
+        pa.field("questions", pa.list_(_QUESTION)),
+        pa.field("source_id", pa.string()),
+        pa.field("copy", pa.int32()),
+    ]
+)
+
+FOLDER = "paragraphs"
+"""Where a stage that makes paragraphs keeps them, within its output."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoldAnswer:
+    """An answer in its context: ``context[answer_start : answer_start + len(text)] == text``."""
+
+    text: str
+    answer_start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question; without answers it is unanswerable."""
+
+    id: str
+    question: str
+    is_impossible: bool
+    answers: tuple[GoldAnswer, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Paragraph:
+    """A context and the questions asked of it; ``copy`` 0 is the original of ``source_id``."""
+
+    paragraph_id: str
+    title: str
+    context: str
+    questions: tuple[Question, ...]
+    source_id: str = ""
+    copy: int = 0
+
+
+def read_squad(data: str) -> list[Paragraph]:
+    """Read paragraphs from a SQuAD JSON file, a folder of paragraph Parquet, or a hub id.
+
+    Raises:
+        InputError: the data is absent, is not SQuAD, repeats a question id, or has an answer that is
+            not at its offset.
+    """
+    match storage.kind(data):
+        case "file":
+            paragraphs = list(_from_json(storage.read_json(data), data))
+        case "folder":
+            paragraphs = [row for file in paragraph_files(data) for row in from_table(read_table(file))]
+        case _:
+            paragraphs = _from_hub(data)
+    _check(paragraphs, data)
+    return paragraphs
+
+
+def paragraph_files(folder: str) -> list[str]:
+    """Parquet files of a folder of paragraphs, or of a finished augmentation.
+
+    Raises:
+        InputError: the folder holds none, or its stage is unfinished.
+    """
+    if storage.kind(storage.join(folder, runs.STARTED)) == "file":
+        runs.require_finished(folder, "augment")
+        folder = storage.join(folder, FOLDER)
+    files = storage.list_files(folder, ".parquet")
+    if not files:
+        raise InputError(
+            f"{folder}: holds no Parquet files; give a SQuAD JSON file or a folder of paragraphs"
+        )
+    return files
+
+
+def read_table(file: str) -> pa.Table:
+    """Read one Parquet file; InputError when it is not Parquet or lacks a column of ``PARAGRAPHS``."""
+    filesystem, inner = storage.resolve(file)
+    try:
+        table = pq.read_table(inner, filesystem=filesystem)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{file}: cannot be read as Parquet ({error})") from None
+    missing = [name for name in PARAGRAPHS.names if name not in table.column_names]
+    if missing:
+        raise InputError(f"{file}: lacks {', '.join(missing)}; found {', '.join(table.column_names)}")
+    try:
+        table = table.select(PARAGRAPHS.names).cast(PARAGRAPHS)
+    except pa.ArrowException as error:
+        raise InputError(f"{file}: its columns are not those of paragraphs ({error})") from None
+    for name in PARAGRAPHS.names:
+        if any(_has_null(chunk) for chunk in table[name].chunks):
+            raise InputError(f"{file}: column {name} holds nulls; fill them in")
+    return table
+
+
+def _has_null(array: pa.Array) -> bool:
+    if pa.types.is_list(array.type):
+        return bool(array.null_count) or _has_null(array.flatten())
+    if pa.types.is_struct(array.type):
+        return any(_has_null(field) for field in array.flatten())
+    return bool(array.null_count)
+
+
+def to_table(paragraphs: Iterable[Paragraph]) -> pa.Table:
+    """Paragraphs as an Arrow table of schema ``PARAGRAPHS``."""
+    return pa.Table.from_pylist([asdict(paragraph) for paragraph in paragraphs], schema=PARAGRAPHS)
+
+
+def from_table(table: pa.Table) -> list[Paragraph]:
+    """Paragraphs of an Arrow table of schema ``PARAGRAPHS``."""
+    return [
+        Paragraph(**{**row, "questions": tuple(_question(question) for question in row["questions"])})
+        for row in table.to_pylist()
+    ]
+
+
+def to_json(paragraphs: Iterable[Paragraph]) -> dict[str, Any]:
+    """Paragraphs as a SQuAD 2.0 document; neighbours of one title share an article."""
+    articles: list[dict[str, Any]] = []
+    for paragraph in paragraphs:
+        if not articles or articles[-1]["title"] != paragraph.title:
+            articles.append({"title": paragraph.title, "paragraphs": []})
+        questions = [asdict(question) for question in paragraph.questions]
+        articles[-1]["paragraphs"].append({"context": paragraph.context, "qas": questions})
+    return {"version": "v2.0", "data": articles}
+
+
+def write_json(paragraphs: Iterable[Paragraph], path: str) -> None:
+    """Write paragraphs as one SQuAD 2.0 file."""
+    text = json.dumps(to_json(paragraphs), ensure_ascii=False, separators=(",", ":"))
+    storage.write_atomic(path, text.encode())
+
+
+def gold_texts(paragraphs: Iterable[Paragraph]) -> dict[str, list[str]]:
+    """The acceptable answers of every question id; an empty list is unanswerable."""
+    return {
+        question.id: [answer.text for answer in question.answers]
+        for paragraph in paragraphs
+        for question in paragraph.questions
+    }
+
+
+def _question(row: Mapping[str, Any]) -> Question:
+    answers = tuple(GoldAnswer(answer["text"], answer["answer_start"]) for answer in row["answers"])
+    return Question(row["id"], row["question"], row["is_impossible"], answers)
+
+
+def _from_json(document: Any, data: str) -> Iterator[Paragraph]:
+    """Walk a SQuAD document; every complaint says where in the document it stands."""
+    seen: Counter[str] = Counter()  # two articles of one title still get different paragraph ids
+    for a, article in enumerate(_member(document, "data", list, data)):
+        where = f"{data}: data[{a}]"
+        title = str(article.get("title", "")) if isinstance(article, dict) else ""
+        for p, paragraph in enumerate(_member(article, "paragraphs", list, where)):
+            spot = f"{where}.paragraphs[{p}]"
+            context = _member(paragraph, "context", str, spot)
+            questions = tuple(
+                _question_from_json(question, f"{spot}.qas[{q}]")
+                for q, question in enumerate(_member(paragraph, "qas", list, spot))
+            )
+            name = f"{title or Path(data).stem}#{seen[title]}"
+            seen[title] += 1
+            yield Paragraph(
+                paragraph_id=name, title=title, context=context, questions=questions, source_id=name
+            )
+
+
+def _question_from_json(question: Any, spot: str) -> Question:
+    # Version 1.1 has no is_impossible, and some unanswerable questions have no answers key.
+    rows = question.get("answers", []) if isinstance(question, dict) else []
+    if not isinstance(rows, list):
+        raise InputError(f"{spot}.answers: is not a list; give SQuAD 2.0 JSON")
+    answers = tuple(
+        GoldAnswer(
+            _member(answer, "text", str, f"{spot}.answers[{i}]"),
+            _member(answer, "answer_start", int, f"{spot}.answers[{i}]"),
+        )
+        for i, answer in enumerate(rows)
+    )
+    return Question(
+        _member(question, "id", str, spot), _member(question, "question", str, spot), not answers, answers
+    )
+
+
+def _member(value: Any, name: str, kind: type, where: str) -> Any:
+    if not isinstance(value, dict) or not isinstance(value.get(name), kind):
+        raise InputError(f"{where}: has no {kind.__name__} '{name}'; give SQuAD 2.0 JSON")
+    return value[name]
+
+
+def _from_hub(data: str) -> list[Paragraph]:
+    """Group a hub data set of SQuAD's columns (``squad_v2`` and its kin) into paragraphs."""
+    name, _, split = data.partition(":")
+    if name.endswith((".json", ".parquet")) or name.startswith((".", "/", "~")) or "://" in data:
+        raise InputError(f"{data}: no such file or folder")
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(name, split=split or "train")
+    except Exception as error:  # the hub client raises its own, undocumented, types
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{data}: neither a file, a folder, nor a data set that could be loaded ({reason}); "
+            "a split is named as in squad_v2:validation"
+        ) from None
+    return from_hub_rows(rows, data)
+
+
+def from_hub_rows(rows: Iterable[Mapping[str, Any]], data: str) -> list[Paragraph]:
+    """Paragraphs of rows ``id, title, context, question, answers{text, answer_start}``, in their order."""
+    grouped: dict[tuple[str, str], list[Question]] = {}
+    for row in rows:
+        missing = [name for name in ("id", "context", "question", "answers") if name not in row]
+        if missing:
+            raise InputError(f"{data}: lacks {', '.join(missing)}; found {', '.join(row)}")
+        pairs = zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)
+        answers = tuple(GoldAnswer(text, start) for text, start in pairs)
+        question = Question(row["id"], row["question"], not answers, answers)
+        grouped.setdefault((row.get("title", ""), row["context"]), []).append(question)
+    seen: Counter[str] = Counter()
+    paragraphs = []
+    for (title, context), questions in grouped.items():
+        name = f"{title or Path(data).name}#{seen[title]}"
+        seen[title] += 1
+        paragraphs.append(
+            Paragraph(
+                paragraph_id=name, title=title, context=context, questions=tuple(questions), source_id=name
+            )
+        )
+    return paragraphs
+
+
+def _check(paragraphs: list[Paragraph], data: str) -> None:
+    """Refuse repeated ids (within one copy), answers not at their offset, and text that is not Unicode."""
+    seen: set[tuple[str, int]] = set()
+    for paragraph in paragraphs:
+        texts = [text for question in paragraph.questions for text in (question.id, question.question)]
+        try:
+            "".join([paragraph.title, paragraph.context, *texts]).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{data}: paragraph {paragraph.paragraph_id!r} holds {error.object[error.start]!r}, half a "
+                "surrogate pair; mend its text"
+            ) from None
+        for question in paragraph.questions:
+            key = (question.id, paragraph.copy)
+            if key in seen:
+                raise InputError(f"{data}: question id {question.id!r} appears twice; make ids unique")
+            seen.add(key)
+            for answer in question.answers:
+                start = answer.answer_start
+                found = paragraph.context[start : start + len(answer.text)] if start >= 0 else ""
+                if found != answer.text or not answer.text:
+                    raise InputError(
+                        f"{data}: question {question.id!r} has the answer {answer.text!r} at {start}, "
+                        f"where its context reads {found!r}; mend answer_start (in characters)"
+                    )
+    if not paragraphs:
+        raise InputError(f"{data}: holds no paragraphs")

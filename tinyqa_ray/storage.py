@@ -1,0 +1,180 @@
+"""Files on a local disk or behind a URL (s3://, gs://, any fsspec scheme), through one small set of calls."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from tinyqa_ray.errors import InputError
+
+
+def resolve(path: str) -> tuple[pafs.FileSystem, str]:
+    """Return the file system of ``path`` and the path within it.
+
+    Raises:
+        InputError: the URL's scheme is unknown.
+    """
+    if "://" not in path:
+        return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+    try:
+        filesystem, inner = pafs.FileSystem.from_uri(path)
+    except (ValueError, OSError):
+        import fsspec
+
+        try:
+            handler, inner = fsspec.url_to_fs(path)
+        except (ValueError, ImportError) as error:
+            raise InputError(f"{path}: {error}; give a local path, s3:// or another fsspec URL") from None
+        filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(handler))
+    return filesystem, inner
+
+
+def is_local(path: str) -> bool:
+    """Whether ``path`` lies on a disk that plain file calls reach."""
+    return isinstance(resolve(path)[0], pafs.LocalFileSystem)
+
+
+def local_path(path: str) -> Path:
+    """``path`` as a local path; an invariant, not a check of a user's input."""
+    filesystem, inner = resolve(path)
+    assert isinstance(filesystem, pafs.LocalFileSystem), path
+    return Path(inner)
+
+
+def join(path: str, *parts: str) -> str:
+    """Append ``parts`` to a path or URL."""
+    return "/".join([path.rstrip("/"), *parts])
+
+
+def kind(path: str) -> str:
+    """``"file"``, ``"folder"`` or ``"absent"``."""
+    filesystem, inner = resolve(path)
+    file_type = filesystem.get_file_info(inner).type
+    return {pafs.FileType.File: "file", pafs.FileType.Directory: "folder"}.get(file_type, "absent")
+
+
+def read_bytes(path: str) -> bytes:
+    """The bytes of a file; InputError when there is none."""
+    filesystem, inner = resolve(path)
+    try:
+        with filesystem.open_input_stream(inner) as stream:
+            return bytes(stream.read())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:  # a folder, no permission, or a store that does not answer
+        raise InputError(f"{path}: {error.strerror or error}; give a readable file") from None
+
+
+def read_json(path: str) -> Any:
+    """The value of a JSON file; InputError when it is absent or broken."""
+    try:
+        return json.loads(read_bytes(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8 JSON") from None
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+        ) from None
+
+
+def write_atomic(path: str, data: bytes) -> None:
+    """Write a file that is either whole or absent, also when the process dies in the middle."""
+    filesystem, inner = resolve(path)
+    make_folder(path.rsplit("/", 1)[0] if "://" in path else str(Path(inner).parent))
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        # An object store shows an object only once it is whole.
+        with filesystem.open_output_stream(inner) as stream:
+            stream.write(data)
+        return
+    temporary = f"{inner}.{os.getpid()}.tmp"
+    try:
+        with Path(temporary).open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(inner)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); free some space or choose another --output"
+        ) from None
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write ``value`` as readable JSON, atomically."""
+    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def make_folder(path: str) -> None:
+    """Create a folder and its parents.
+
+    Raises:
+        InputError: it cannot be created.
+    """
+    filesystem, inner = resolve(path)
+    try:
+        filesystem.create_dir(inner, recursive=True)
+    except OSError as error:
+        raise InputError(f"{path}: the folder cannot be made ({error}); choose another --output") from None
+
+
+def list_files(path: str, suffix: str = "", *, recursive: bool = False) -> list[str]:
+    """Paths of the files in a folder that end in ``suffix``, sorted; an absent folder has none."""
+    filesystem, inner = resolve(path)
+    selector = pafs.FileSelector(inner, allow_not_found=True, recursive=recursive)
+    found = [info for info in filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
+    names = sorted(info.path[len(inner) :].lstrip("/") for info in found)
+    return [join(path, name) for name in names if name.endswith(suffix)]
+
+
+def has_content(path: str) -> bool:
+    """Whether a folder holds any file or folder; an absent one holds none."""
+    filesystem, inner = resolve(path)
+    return bool(filesystem.get_file_info(pafs.FileSelector(inner, allow_not_found=True)))
+
+
+def delete_folder(path: str) -> None:
+    """Delete a folder and all in it, if it is there."""
+    filesystem, inner = resolve(path)
+    if kind(path) == "folder":
+        filesystem.delete_dir(inner)
+
+
+def identity(path: str) -> str:
+    """What stands for the content of an input: the same bytes give the same string.
+
+    A finished stage is known by its ``_SUCCESS.json``, any other file or folder by the SHA-256 of its
+    content, and what is neither (a hub id) by its name.
+    """
+    match kind(path):
+        case "absent":
+            return path
+        case "file":
+            return _digest([path])
+    success = join(path, "_SUCCESS.json")
+    if kind(success) == "file":
+        document = read_json(success)
+        made = {part: document[part] for part in ("config", "inputs", "report")}
+        digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+        return f"stage {document['stage']} {digest[:16]}"
+    files = list_files(path, recursive=True)
+    # Notes beside a model (thresholds, cards) do not change what it computes on the way to a student.
+    return _digest([file for file in files if not file.endswith((".md", "tinyqa.json"))])
+
+
+def _digest(files: list[str]) -> str:
+    total = hashlib.sha256()
+    for file in files:
+        filesystem, inner = resolve(file)
+        with filesystem.open_input_stream(inner) as stream:
+            while chunk := stream.read(1 << 22):
+                total.update(chunk)
+        total.update(f"|{file.rsplit('/', 1)[-1]}|".encode() if len(files) > 1 else b"")
+    return f"sha256 {total.hexdigest()[:16]}"
