@@ -1,3 +1,20 @@
 """Small extractive question-answering models: distilled, run over corpora and served on Ray."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinyqa_ray.reader import Answer, Reader
+
 __version__ = "0.1.0"
+__all__ = ["Answer", "Reader", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the reader, and torch with it, only when it is asked for."""
+    if name in ("Answer", "Reader"):
+        from tinyqa_ray import reader
+
+        return getattr(reader, name)
+    raise AttributeError(f"module 'tinyqa_ray' has no attribute {name!r}")

@@ -106,7 +106,7 @@ def quickstart(output: str = "runs/quickstart", teacher: str | None = None) -> N
     with console.native_noise_in_a_file(), console.StageProgress(terminal) as bars:
         recipe = recipes.quickstart(teacher)
         results = pipeline.run(recipe, output, bars.starting, bars.done)
-    terminal.print(console.quickstart_summary(results, output))
+    terminal.print(console.quickstart_summary(results, output, plain=not terminal.is_terminal))
 
 
 @command

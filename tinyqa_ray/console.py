@@ -107,7 +107,7 @@ def rows(report: StageReport) -> str:
             return f"{report.answered} of {report.questions} questions answered"
 
 
-def quickstart_summary(results: Sequence[StageResult], output: str) -> Group:
+def quickstart_summary(results: Sequence[StageResult], output: str, *, plain: bool) -> Group:
     """The tables and examples that end a quickstart."""
     by_name = {result.name: result for result in results}
     return Group(
@@ -116,7 +116,7 @@ def quickstart_summary(results: Sequence[StageResult], output: str) -> Group:
         "",
         _comparison(by_name),
         "",
-        *_examples(by_name["answers"].output, _documents(by_name["answers"])),
+        *_examples(by_name["answers"].output, _documents(by_name["answers"]), plain),
         "",
         _places(by_name, output),
     )
@@ -135,17 +135,7 @@ def _stages(results: Sequence[StageResult]) -> Table:
 def _comparison(by_name: dict[str, StageResult]) -> Table:
     """Teacher and student side by side, with what abstaining would score."""
     table = Table(title="SQuAD 2.0, bundled dev excerpt", title_justify="left", box=None, pad_edge=False)
-    headings = (
-        "",
-        "EM",
-        "F1",
-        "HasAns F1",
-        "NoAns",
-        "F1 if forced to answer",
-        "parameters",
-        "size",
-        "questions/s",
-    )
+    headings = ("", "EM", "F1", "HasAns", "NoAns", "forced F1", "params", "size", "questions/s")
     for name in headings:
         table.add_column(name, justify="left" if not name else "right")
     for who in ("teacher", "student"):
@@ -173,8 +163,8 @@ def _documents(result: StageResult) -> dict[str, str]:
     return dict(zip(table["document_id"].to_pylist(), table["text"].to_pylist(), strict=True))
 
 
-def _examples(output: str, documents: dict[str, str]) -> list[Panel]:
-    """The surest answers, one a document, each in its passage."""
+def _examples(output: str, documents: dict[str, str], plain: bool) -> list[Panel]:
+    """The surest answers, one a document, each marked in its passage: by colour, or by »«."""
     answers = pads.dataset(str(Path(output) / ANSWERS)).to_table().to_pylist()
     given = sorted((row for row in answers if row["answer"] is not None), key=lambda row: -row["score"])
     best: dict[str, Any] = {}
@@ -184,8 +174,12 @@ def _examples(output: str, documents: dict[str, str]) -> list[Panel]:
     for row in list(best.values())[:_SHOWN]:
         text = Text(documents[row["document_id"]])
         text.stylize("bold black on yellow", row["start"], row["end"])
-        title = Text(f"{row['question']} → {row['answer']} ({row['score']:.2f})", style="bold")
-        panels.append(Panel(text, title=title, title_align="left", border_style="dim"))
+        if plain:
+            text = Text.assemble(
+                text[: row["start"]], "»", text[row["start"] : row["end"]], "«", text[row["end"] :]
+            )
+        question = Text(f"{row['question']}\n→ {row['answer']} (score {row['score']:.2f})\n", style="bold")
+        panels.append(Panel(Group(question, text), border_style="dim"))
     return panels
 
 

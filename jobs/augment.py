@@ -1,0 +1,14 @@
+r"""Multiply SQuAD paragraphs by answer-safe copies.
+
+    ray job submit --working-dir . -- python jobs/augment.py --output s3://…/augmented \
+        --data squad_v2:train --embeddings roberta-base
+
+Run again, it continues; finished, it says so. The last line of its output is a JSON summary.
+"""
+
+from tinyqa_ray.augment import augment
+from tinyqa_ray.cli import run_job
+from tinyqa_ray.configs import AugmentConfig
+
+if __name__ == "__main__":
+    run_job(augment, AugmentConfig)

@@ -1,0 +1,14 @@
+r"""Train a student on labels, a teacher's layers, or its predictions.
+
+    ray job submit --working-dir . -- python jobs/distill.py --output s3://…/teacher \
+        --data s3://…/windows --student roberta-base --objective labels --workers 4 --use-gpu True
+
+Run again, it continues; finished, it says so. The last line of its output is a JSON summary.
+"""
+
+from tinyqa_ray.cli import run_job
+from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.distill import distill
+
+if __name__ == "__main__":
+    run_job(distill, DistillConfig)
