@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinyqa_ray.reader import Answer, Reader
+    from tinyqa_ray.reader.compat import pipeline
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "Reader", "__version__"]
+__all__ = ["Answer", "Reader", "__version__", "pipeline"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from tinyqa_ray import reader
 
         return getattr(reader, name)
+    if name == "pipeline":
+        from tinyqa_ray.reader.compat import pipeline
+
+        return pipeline
     raise AttributeError(f"module 'tinyqa_ray' has no attribute {name!r}")

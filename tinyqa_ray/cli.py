@@ -100,12 +100,12 @@ def quickstart(output: str = "runs/quickstart", teacher: str | None = None) -> N
     """
     from rich.console import Console
 
-    from tinyqa_ray import console, pipeline, recipes
+    from tinyqa_ray import console, recipes, runner
 
     terminal = Console()
     with console.native_noise_in_a_file(), console.StageProgress(terminal) as bars:
         recipe = recipes.quickstart(teacher)
-        results = pipeline.run(recipe, output, bars.starting, bars.done)
+        results = runner.run(recipe, output, bars.starting, bars.done)
     terminal.print(console.quickstart_summary(results, output, plain=not terminal.is_terminal))
 
 

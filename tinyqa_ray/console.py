@@ -29,7 +29,7 @@ from tinyqa_ray.answer import AnswerReport
 from tinyqa_ray.augment import AugmentReport
 from tinyqa_ray.distill import DistillReport, TeacherLogitsReport
 from tinyqa_ray.evaluate import EvaluateReport
-from tinyqa_ray.pipeline import StageReport, StageResult
+from tinyqa_ray.runner import StageReport, StageResult
 
 _SHOWN = 5
 """Questions shown at the end of a quickstart."""

@@ -35,6 +35,11 @@ class ModelSettings:
     fitted_on: str | None = None
     """Identity of the data behind the threshold; None when it is the default."""
 
+    def __post_init__(self) -> None:
+        threshold = self.no_answer_threshold
+        if not isinstance(threshold, (int, float)) or not 0.0 <= threshold <= 1.0:
+            raise InputError(f"no_answer_threshold is {threshold!r}; it must be a number in [0, 1]")
+
 
 def default_encoder() -> str:
     """Folder of the MiniLM encoder that the ``quickstart`` extra installs.

@@ -187,8 +187,8 @@ def require_finished(folder: str, made_by: str) -> dict[str, Any]:
             f"{folder}: has no {SUCCESS}, so its stage is unfinished; run that stage again first"
         )
     document: dict[str, Any] = storage.read_json(success)
-    if document["stage"] != made_by:
-        raise InputError(f"{folder}: was made by '{document['stage']}'; give the --output of '{made_by}'")
+    if document.get("stage") != made_by:
+        raise InputError(f"{folder}: was made by '{document.get('stage')}'; give the --output of '{made_by}'")
     return document
 
 

@@ -10,12 +10,14 @@ per write block and need one output row an input row; these passes make many.)
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
@@ -122,28 +124,29 @@ def _worked(
         num_cpus=0.5,
         num_gpus=workers.num_gpus,
     )
-    try:
-        for row in worked.iter_rows():
-            yield row["rows"]
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, InputError):
-            raise InputError(str(cause)) from None
-        raise
+    for row in worked.iter_rows():
+        if row["refused"]:
+            raise InputError(row["refused"])
+        yield row["rows"]
 
 
 class _ShardWorker:
-    """The Ray Data actor: one mapper, one shard at a time."""
+    """The Ray Data actor: one mapper, made with the first shard, and one shard at a time."""
 
     def __init__(self, mapper: Callable[..., Mapper], options: dict[str, Any]) -> None:
-        self.mapper = mapper(**options)
+        self.make = functools.cache(functools.partial(mapper, **options))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        for index, source, offset, rows, target in zip(
-            *(batch[name] for name in ("index", "source", "offset", "rows", "target")), strict=True
-        ):
-            work(Shard(int(index), str(source), int(offset), int(rows), str(target)), self.mapper)
-        return {"index": batch["index"], "rows": batch["rows"]}
+        # Batches are of one row.
+        index, offset, rows = (int(batch[name][0]) for name in ("index", "offset", "rows"))
+        shard = Shard(index, str(batch["source"][0]), offset, rows, str(batch["target"][0]))
+        refused = ""
+        try:
+            work(shard, self.make())
+        except InputError as error:
+            # As data: Ray wraps an exception, and its cause is lost on the way to the driver.
+            refused = str(error)
+        return {"rows": batch["rows"], "refused": np.array([refused], dtype=object)}
 
 
 def work(shard: Shard, mapper: Mapper) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.errors import InputError
@@ -52,6 +52,8 @@ class Windows:
             ``first_token : first_token + context_tokens`` of its pair, at positions ``context_start``
             and on.
         offsets: one array ``(context tokens, 2)`` a pair: half-open character spans.
+        words: one array ``(context tokens,)`` a pair, when asked for: number of the word that a token
+            is part of, -1 where the tokenizer names none.
     """
 
     input_ids: list[Int]
@@ -61,6 +63,7 @@ class Windows:
     context_start: Int
     context_tokens: Int
     offsets: list[Int]
+    words: list[Int] | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -80,8 +83,14 @@ class Windows:
 class Windower:
     """Cuts windows with a fast tokenizer, equal to its own ``only_second`` truncation with overflow."""
 
-    def __init__(self, tokenizer: Any, config: WindowConfig) -> None:
+    def __init__(self, tokenizer: Any, config: WindowConfig, *, cut_questions: bool = True) -> None:
         """Take a private copy of ``tokenizer`` (a fast one of transformers), so that its settings stay.
+
+        Args:
+            tokenizer: a fast tokenizer.
+            config: sizes of the windows.
+            cut_questions: cut questions to ``max_query_len``; otherwise they stay whole, and one that
+                leaves its context no room is refused.
 
         Raises:
             InputError: the tokenizer has no fast (Rust) form, and so no offsets.
@@ -92,6 +101,7 @@ class Windower:
                 "save the model with a fast tokenizer (tokenizer.json)"
             )
         self.config = config
+        self._max_query_len = config.max_query_len if cut_questions else None
         self.pad_id: int = tokenizer.pad_token_id or 0
         self._tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._tokenizer.no_truncation()
@@ -103,6 +113,8 @@ class Windower:
         questions: Sequence[str],
         contexts: Sequence[str],
         pairs: Sequence[tuple[int, int]] | None = None,
+        *,
+        words: bool = False,
     ) -> Windows:
         """Cut the windows of pairs, in the order of the pairs.
 
@@ -110,18 +122,25 @@ class Windower:
             questions: Q texts; a question is cut to ``max_query_len`` tokens.
             contexts: C texts.
             pairs: (question index, context index) of each pair; question i with context i when not given.
+            words: also number the words of the contexts.
 
         Returns:
             at least one window a pair, also of an empty context.
+
+        Raises:
+            InputError: a question that is not to be cut leaves its context too little of a window.
         """
         if pairs is None:
             assert len(questions) == len(contexts), (len(questions), len(contexts))
             pairs = [(i, i) for i in range(len(questions))]
-        question_ids = [ids[: self.config.max_query_len] for ids, _ in self._encode(questions)]
-        context_tokens = self._encode(contexts)
+        question_ids = [_ids(encoding)[: self._max_query_len] for encoding in self._encode(questions)]
+        encodings = self._encode(contexts)
+        context_ids = [_ids(encoding) for encoding in encodings]
+        offsets = [np.array(e.offsets, dtype=np.int32).reshape(-1, 2) for e in encodings]
+        numbers = [_word_numbers(encoding) for encoding in encodings] if words else None
         made = _Rows()
         for number, (q, c) in enumerate(pairs):
-            self._cut(made, number, question_ids[q], context_tokens[c][0])
+            self._cut(made, number, question_ids[q], context_ids[c])
         return Windows(
             made.input_ids,
             made.type_ids,
@@ -129,25 +148,24 @@ class Windower:
             np.array(made.first_token, dtype=np.int32),
             np.array(made.context_start, dtype=np.int32),
             np.array(made.context_tokens, dtype=np.int32),
-            [context_tokens[c][1] for _, c in pairs],
+            [offsets[c] for _, c in pairs],
+            None if numbers is None else [numbers[c] for _, c in pairs],
         )
 
-    def _encode(self, texts: Sequence[str]) -> list[tuple[Int, Int]]:
-        """Ids ``(n,)`` and offsets ``(n, 2)`` of each text, without special tokens."""
-        encodings = self._tokenizer.encode_batch([whole(text) for text in texts], add_special_tokens=False)
-        return [
-            (
-                np.array(encoding.ids, dtype=np.int32),
-                np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2),
-            )
-            for encoding in encodings
-        ]
+    def _encode(self, texts: Sequence[str]) -> list[Encoding]:
+        """The texts' tokens, without special tokens."""
+        return self._tokenizer.encode_batch([whole(text) for text in texts], add_special_tokens=False)
 
     def _cut(self, made: _Rows, pair: int, question: Int, context: Int) -> None:
         glue = self._glue
         room = self.config.max_seq_len - len(question) - len(glue)
         step = room - self.config.doc_stride
-        assert step > 0, (room, self.config)
+        if step <= 0 and len(context) > room:
+            raise InputError(
+                f"a question of {len(question)} tokens leaves {max(room, 0)} context tokens of max_seq_len "
+                f"{self.config.max_seq_len}, not more than doc_stride {self.config.doc_stride}; "
+                "shorten the question, raise max_seq_len or lower doc_stride"
+            )
         head = np.concatenate([glue.before, question, glue.between])
         first = 0
         while True:
@@ -234,6 +252,14 @@ def token_budget_batches(lengths: NDArray[np.int32], max_tokens: int) -> list[ND
         batches.append(order[start : start + rows])
         start += rows
     return batches
+
+
+def _ids(encoding: Encoding) -> Int:
+    return np.array(encoding.ids, dtype=np.int32)
+
+
+def _word_numbers(encoding: Encoding) -> Int:
+    return np.array([-1 if word is None else word for word in encoding.word_ids], dtype=np.int32)
 
 
 def _glue(tokenizer: Tokenizer) -> _Glue:

@@ -32,7 +32,11 @@ class Repeater:
     """Each number as often as it says; may kill its own process, or refuse, at a number."""
 
     def __init__(
-        self, kill_at: int | None = None, marker: str = "", refuse_at: int | None = None, refuse_start: bool = False
+        self,
+        kill_at: int | None = None,
+        marker: str = "",
+        refuse_at: int | None = None,
+        refuse_start: bool = False,
     ) -> None:
         if refuse_start:
             raise InputError("the mapper cannot start; mend it")

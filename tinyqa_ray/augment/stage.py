@@ -15,6 +15,7 @@ from tinyqa_ray.augment.neighbours import Neighbours, neighbour_table, whole_wor
 from tinyqa_ray.augment.rewriting import Span, copies, word_spans
 from tinyqa_ray.cluster import connected
 from tinyqa_ray.configs import AugmentConfig
+from tinyqa_ray.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,9 +48,11 @@ def augment(config: AugmentConfig, output: str, progress: shards.Progress | None
             return stage.report(AugmentReport)
         paragraphs, neighbours = stage.path("_input.parquet"), stage.path("neighbours.parquet")
         source = squad.read_squad(config.data)
-        _write(paragraphs, squad.to_table(source))
+        if any(paragraph.copy for paragraph in source):
+            raise InputError(f"{config.data}: holds copies already; give the data that they were made of")
         if storage.kind(neighbours) == "absent":
             _write(neighbours, embedding_neighbours(config.embeddings, config.candidates).to_table())
+        _write(paragraphs, squad.to_table(source))
         plan = shards.cut([paragraphs], config.rows_per_shard, stage.path(squad.FOLDER), "parquet")
         options: dict[str, Any] = {"config": config, "neighbours": neighbours}
         with connected():

@@ -61,7 +61,9 @@ class WindowData:
     """The windows of a teacher-logits stage, memory-mapped where they are local, read at random."""
 
     def __init__(self, files: Sequence[str], pad_id: int) -> None:
-        self.table = pa.concat_tables([_open(file) for file in files])
+        self.files = [_open(file) for file in files]
+        self.table = pa.concat_tables(self.files)
+        self.first: Index = np.cumsum([0, *(file.num_rows for file in self.files)])[:-1]
         self.pad_id = pad_id
         self.lengths: Index = pc.list_value_length(self.table["input_ids"]).to_numpy().astype(np.int64)
         self.has_logits = self.table["start_logits"].null_count == 0
@@ -76,7 +78,7 @@ class WindowData:
 
     def batch(self, rows: Index, whole: Index) -> Batch:
         """The windows ``rows``, which are part of the global batch ``whole``."""
-        part = self.table.take(pa.array(rows))
+        part = self._take(rows)
         lengths = self.lengths[rows]
         input_ids = _matrix(part, "input_ids", self.pad_id)
         typed = part["token_type_ids"].null_count == 0
@@ -93,6 +95,14 @@ class WindowData:
             start_logits=_floats(part, "start_logits") if self.has_logits else None,
             end_logits=_floats(part, "end_logits") if self.has_logits else None,
         )
+
+    def _take(self, rows: Index) -> pa.Table:
+        """The rows as one piece; ``Table.take`` would copy the lists of every file to find them."""
+        files = np.searchsorted(self.first, rows, side="right") - 1
+        parts = [
+            self.files[file].slice(row - self.first[file], 1) for file, row in zip(files, rows, strict=True)
+        ]
+        return pa.concat_tables(parts).combine_chunks()
 
 
 @dataclass(frozen=True, slots=True)

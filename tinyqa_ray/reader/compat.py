@@ -1,0 +1,341 @@
+"""``pipeline("question-answering")`` as transformers had it up to 5.2, faster.
+
+from tinyqa_ray import pipeline
+
+qa = pipeline("question-answering", model="deepset/tinyroberta-squad2")
+qa(question="Who built it?", context="Edith Marlow built it in 1871.")
+# {"score": …, "start": 0, "end": 12, "answer": "Edith Marlow"}
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyqa_ray import models
+from tinyqa_ray.configs import WindowConfig
+from tinyqa_ray.errors import InputError
+from tinyqa_ray.forward import TorchForward
+from tinyqa_ray.reader.pipeline_spans import character_spans, context_masks, pooled, top_spans
+from tinyqa_ray.windows import Windower, Windows, token_budget_batches
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+Result = dict[str, Any]
+Pair = tuple[str, str]
+
+_TASK = "question-answering"
+_FORM = '{"question": …, "context": …}'
+_PAIRS = 512
+_CHARACTERS = 4_000_000
+"""Pairs, and characters of their contexts, windowed at once: bounds memory; one longer context goes alone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PipelineOptions:
+    """What a call may set, under the names and with the defaults of transformers."""
+
+    top_k: int = 1
+    """Answers to each question."""
+    doc_stride: int | None = None
+    """Tokens that neighbouring windows share; the smaller of 128 and half of ``max_seq_len`` when None."""
+    max_answer_len: int = 15
+    """Longest answer, in tokens, before it is widened to whole words."""
+    max_seq_len: int | None = None
+    """Tokens of a window; 384, or what the model reaches if that is less, when None."""
+    max_question_len: int = 64
+    """Without effect, as in transformers with a fast tokenizer: questions are never cut."""
+    handle_impossible_answer: bool = False
+    """Whether the empty answer may be given."""
+    align_to_words: bool = True
+    """Whether answers are widened to whole words."""
+    batch_size: int | None = None
+    """Most windows of one forward. A token budget sizes the batches; this can only make them smaller."""
+
+    def __post_init__(self) -> None:
+        for name, low in _LOWEST.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise InputError(f"{name} parameter should be >= {low} (got {value})")
+
+    def changed(self, changes: dict[str, Any]) -> PipelineOptions:
+        """These options with some changed; None leaves one as it is.
+
+        Raises:
+            InputError: an unknown name, or a value out of range.
+        """
+        allowed = [field.name for field in fields(self)]
+        for name in changes:
+            if name not in allowed:
+                raise InputError(f"unknown keyword {name!r}; allowed are {', '.join(allowed)}")
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+
+_LOWEST = {
+    "top_k": 1,
+    "doc_stride": 0,
+    "max_answer_len": 1,
+    "max_seq_len": 1,
+    "max_question_len": 1,
+    "batch_size": 1,
+}
+
+
+def pipeline(
+    task: str,
+    model: str | os.PathLike[str] | PreTrainedModel,
+    *,
+    tokenizer: Any = None,
+    device: str | int | torch.device | None = None,
+    **defaults: Any,
+) -> QuestionAnsweringPipeline:
+    """Make a question-answering pipeline.
+
+    Args:
+        task: ``question-answering``, the only one.
+        model: folder, URL of a folder, hub id, or a loaded model.
+        tokenizer: a fast tokenizer, or the name of one; the model's own when not given.
+        device: name, torch device, or number (-1 is the CPU); when not given the GPU where there is
+            one, and for a loaded model the device it is on.
+        **defaults: options of every call, see ``PipelineOptions``.
+
+    Raises:
+        InputError: another task, an unknown keyword, a loaded model without a tokenizer, or what
+            ``models.load_qa_model`` refuses.
+    """
+    if task != _TASK:
+        raise InputError(f"unknown task {task!r}; the only one is {_TASK!r}")
+    options = PipelineOptions().changed(defaults)
+    if isinstance(model, (str, os.PathLike)):
+        name = os.fspath(model)
+        network = models.load_qa_model(name)
+        tokenizer = name if tokenizer is None else tokenizer
+    elif tokenizer is None:
+        raise InputError("a loaded model comes without its tokenizer; give it with tokenizer=")
+    else:
+        network = model
+        device = model.device if device is None else device
+    if isinstance(tokenizer, (str, os.PathLike)):
+        tokenizer = models.load_tokenizer(os.fspath(tokenizer))
+    return QuestionAnsweringPipeline(network, tokenizer, device=_device_name(device), options=options)
+
+
+class QuestionAnsweringPipeline:
+    """Answers questions as transformers' pipeline of that name did: the same spans, the same scores.
+
+    Where it differs, on purpose: a list gives a list, also one of a single item; ``top_k`` above 1 gives
+    a list, also where the context holds a single answer; spans of no text are no answers. A context in
+    which the tokenizer sees nothing (spaces alone) gets the empty answer, of score 0 unless
+    ``handle_impossible_answer``. Generators are read to their end before the first answer.
+    """
+
+    task = _TASK
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        *,
+        device: str = "auto",
+        options: PipelineOptions | None = None,
+        max_batch_tokens: int = 4096,
+    ) -> None:
+        """Move ``model`` to ``device`` and put it in eval mode.
+
+        Args:
+            model: a question-answering model.
+            tokenizer: its fast tokenizer.
+            device: ``auto`` (the GPU where there is one) or a torch device's name.
+            options: what calls do not set.
+            max_batch_tokens: tokens of one forward, padding included.
+        """
+        self.tokenizer = tokenizer
+        self.options = options or PipelineOptions()
+        self.max_batch_tokens = max_batch_tokens
+        config = _window_config(model.config, tokenizer, self.options)
+        self._windower = Windower(tokenizer, config, cut_questions=False)
+        self._forward = TorchForward(model, device=device, pad_id=self._windower.pad_id)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model that answers."""
+        return self._forward.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self._forward.device
+
+    def __call__(
+        self,
+        *inputs: Any,
+        question: str | Sequence[str] | None = None,
+        context: str | Sequence[str] | None = None,
+        data: Any = None,
+        **options: Any,
+    ) -> Result | list[Result] | list[Result | list[Result]]:
+        """Answer questions, each from its context.
+
+        Args:
+            *inputs: a dict with ``question`` and ``context``; several, or a list of them; or two texts,
+                the question and the context.
+            question: a question, or several.
+            context: their context, or one for each.
+            data: the same as one positional input.
+            **options: see ``PipelineOptions``; None is the pipeline's own.
+
+        Returns:
+            ``{"score", "start", "end", "answer"}`` for one question, with
+            ``context[start:end] == answer`` in Python characters and the score a probability (a sum of
+            them where a text was found more than once). A list of them, best first, when ``top_k`` is
+            above 1. One of either for each of several questions, in order.
+
+        Raises:
+            InputError: an empty question or context, inputs in another form, lists of unequal lengths,
+                an unknown option, or a question that leaves no room for its context.
+        """
+        chosen = self.options.changed(options)
+        pairs, single = _pairs(inputs, question, context, data)
+        windower = self._windower_for(chosen)
+        found = [
+            answers if chosen.top_k > 1 else answers[0]
+            for chunk in _chunks(pairs)
+            for answers in self._answers(chunk, windower, chosen)
+        ]
+        return found[0] if single else found
+
+    def _windower_for(self, options: PipelineOptions) -> Windower:
+        """The windower of these options; the last one where it fits, as a new one copies the tokenizer."""
+        config = _window_config(self.model.config, self.tokenizer, options)
+        if config != self._windower.config:
+            self._windower = Windower(self.tokenizer, config, cut_questions=False)
+        return self._windower
+
+    def _answers(
+        self, pairs: Sequence[Pair], windower: Windower, options: PipelineOptions
+    ) -> Iterator[list[Result]]:
+        """The answers to each pair, best first."""
+        questions = {question: i for i, question in enumerate(dict.fromkeys(q for q, _ in pairs))}
+        contexts = {context: i for i, context in enumerate(dict.fromkeys(c for _, c in pairs))}
+        windows = windower.windows(
+            list(questions),
+            list(contexts),
+            [(questions[q], contexts[c]) for q, c in pairs],
+            words=options.align_to_words,
+        )
+        spans, window_null = self._window_spans(windows, options)
+        null = np.full(len(pairs), np.inf)
+        np.minimum.at(null, windows.pair, window_null)
+        # Windows lie pair by pair, in the order of the context.
+        borders = np.searchsorted(windows.pair, np.arange(len(pairs) + 1))
+        for number, (_, context) in enumerate(pairs):
+            parts = spans[borders[number] : borders[number + 1]]
+            empty = float(null[number]) if options.handle_impossible_answer else None
+            yield pooled(context, itertools.chain.from_iterable(parts), empty, options.top_k)
+
+    def _window_spans(
+        self, windows: Windows, options: PipelineOptions
+    ) -> tuple[list[list[tuple[int, int, float]]], NDArray[np.float64]]:
+        """Start, end and probability of the best spans of each window, and its chance of no answer."""
+        null = np.empty(len(windows))
+        spans: list[list[tuple[int, int, float]]] = [[] for _ in range(len(windows))]
+        # Spans that are widened to the same words leave room for others.
+        k = 2 * options.top_k + 10 if options.align_to_words else options.top_k
+        for batch in self._batches(windows, options.batch_size):
+            start, end = self._forward.forward(windows, batch)
+            shares, shown = context_masks(windows, batch, start.shape[1], self.tokenizer.cls_token_id)
+            begin = windows.context_start[batch]
+            found = top_spans(start, end, shares, shown, begin, max_answer_tokens=options.max_answer_len, k=k)
+            null[batch] = found.null
+            for row, window in enumerate(batch):
+                real = np.isfinite(found.log_probability[row])
+                first, last = found.first[row, real], found.last[row, real]
+                starts, ends = character_spans(
+                    windows, window, first, last, align_to_words=options.align_to_words
+                )
+                scores = np.exp(found.log_probability[row, real])
+                spans[window] = list(zip(starts.tolist(), ends.tolist(), scores.tolist(), strict=True))
+        return spans, null
+
+    def _batches(self, windows: Windows, batch_size: int | None) -> Iterator[NDArray[np.int64]]:
+        rows = batch_size or len(windows)
+        for batch in token_budget_batches(windows.lengths, self.max_batch_tokens):
+            for first in range(0, len(batch), rows):
+                yield batch[first : first + rows]
+
+
+def _window_config(model_config: Any, tokenizer: Any, options: PipelineOptions) -> WindowConfig:
+    reach = models.max_window_tokens(model_config)
+    size = options.max_seq_len or min(384, tokenizer.model_max_length, reach)
+    models.check_window("the model", model_config, size)
+    stride = min(128, size // 2) if options.doc_stride is None else options.doc_stride
+    # Questions are not cut: their length limit only has to pass.
+    return WindowConfig(max_seq_len=size, doc_stride=stride, max_query_len=1)
+
+
+def _device_name(device: str | int | torch.device | None) -> str:
+    if isinstance(device, int):
+        return f"cuda:{device}" if device >= 0 else "cpu"
+    return "auto" if device is None else str(device)
+
+
+def _pairs(inputs: tuple[Any, ...], question: Any, context: Any, data: Any) -> tuple[list[Pair], bool]:
+    """The pairs of a call in any of its forms, and whether the call is about a single one."""
+    if inputs:
+        data = inputs[0] if len(inputs) == 1 else list(inputs)
+        if len(inputs) == 2 and all(isinstance(text, str) for text in inputs):
+            data = {"question": inputs[0], "context": inputs[1]}
+    elif data is None:
+        data = {"question": question, "context": context}
+    if isinstance(data, Mapping):
+        return _pairs_of(data)
+    if isinstance(data, str) or not isinstance(data, Iterable):
+        raise InputError(f"the input is a {type(data).__name__}; give {_FORM}, or a list of such")
+    items = list(data)
+    for item in items:
+        if not isinstance(item, Mapping):
+            raise InputError(f"an input of the list is a {type(item).__name__}; give {_FORM}")
+    return [pair for item in items for pair in _pairs_of(item)[0]], False
+
+
+def _pairs_of(item: Mapping[str, Any]) -> tuple[list[Pair], bool]:
+    """The pairs of one dict, whose question, context or both may be lists."""
+    texts = []
+    for name in ("question", "context"):
+        value = item.get(name)
+        if value is None:
+            raise InputError(f"`{name}` cannot be None or missing; give {_FORM}")
+        values = [value] if isinstance(value, str) else list(value)
+        if not all(isinstance(text, str) for text in values):
+            raise InputError(f"`{name}` must be a text or a list of texts")
+        if "" in values:
+            raise InputError(f"`{name}` cannot be empty")
+        texts.append(values)
+    questions, contexts = texts
+    if isinstance(item["context"], str):
+        contexts = contexts * len(questions)
+    if len(questions) != len(contexts):
+        raise InputError(
+            f"{len(questions)} question(s), but {len(contexts)} context(s); give one context, or one for each"
+        )
+    return list(zip(questions, contexts, strict=True)), isinstance(item["question"], str)
+
+
+def _chunks(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
+    """Neighbouring pairs, as many as are windowed at once."""
+    first, characters = 0, 0
+    for number, (_, context) in enumerate(pairs):
+        characters += len(context)
+        if number > first and (number - first == _PAIRS or characters > _CHARACTERS):
+            yield pairs[first:number]
+            first, characters = number, len(context)
+    if first < len(pairs):
+        yield pairs[first:]
