@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from tinyqa_ray import models
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.forward import TorchForward
+from tinyqa_ray.reader.pipeline_inputs import Pair, PipelineOptions, paired
 from tinyqa_ray.reader.pipeline_spans import character_spans, context_masks, pooled, top_spans
 from tinyqa_ray.windows import Windower, Windows, token_budget_batches
 
@@ -30,63 +30,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Result = dict[str, Any]
-Pair = tuple[str, str]
 
 _TASK = "question-answering"
-_FORM = '{"question": …, "context": …}'
 _PAIRS = 512
 _CHARACTERS = 4_000_000
 """Pairs, and characters of their contexts, windowed at once: bounds memory; one longer context goes alone."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PipelineOptions:
-    """What a call may set, under the names and with the defaults of transformers."""
-
-    top_k: int = 1
-    """Answers to each question."""
-    doc_stride: int | None = None
-    """Tokens that neighbouring windows share; the smaller of 128 and half of ``max_seq_len`` when None."""
-    max_answer_len: int = 15
-    """Longest answer, in tokens, before it is widened to whole words."""
-    max_seq_len: int | None = None
-    """Tokens of a window; 384, or what the model reaches if that is less, when None."""
-    max_question_len: int = 64
-    """Without effect, as in transformers with a fast tokenizer: questions are never cut."""
-    handle_impossible_answer: bool = False
-    """Whether the empty answer may be given."""
-    align_to_words: bool = True
-    """Whether answers are widened to whole words."""
-    batch_size: int | None = None
-    """Most windows of one forward. A token budget sizes the batches; this can only make them smaller."""
-
-    def __post_init__(self) -> None:
-        for name, low in _LOWEST.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise InputError(f"{name} parameter should be >= {low} (got {value})")
-
-    def changed(self, changes: dict[str, Any]) -> PipelineOptions:
-        """These options with some changed; None leaves one as it is.
-
-        Raises:
-            InputError: an unknown name, or a value out of range.
-        """
-        allowed = [field.name for field in fields(self)]
-        for name in changes:
-            if name not in allowed:
-                raise InputError(f"unknown keyword {name!r}; allowed are {', '.join(allowed)}")
-        return replace(self, **{name: value for name, value in changes.items() if value is not None})
-
-
-_LOWEST = {
-    "top_k": 1,
-    "doc_stride": 0,
-    "max_answer_len": 1,
-    "max_seq_len": 1,
-    "max_question_len": 1,
-    "batch_size": 1,
-}
 
 
 def pipeline(
@@ -203,7 +151,7 @@ class QuestionAnsweringPipeline:
                 an unknown option, or a question that leaves no room for its context.
         """
         chosen = self.options.changed(options)
-        pairs, single = _pairs(inputs, question, context, data)
+        pairs, single = paired(inputs, question, context, data)
         windower = self._windower_for(chosen)
         found = [
             answers if chosen.top_k > 1 else answers[0]
@@ -285,48 +233,6 @@ def _device_name(device: str | int | torch.device | None) -> str:
     if isinstance(device, int):
         return f"cuda:{device}" if device >= 0 else "cpu"
     return "auto" if device is None else str(device)
-
-
-def _pairs(inputs: tuple[Any, ...], question: Any, context: Any, data: Any) -> tuple[list[Pair], bool]:
-    """The pairs of a call in any of its forms, and whether the call is about a single one."""
-    if inputs:
-        data = inputs[0] if len(inputs) == 1 else list(inputs)
-        if len(inputs) == 2 and all(isinstance(text, str) for text in inputs):
-            data = {"question": inputs[0], "context": inputs[1]}
-    elif data is None:
-        data = {"question": question, "context": context}
-    if isinstance(data, Mapping):
-        return _pairs_of(data)
-    if isinstance(data, str) or not isinstance(data, Iterable):
-        raise InputError(f"the input is a {type(data).__name__}; give {_FORM}, or a list of such")
-    items = list(data)
-    for item in items:
-        if not isinstance(item, Mapping):
-            raise InputError(f"an input of the list is a {type(item).__name__}; give {_FORM}")
-    return [pair for item in items for pair in _pairs_of(item)[0]], False
-
-
-def _pairs_of(item: Mapping[str, Any]) -> tuple[list[Pair], bool]:
-    """The pairs of one dict, whose question, context or both may be lists."""
-    texts = []
-    for name in ("question", "context"):
-        value = item.get(name)
-        if value is None:
-            raise InputError(f"`{name}` cannot be None or missing; give {_FORM}")
-        values = [value] if isinstance(value, str) else list(value)
-        if not all(isinstance(text, str) for text in values):
-            raise InputError(f"`{name}` must be a text or a list of texts")
-        if "" in values:
-            raise InputError(f"`{name}` cannot be empty")
-        texts.append(values)
-    questions, contexts = texts
-    if isinstance(item["context"], str):
-        contexts = contexts * len(questions)
-    if len(questions) != len(contexts):
-        raise InputError(
-            f"{len(questions)} question(s), but {len(contexts)} context(s); give one context, or one for each"
-        )
-    return list(zip(questions, contexts, strict=True)), isinstance(item["question"], str)
 
 
 def _chunks(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyqa_ray.distill.batches import Order, WindowData, micro_batches
+from tinyqa_ray.distill.teacher_logits import WINDOWS
+from tinyqa_ray.errors import InputError
+
+PAD = 7
+
+orders = st.builds(
+    lambda lengths, batch_size, epochs, seed: Order(np.array(lengths), batch_size, epochs, seed),
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=150),
+    batch_size=st.integers(1, 12),
+    epochs=st.sampled_from([0.3, 1.0, 1.5, 3.0]),
+    seed=st.integers(0, 5),
+)
+
+
+def write_windows(
+    path: Path, lengths: list[int], first: int = 0, typed: bool = True, logits: bool = True
+) -> str:
+    """A file of windows whose every value tells its row."""
+    rows = []
+    for i, length in enumerate(lengths, start=first):
+        rows.append(
+            {
+                "window_id": 1000 + i,
+                "question_id": f"q{i}",
+                "paragraph_id": "p",
+                "copy": 0,
+                "input_ids": [100 + i] * length,
+                "token_type_ids": [0] + [1] * (length - 1) if typed else None,
+                "context_start": 1,
+                "offsets": [],
+                "start_position": i % length,
+                "end_position": -1,
+                "start_logits": np.full(length, i + 0.5, np.float16) if logits else None,
+                "end_logits": np.full(length, -i, np.float16) if logits else None,
+            }
+        )
+    table = pa.Table.from_pylist(rows, schema=WINDOWS)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, WINDOWS) as writer:
+        writer.write_table(table)
+    return str(path)
+
+
+@settings(deadline=None, max_examples=60)
+@given(orders)
+def test_every_batch_is_full_and_every_epoch_sees_every_window(order: Order) -> None:
+    batches = [order.batch(step) for step in range(order.steps)]
+    assert {len(batch) for batch in batches} == {order.batch_size}
+    windows = len(order.lengths)
+    seen = np.bincount(np.concatenate(batches), minlength=windows)
+    assert order.steps == math.ceil(windows * order.epochs / order.batch_size)
+    # Every permutation that is used up counts each window once; the rest of the last adds one to some.
+    drawn = order.steps * order.batch_size
+    assert set(seen) <= {drawn // windows, -(-drawn // windows)}
+
+
+@settings(deadline=None, max_examples=30)
+@given(orders)
+def test_order_is_a_function_of_its_fields_and_the_step(order: Order) -> None:
+    same = Order(order.lengths.copy(), order.batch_size, order.epochs, order.seed)
+    for step in reversed(range(order.steps)):
+        assert np.array_equal(same.batch(step), order.batch(step))
+
+
+def test_another_seed_gives_another_order() -> None:
+    lengths = np.arange(1, 101)
+    assert not np.array_equal(Order(lengths, 10, 1, 0).batch(0), Order(lengths, 10, 1, 1).batch(0))
+
+
+def test_epochs_differ_in_order() -> None:
+    order = Order(np.ones(640, dtype=np.int64), 10, 2, 0)
+    first, second = ([order.batch(step) for step in range(start, start + 64)] for start in (0, 64))
+    assert sorted(np.concatenate(first)) == sorted(np.concatenate(second))
+    assert not np.array_equal(np.concatenate(first), np.concatenate(second))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5))
+def test_workers_and_accumulation_part_the_same_global_batch(workers: int, parts: int, each: int) -> None:
+    batch = np.random.default_rng(0).permutation(1000)[: workers * parts * each]
+    dealt = [micro_batches(batch, rank, workers, parts) for rank in range(workers)]
+    assert {len(micro) for mine in dealt for micro in mine} == {each}
+    assert {len(mine) for mine in dealt} == {parts}
+    assert sorted(np.concatenate([micro for mine in dealt for micro in mine])) == sorted(batch)
+
+
+def test_workers_get_like_shares_of_the_long_windows() -> None:
+    lengths = np.random.default_rng(0).integers(10, 384, size=640)
+    batch = Order(lengths, 64, 1, 0).batch(0)
+    tokens = [lengths[np.concatenate(micro_batches(batch, rank, 4, 2))].sum() for rank in range(4)]
+    assert max(tokens) < 1.1 * min(tokens)
+
+
+def padding(lengths: np.ndarray, batches: list[np.ndarray]) -> float:
+    padded = sum(int(lengths[batch].max()) * len(batch) for batch in batches)
+    return 1 - sum(int(lengths[batch].sum()) for batch in batches) / padded
+
+
+def test_grouping_by_length_leaves_little_padding() -> None:
+    lengths = np.random.default_rng(0).integers(20, 384, size=4000)
+    order = Order(lengths, 16, 1, 0)
+    grouped = padding(lengths, [order.batch(step) for step in range(order.steps)])
+    unordered = padding(lengths, np.array_split(np.random.default_rng(1).permutation(4000), 250))
+    assert grouped < 0.05 < 0.4 < unordered
+
+
+def test_batch_is_padded_to_its_longest_window(tmp_path: Path) -> None:
+    data = WindowData([write_windows(tmp_path / "a.arrow", [4, 2, 3])], PAD)
+    batch = data.batch(np.array([2, 1]), np.array([2, 1, 0]))
+    assert batch.input_ids.tolist() == [[102, 102, 102], [101, 101, PAD]]
+    assert batch.token_mask.tolist() == [[True, True, True], [True, True, False]]
+    assert batch.token_type_ids.tolist() == [[0, 1, 1], [0, 1, 0]]
+    assert batch.start_positions.tolist() == [2, 1]
+    assert batch.end_positions.tolist() == [-1, -1]
+    assert batch.start_logits is not None
+    assert batch.end_logits is not None
+    assert batch.start_logits.tolist() == [[2.5, 2.5, 2.5], [1.5, 1.5, 0.0]]
+    assert batch.end_logits.tolist() == [[-2.0, -2.0, -2.0], [-1.0, -1.0, 0.0]]
+    assert batch.start_logits.dtype == torch.float32
+    # Counts are of the global batch, whose windows have 4, 2 and 3 tokens.
+    assert (batch.samples, batch.tokens, batch.pairs) == (3, 9, 29)
+
+
+def test_windows_without_types_or_logits_are_read(tmp_path: Path) -> None:
+    data = WindowData([write_windows(tmp_path / "a.arrow", [2, 3], typed=False, logits=False)], PAD)
+    batch = data.batch(np.array([0, 1]), np.array([0, 1]))
+    assert not data.has_logits
+    assert batch.start_logits is None
+    assert batch.end_logits is None
+    assert batch.token_type_ids.tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_one_file_without_logits_means_none(tmp_path: Path) -> None:
+    files = [
+        write_windows(tmp_path / "a.arrow", [2]),
+        write_windows(tmp_path / "b.arrow", [2], first=1, logits=False),
+    ]
+    assert not WindowData(files, PAD).has_logits
+
+
+@settings(deadline=None, max_examples=30)
+@given(rows=st.lists(st.integers(0, 9), min_size=1, max_size=20))
+def test_any_rows_of_several_files_are_found(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("windows")
+    lengths = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
+    cuts = [(0, 4), (4, 4), (4, 9), (9, 10)]  # the second is empty
+    files = [write_windows(folder / f"{a}-{b}.arrow", lengths[a:b], first=a) for a, b in cuts]
+    data = WindowData(files, PAD)
+    chosen = np.array(rows)
+    batch = data.batch(chosen, chosen)
+    assert len(data) == len(lengths)
+    assert data.window_ids(chosen) == [1000 + row for row in rows]
+    assert batch.input_ids[:, 0].tolist() == [100 + row for row in rows]
+    assert batch.token_mask.sum(1).tolist() == [lengths[row] for row in rows]
+
+
+def test_a_batch_copies_its_own_windows_only(tmp_path: Path) -> None:
+    files = [write_windows(tmp_path / f"{i}.arrow", [300] * 200) for i in range(4)]
+    held = pa.total_allocated_bytes()
+    data = WindowData(files, PAD)
+    assert pa.total_allocated_bytes() - held < 100_000, "the files are not memory-mapped"
+    pool = pa.system_memory_pool()
+    default = pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        before = pool.max_memory()
+        data.batch(np.array([0, 250, 799]), np.array([0, 250, 799]))
+        assert pool.max_memory() - before < 100_000, "more was copied than three windows"
+    finally:
+        pa.set_memory_pool(default)
+
+
+def test_broken_file_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "bad.arrow").write_bytes(b"not Arrow")
+    with pytest.raises(InputError, match=r"bad\.arrow: cannot be read as Arrow windows"):
+        WindowData([str(tmp_path / "bad.arrow")], PAD)

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tiny
+import torch
+
+from tinyqa_ray import models, squad
+from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig, WindowConfig
+from tinyqa_ray.distill.batches import Batch, WindowData
+from tinyqa_ray.distill.loop import adamw, build, train_step
+from tinyqa_ray.distill.losses import label_loss, prediction_loss
+from tinyqa_ray.distill.objectives import Intermediate, Trainee
+from tinyqa_ray.distill.session import LocalSession
+from tinyqa_ray.distill.teacher_logits import WindowWriter
+from tinyqa_ray.errors import InputError
+
+ROWS = np.arange(12)
+
+
+@pytest.fixture(scope="module")
+def data(tiny_squad: str, tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> WindowData:
+    config = TeacherLogitsConfig(
+        data=tiny_squad,
+        tokenizer=tiny_bert,
+        model=tiny_bert,
+        window=WindowConfig(max_seq_len=64, doc_stride=8, max_query_len=20),
+    )
+    table = WindowWriter(config)(squad.to_table(squad.read_squad(tiny_squad)))[0]
+    path = tmp_path_factory.mktemp("windows") / "part.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return WindowData([str(path)], 0)
+
+
+@pytest.fixture(scope="module")
+def batch(data: WindowData) -> Batch:
+    return data.batch(ROWS, ROWS)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Half as deep as the teacher, with other weights."""
+    return str(tiny.save_qa_model(tmp_path_factory.mktemp("student") / "m", layers=1, seed=1))
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Narrower than the teacher, with as many heads."""
+    return str(tiny.save_qa_model(tmp_path_factory.mktemp("narrow") / "m", layers=1, hidden=16, seed=1))
+
+
+def trainee(student: str, objective: str, teacher: str | None = None, **options: Any) -> Trainee:
+    given = {"data": "-", "student": student, "objective": objective, "teacher": teacher, **options}
+    return build(DistillConfig(**{"learning_rate": 1e-3, "attention_dropout": 0.0, **given}))
+
+
+def loss(model: Trainee, batch: Batch) -> torch.Tensor:
+    return torch.stack(list(model(batch).values())).sum()
+
+
+@pytest.mark.parametrize("maps", ["scores", "probabilities"])
+def test_student_that_is_its_teacher_has_nothing_to_learn(tiny_bert: str, batch: Batch, maps: str) -> None:
+    same = trainee(tiny_bert, "intermediate", tiny_bert, attention_maps=maps).eval()
+    other = trainee(tiny_bert, "intermediate", tiny_bert, attention_maps=maps).eval()
+    with torch.no_grad():
+        for parameter in other.student.parameters():
+            parameter.mul_(1.5)
+    scale = loss(other, batch).detach()
+    zero = loss(same, batch)
+    torch.autograd.backward(zero)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in same.parameters() if p.grad is not None])
+    assert scale > 0.01
+    assert zero < 1e-5 * scale
+    assert norm < 1e-2 * scale
+
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "labels": {"objective": "labels"},
+    "scores": {"objective": "intermediate", "attention_maps": "scores"},
+    "probabilities": {"objective": "intermediate", "attention_maps": "probabilities"},
+    "relations": {"objective": "relations"},
+    "prediction": {"objective": "prediction", "distillation_weight": 0.75, "temperature": 1.5},
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_loss_falls_and_the_teacher_stays(
+    name: str, student: str, tiny_bert: str, data: WindowData, tmp_path: Path
+) -> None:
+    options = dict(OBJECTIVES[name])
+    taught = options["objective"] in ("intermediate", "relations")
+    model = trainee(student, teacher=tiny_bert if taught else None, **options)
+    optimizer = adamw(model, model.config)
+    session = LocalSession(tmp_path)
+    losses = []
+    for _ in range(12):
+        terms, _ = train_step(model, data, ROWS, optimizer, model.config, session)
+        losses.append(sum(terms.values()))
+    assert losses[-1] < 0.9 * losses[0]
+    if taught:
+        assert model.layers is not None
+        (teacher,) = model.layers._teacher
+        fresh = models.load_qa_model(tiny_bert).state_dict()
+        assert all(torch.equal(fresh[key], tensor) for key, tensor in teacher.state_dict().items())
+        assert all(parameter.grad is None for parameter in teacher.parameters())
+        owned = {id(parameter) for parameter in model.parameters()}
+        assert not any(id(parameter) in owned for parameter in teacher.parameters())
+
+
+def test_step_after_an_evaluation_trains_again_and_the_teacher_never_does(
+    student: str, tiny_bert: str, data: WindowData, tmp_path: Path
+) -> None:
+    model = trainee(student, "intermediate", tiny_bert)
+    optimizer = adamw(model, model.config)
+    seen: list[tuple[bool, bool]] = []
+    assert model.layers is not None
+    (teacher,) = model.layers._teacher
+    teacher.register_forward_hook(lambda *_: seen.append((teacher.training, model.student.training)))
+    for _ in range(2):
+        model.student.eval()
+        train_step(model, data, ROWS, optimizer, model.config, LocalSession(tmp_path))
+    assert seen == [(False, True), (False, True)]
+    assert not any(module.training for module in teacher.modules())
+    assert all(module.training for module in model.student.modules())
+
+
+def test_projections_to_a_wider_teacher_are_trained(
+    narrow: str, tiny_bert: str, data: WindowData, tmp_path: Path
+) -> None:
+    model = trainee(narrow, "intermediate", tiny_bert)
+    assert isinstance(model.layers, Intermediate)
+    maps = list(model.layers.projections.parameters())
+    assert [tuple(each.shape) for each in maps] == [(32, 16), (32, 16)]
+    before = [each.detach().clone() for each in maps]
+    optimizer = adamw(model, model.config)
+    optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert {id(each) for each in maps} <= optimized
+    train_step(model, data, ROWS, optimizer, model.config, LocalSession(tmp_path))
+    for each, old in zip(maps, before, strict=True):
+        assert each.grad is not None
+        assert each.grad.abs().sum() > 0
+        assert not torch.equal(each, old)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_trained_parameter_gets_a_gradient(
+    name: str, student: str, tiny_bert: str, batch: Batch
+) -> None:
+    """Data parallelism waits for each of them."""
+    model = trainee(student, teacher=tiny_bert, **OBJECTIVES[name])
+    torch.autograd.backward(loss(model, batch))
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.75, 1.0])
+def test_prediction_mixes_the_teacher_and_the_labels_by_weight(
+    student: str, batch: Batch, weight: float
+) -> None:
+    model = trainee(student, "prediction", distillation_weight=weight, temperature=1.5).eval()
+    output = model.student(
+        input_ids=batch.input_ids,
+        attention_mask=batch.token_mask.long(),
+        token_type_ids=batch.token_type_ids,
+    )
+    logits = (output.start_logits, output.end_logits)
+    assert batch.start_logits is not None
+    assert batch.end_logits is not None
+    taught = prediction_loss(*logits, batch.start_logits, batch.end_logits, batch.token_mask, 1.5, len(ROWS))
+    label = label_loss(*logits, batch.start_positions, batch.end_positions, batch.token_mask, len(ROWS))
+    torch.testing.assert_close(loss(model, batch), weight * taught + (1 - weight) * label)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_micro_batches_add_up_to_the_global_batch(
+    name: str, student: str, tiny_bert: str, data: WindowData, batch: Batch
+) -> None:
+    model = trainee(student, teacher=tiny_bert, **OBJECTIVES[name]).eval()
+    parts = [loss(model, data.batch(rows, ROWS)) for rows in np.array_split(ROWS, 3)]
+    torch.testing.assert_close(torch.stack(parts).sum(), loss(model, batch), rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_before_the_head_is_drawn_in_training_only(student: str, batch: Batch) -> None:
+    model = trainee(student, "labels", head_dropout=0.9).eval()
+    for module in model.student.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    plain = trainee(student, "labels").eval()
+    assert torch.equal(loss(model, batch), loss(plain, batch))
+    model.train()
+    assert not torch.equal(loss(model, batch), loss(model, batch))
+
+
+def test_teacher_with_other_heads_is_refused_for_attention_but_serves_for_relations(
+    student: str, tmp_path: Path, batch: Batch
+) -> None:
+    teacher = tiny.save_qa_model(tmp_path / "wide", hidden=64, heads=8)
+    with pytest.raises(InputError, match=r"student has 4 attention heads, the teacher 8"):
+        trainee(student, "intermediate", teacher)
+    assert loss(trainee(student, "relations", teacher), batch).isfinite()

@@ -1,0 +1,63 @@
+"""A whole small recipe through Ray: every stage, then nothing left to do."""
+
+from pathlib import Path
+
+import pytest
+
+from tinyqa_ray import runner
+from tinyqa_ray.configs import (
+    AugmentConfig,
+    DistillConfig,
+    EvaluateConfig,
+    TeacherLogitsConfig,
+    WindowConfig,
+)
+from tinyqa_ray.errors import InputError
+from tinyqa_ray.recipes import Recipe
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+WINDOW = WindowConfig(max_seq_len=64, doc_stride=16, max_query_len=16)
+
+
+def recipe(data: str, model: str, copies: int = 2) -> Recipe:
+    return Recipe(
+        name="tiny",
+        stages=(
+            ("augmented", AugmentConfig(data=data, embeddings=model, copies=copies)),
+            ("logits", TeacherLogitsConfig(data="@augmented", tokenizer=model, model=model, window=WINDOW)),
+            (
+                "student",
+                DistillConfig(
+                    data="@logits",
+                    student=model,
+                    student_layers=(1,),
+                    objective="prediction",
+                    epochs=1,
+                    batch_size=8,
+                ),
+            ),
+            ("evaluation", EvaluateConfig(model="@student/model", data=data, window=WINDOW)),
+        ),
+    )
+
+
+def test_recipe_runs_and_then_has_nothing_left_to_do(tiny_squad: str, tiny_bert: str, tmp_path: Path) -> None:
+    output, begun = str(tmp_path / "run"), []
+    first = runner.run(recipe(tiny_squad, tiny_bert), output, lambda name: begun.append(name))
+    assert begun == ["augmented", "logits", "student", "evaluation"]
+    assert not any(result.was_finished for result in first)
+    again = runner.run(recipe(tiny_squad, tiny_bert), output)
+    assert all(result.was_finished for result in again)
+    assert [result.report for result in again] == [result.report for result in first]
+    assert [result.seconds for result in again] == [result.seconds for result in first]
+
+
+def test_other_numbers_in_the_same_folder_are_refused(
+    tiny_squad: str, tiny_bert: str, tmp_path: Path
+) -> None:
+    stages = recipe(tiny_squad, tiny_bert).stages[:1]
+    runner.run(Recipe(name="tiny", stages=stages), str(tmp_path / "run"))
+    changed = recipe(tiny_squad, tiny_bert, copies=3).stages[:1]
+    with pytest.raises(InputError, match="copies 2 there, 3 here"):
+        runner.run(Recipe(name="tiny", stages=changed), str(tmp_path / "run"))

@@ -1,0 +1,198 @@
+"""The shell: what it prints, and that a mistake is one line and exit code 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+from tinyqa_ray import cli
+
+COMMANDS = ("quickstart", "ask", "evaluate", "score", "augment", "teacher-logits", "distill", "answer")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a refused command prints."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if line]
+    assert len(lines) == 1, printed.err
+    assert lines[0].startswith("tinyqa: ")
+    assert "Traceback" not in printed.err + printed.out
+    return lines[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_complete(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code in (0, None)
+    shown = capsys.readouterr().out
+    assert f"tinyqa {command}" in shown
+    wanted = {"ask": "--context", "score": "--na-prob-threshold"}.get(command, "--output")
+    assert wanted in shown
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("tinyqa 0.")
+
+
+def test_unknown_command_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["distil"])
+    assert stop.value.code == 2
+    assert "quickstart" in capsys.readouterr().err
+
+
+def test_score_prints_the_official_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = Path(__file__).parent / "golden" / "squad2_metrics" / "case_1"
+    arguments = [
+        f"--{name}={case / file}"
+        for name, file in (("data", "gold.json"), ("predictions", "predictions.json"))
+    ]
+    cli.main(["score", *arguments])
+    printed = json.loads(capsys.readouterr().out)
+    expected = json.loads((case / "expected.json").read_text())["plain"]
+    assert list(printed) == list(expected)
+    assert printed == pytest.approx(expected, abs=1e-9)
+
+
+def test_score_counts_and_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tiny.write_squad(tmp_path / "gold.json")
+    predictions = tmp_path / "predictions.json"
+    predictions.write_text("{}")
+    line = refused(capsys, "score", "--data", data, "--predictions", str(predictions))
+    first = tiny.squad_document()["data"][0]["paragraphs"][0]["qas"][0]["id"]
+    assert "24" in line
+    assert first in line
+
+
+def test_ask_prints_answer_score_and_offsets(tiny_bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    context = "The bridge was built in 1871 by Edith Marlow."
+    cli.main(["ask", "Who built it?", "--model", tiny_bert, "--context", context, "--threshold", "1"])
+    answer, details = capsys.readouterr().out.splitlines()
+    start, end = map(int, details.split("characters ")[1].split(",")[0].split("-"))
+    assert context[start:end] == answer
+    assert "score 0." in details
+
+
+def test_ask_reads_a_file(tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text("Anna lives in Zürich.", encoding="utf-8")
+    cli.main(
+        ["ask", "Where?", "--model", tiny_bert, "--file", str(tmp_path / "text.txt"), "--threshold", "0"]
+    )
+    assert capsys.readouterr().out.startswith("no answer")
+
+
+def test_ask_takes_one_text(tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--context or with --file" in refused(capsys, "ask", "Who?", "--model", tiny_bert)
+    both = ("--context", "a", "--file", str(tmp_path / "x"))
+    assert "--context or with --file" in refused(capsys, "ask", "Who?", "--model", tiny_bert, *both)
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    line = refused(capsys, "ask", "Who?", "--model", tiny_bert, "--file", str(tmp_path / "latin.txt"))
+    assert "not UTF-8 at byte 3" in line
+
+
+def test_model_mistakes(tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    assert "no such model folder" in refused(capsys, "ask", "Who?", "--model", "./absent", "--context", "a")
+    headless = tmp_path / "encoder"
+    AutoModel.from_pretrained(tiny_bert).save_pretrained(headless)
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(headless)
+    line = refused(capsys, "ask", "Who?", "--model", str(headless), "--context", "a")
+    assert "no question-answering head" in line
+    assert str(headless) in line
+
+
+def test_value_out_of_range_names_the_option(
+    tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    line = refused(
+        capsys,
+        "augment",
+        "--data",
+        "x.json",
+        "--embeddings",
+        tiny_bert,
+        "--output",
+        str(output),
+        "--copies",
+        "-1",
+    )
+    assert "copies is -1; it must be at least 0" in line
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "no such file"),
+        (b"{", "not JSON"),
+        (b'{"\xff"}', "not UTF-8 at byte 2"),
+        (b'{"data": [{"paragraphs": [{"qas": []}]}]}', "data[0].paragraphs[0]: has no str 'context'"),
+        (
+            b'{"data": [{"title": "t", "paragraphs": [{"context": "abc", "qas": '
+            b'[{"id": "q1", "question": "?", "answers": [{"text": "b", "answer_start": 2}]}]}]}]}',
+            "question 'q1' has the answer 'b' at 2, where its context reads 'c'",
+        ),
+    ],
+)
+def test_bad_data_is_refused_with_nothing_written(
+    content: bytes | None, complaint: str, tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, output = tmp_path / "data.json", tmp_path / "out"
+    if content is not None:
+        data.write_bytes(content)
+    line = refused(capsys, "evaluate", "--model", tiny_bert, "--data", str(data), "--output", str(output))
+    assert complaint in line
+    assert str(data) in line
+    assert not output.exists()
+
+
+def test_vocabularies_that_differ_are_named(
+    tiny_bert: str, tiny_roberta: str, tiny_squad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(
+        capsys,
+        "teacher-logits",
+        *("--data", tiny_squad, "--tokenizer", tiny_bert, "--model", tiny_roberta),
+        *("--max-seq-len", "64", "--doc-stride", "16", "--max-query-len", "16"),
+        *("--output", str(tmp_path / "out")),
+    )
+    assert tiny_bert in line
+    assert tiny_roberta in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_of_another_config_is_refused_with_the_difference(
+    tiny_bert: str, tiny_squad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("evaluate", "--model", tiny_bert, "--data", tiny_squad, "--output", str(tmp_path / "out"))
+    sizes = ("--max-seq-len", "64", "--doc-stride", "16", "--max-query-len", "16")
+    cli.main([*command, *sizes])
+    assert json.loads(capsys.readouterr().out.split("report:")[0])["questions"] == 24
+    line = refused(capsys, *command, *sizes, "--max-answer-tokens", "5")
+    assert "max_answer_tokens 30 there, 5 here" in line
+
+
+def test_traceback_free_in_a_process_of_its_own() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tinyqa_ray",
+        "score",
+        "--data",
+        "absent.json",
+        "--predictions",
+        "absent.json",
+    ]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert ran.stderr.strip() == "tinyqa: absent.json: no such file"

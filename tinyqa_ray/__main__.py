@@ -1,0 +1,6 @@
+"""``python -m tinyqa_ray`` is ``tinyqa``."""
+
+from tinyqa_ray.cli import main
+
+if __name__ == "__main__":
+    main()
