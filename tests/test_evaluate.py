@@ -1,101 +1,162 @@
-"""Evaluation: figures that the official metrics confirm, and a threshold that is fitted elsewhere."""
+from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
+from transformers import AutoModel
 
-from tinyqa_ray import models, score, storage
+from tinyqa_ray import evaluate as module
+from tinyqa_ray import models
 from tinyqa_ray.configs import EvaluateConfig, WindowConfig
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.evaluate import EvaluateReport, evaluate
+from tinyqa_ray.score import score_files
 
-WINDOW = WindowConfig(max_seq_len=64, doc_stride=16, max_query_len=16)
+WINDOW = WindowConfig(max_seq_len=96, doc_stride=8, max_query_len=20)
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> str:
-    return tiny.save_qa_model(tmp_path / "model", seed=3)
+def model(tiny_bert: str, tmp_path: Path) -> str:
+    """A copy, since a fitted threshold is stored beside the model."""
+    return str(shutil.copytree(tiny_bert, tmp_path / "model"))
 
 
-def other_questions(path: Path) -> str:
-    """The tiny data under other question ids."""
-    document = tiny.squad_document()
+@pytest.fixture
+def config(model: str, tiny_squad: str) -> EvaluateConfig:
+    return EvaluateConfig(model=model, data=tiny_squad, window=WINDOW)
+
+
+@pytest.fixture
+def calibration(tmp_path: Path) -> str:
+    """The questions of the tiny data under other ids."""
+    document = tiny.squad_document(4)
     for article in document["data"]:
         for paragraph in article["paragraphs"]:
             for question in paragraph["qas"]:
-                question["id"] = f"other-{question['id']}"
+                question["id"] = f"c-{question['id']}"
+    path = tmp_path / "calibration.json"
     path.write_text(json.dumps(document))
     return str(path)
 
 
-def test_figures_are_the_official_ones(model: str, tiny_squad: str, tmp_path: Path) -> None:
-    report = evaluate(EvaluateConfig(model=model, data=tiny_squad, window=WINDOW), str(tmp_path / "out"))
-    files = [str(tmp_path / "out" / name) for name in ("predictions.json", "na_probs.json")]
-    official = score.score_files(tiny_squad, *files, na_prob_threshold=report.no_answer_threshold)
-    assert (report.exact, report.f1) == (official["exact"], official["f1"])
-    assert (report.has_ans_f1, report.no_ans_f1) == (official["HasAns_f1"], official["NoAns_f1"])
-    forced = score.score_files(tiny_squad, files[0])
-    assert report.forced_f1 == pytest.approx(forced["HasAns_f1"])
-    assert report.always_abstain == pytest.approx(100 * report.no_ans_total / report.questions)
-    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert written["official"] == pytest.approx(official)
-    assert "<svg" in (tmp_path / "out" / "report.html").read_text()
+def read(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text())
 
 
-def test_finished_evaluation_is_not_run_again(model: str, tiny_squad: str, tmp_path: Path) -> None:
-    config = EvaluateConfig(model=model, data=tiny_squad, window=WINDOW)
-    first = evaluate(config, str(tmp_path / "out"))
-    assert evaluate(config, str(tmp_path / "out"), lambda done, total: pytest.fail("read again")) == first
+def test_figures_are_the_official_ones_of_the_written_files(config: EvaluateConfig, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    out = tmp_path / "out"
+    report = evaluate(config, str(out), lambda done, total: seen.append((done, total)))
+    official = score_files(
+        config.data, str(out / "predictions.json"), str(out / "na_probs.json"), report.no_answer_threshold
+    )
+    assert (report.exact, report.f1, report.questions) == (official["exact"], official["f1"], 24)
+    assert report.has_ans_f1 == official["HasAns_f1"]
+    assert report.no_ans_f1 == official["NoAns_f1"]
+    forced = score_files(config.data, str(out / "predictions.json"))
+    assert (report.forced_exact, report.forced_f1) == (forced["HasAns_exact"], forced["HasAns_f1"])
+    assert report.always_abstain == pytest.approx(100 / 3)
+    metrics = read(out, "metrics.json")
+    assert metrics["official"] == official
+    assert {name: metrics[name] for name in asdict(report)} == asdict(report)
+    assert seen[-1] == (24, 24)
 
 
-def test_threshold_is_fitted_on_other_data_and_stored(model: str, tiny_squad: str, tmp_path: Path) -> None:
-    fitted_on = other_questions(tmp_path / "other.json")
-    config = EvaluateConfig(model=model, data=tiny_squad, fit_threshold=fitted_on, window=WINDOW)
-    report = evaluate(config, str(tmp_path / "fit"))
-    settings = models.read_settings(model)
-    assert settings.no_answer_threshold == report.no_answer_threshold
-    assert settings.fitted_on == storage.identity(fitted_on)
-    # The same questions under other names: what is best there is best here.
-    at_half = evaluate_at(0.5, model, tiny_squad, tmp_path / "half")
-    assert report.f1 >= at_half.f1
+def test_predictions_stand_in_their_contexts(config: EvaluateConfig, tmp_path: Path) -> None:
+    evaluate(config, str(tmp_path / "out"))
+    contexts = {
+        question["id"]: paragraph["context"]
+        for article in tiny.squad_document()["data"]
+        for paragraph in article["paragraphs"]
+        for question in paragraph["qas"]
+    }
+    predictions = read(tmp_path / "out", "predictions.json")
+    na_probs = read(tmp_path / "out", "na_probs.json")
+    assert predictions.keys() == na_probs.keys() == contexts.keys()
+    assert all(text and text in contexts[name] for name, text in predictions.items())
+    assert all(0 <= value <= 1 for value in na_probs.values())
 
 
-def evaluate_at(threshold: float, model: str, data: str, output: Path) -> EvaluateReport:
-    models.write_settings(model, models.ModelSettings(no_answer_threshold=threshold))
-    return evaluate(EvaluateConfig(model=model, data=data, window=WINDOW), str(output))
+def test_page_tells_model_questions_and_figures(config: EvaluateConfig, tmp_path: Path) -> None:
+    report = evaluate(config, str(tmp_path / "out"))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"{report.f1:.1f}" in page
+    assert config.model in page
+    assert "Who built the lighthouse?" in page
 
 
-def test_stored_threshold_decides_what_is_answered(model: str, tiny_squad: str, tmp_path: Path) -> None:
-    never = evaluate_at(1.0, model, tiny_squad, tmp_path / "never")
-    always = evaluate_at(0.0, model, tiny_squad, tmp_path / "always")
-    assert (never.no_ans_f1, always.no_ans_f1) == (0.0, 100.0)
-    assert always.f1 == pytest.approx(always.always_abstain)
-    assert never.has_ans_f1 == never.forced_f1 == always.forced_f1
+def test_finished_evaluation_is_not_measured_again(
+    config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = evaluate(config, str(tmp_path / "out"))
+    monkeypatch.setattr(module, "_reader", None)
+    assert evaluate(replace(config, threads=1), str(tmp_path / "out")) == report
 
 
-def test_another_threshold_is_not_served_an_old_result(model: str, tiny_squad: str, tmp_path: Path) -> None:
-    evaluate_at(1.0, model, tiny_squad, tmp_path / "out")
-    with pytest.raises(InputError, match="content of settings"):
-        evaluate_at(0.0, model, tiny_squad, tmp_path / "out")
+def test_threshold_is_fitted_on_other_questions_and_stored(
+    config: EvaluateConfig, calibration: str, tmp_path: Path
+) -> None:
+    report = evaluate(replace(config, fit_threshold=calibration), str(tmp_path / "out"))
+    settings = models.read_settings(config.model)
+    assert settings.no_answer_threshold == report.no_answer_threshold != 0.5
+    assert settings.fitted_on is not None
+    assert settings.fitted_on.startswith("sha256")
+    # A later evaluation uses what was stored.
+    assert evaluate(config, str(tmp_path / "later")).no_answer_threshold == report.no_answer_threshold
 
 
-def test_threshold_fitted_on_what_is_measured_is_refused(model: str, tiny_squad: str, tmp_path: Path) -> None:
-    config = EvaluateConfig(model=model, data=tiny_squad, fit_threshold=tiny_squad, window=WINDOW)
-    with pytest.raises(InputError, match="shares 24 questions"):
+def test_finished_folder_is_not_served_for_another_threshold(config: EvaluateConfig, tmp_path: Path) -> None:
+    evaluate(config, str(tmp_path / "out"))
+    models.write_settings(config.model, models.ModelSettings(no_answer_threshold=0.9))
+    with pytest.raises(InputError, match="other settings"):
         evaluate(config, str(tmp_path / "out"))
-    assert models.read_settings(model) == models.ModelSettings()
+    assert evaluate(config, str(tmp_path / "new")).no_answer_threshold == 0.9
+
+
+def test_threshold_is_not_fitted_on_what_is_measured(config: EvaluateConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"shares 24 questions with .* \(q0-0, …\)"):
+        evaluate(replace(config, fit_threshold=config.data), str(tmp_path / "out"))
+    assert models.read_settings(config.model) == models.ModelSettings()
     assert not (tmp_path / "out").exists()
 
 
-def test_unanswerable_questions_alone_are_measured(model: str, tmp_path: Path) -> None:
-    document = tiny.squad_document()
-    for paragraph in document["data"][0]["paragraphs"]:
-        paragraph["qas"] = [question for question in paragraph["qas"] if not question["answers"]]
-    (tmp_path / "none.json").write_text(json.dumps({"data": document["data"][:1]}))
-    config = EvaluateConfig(model=model, data=str(tmp_path / "none.json"), window=WINDOW)
-    report = evaluate(config, str(tmp_path / "out"))
-    assert report.has_ans_total == 0
-    assert report.forced_f1 is None
-    assert report.always_abstain == 100.0
+def test_threshold_of_a_hub_model_is_refused_before_anything_is_read(
+    config: EvaluateConfig, calibration: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = module._reader(config)
+    monkeypatch.setattr(module, "_reader", lambda _: reader)
+    monkeypatch.setattr(module, "_read", None)
+    with pytest.raises(InputError, match="give a folder, not a hub id"):
+        evaluate(replace(config, model="some/model", fit_threshold=calibration), str(tmp_path / "out"))
+
+
+def test_model_without_a_head_is_refused(config: EvaluateConfig, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(config.model, bare)
+    AutoModel.from_pretrained(config.model).save_pretrained(bare)
+    with pytest.raises(InputError, match="has no question-answering head"):
+        evaluate(replace(config, model=str(bare)), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_without_unanswerable_questions_has_no_such_figures(
+    config: EvaluateConfig, tmp_path: Path
+) -> None:
+    document = tiny.squad_document(2)
+    for article in document["data"]:
+        for paragraph in article["paragraphs"]:
+            paragraph["qas"] = [question for question in paragraph["qas"] if question["answers"]]
+    (tmp_path / "answerable.json").write_text(json.dumps(document))
+    report = evaluate(replace(config, data=str(tmp_path / "answerable.json")), str(tmp_path / "out"))
+    assert isinstance(report, EvaluateReport)
+    assert (report.questions, report.no_ans_total, report.no_ans_f1, report.always_abstain) == (
+        4,
+        0,
+        None,
+        0.0,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +71,9 @@ def answer(config: AnswerConfig, output: str, progress: shards.Progress | None =
         todo = shards.cut([plan], config.rows_per_shard, stage.path(FOLDER), "parquet")
         workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus_per_actor)
         with connected():
-            counts = shards.run(todo, Answerer, {"config": config}, workers, progress)
+            counts = shards.run(
+                todo, Answerer, {"config": runs.for_workers(config, "model")}, workers, progress
+            )
         totals = {name: int(value) for name, value in counts.items()}
         return stage.publish(AnswerReport(documents=len(documents), questions=len(asked), **totals))
 
@@ -123,28 +126,51 @@ def _documents(file: str) -> dict[str, Any]:
 
 def _asked(file: str, documents: dict[str, Any]) -> list[dict[str, Any]]:
     """Questions joined with their documents, neighbours of one document together."""
-    rows = [row for _, row in _json_lines(file, ("id", "question", "document_id"))]
-    if not rows:
+    asked: dict[tuple[str, str], dict[str, Any]] = {}
+    for number, row in _json_lines(file, ("id", "question", "document_id")):
+        key = (row["id"], row["document_id"])
+        if key in asked:
+            raise InputError(f"{file}: line {number}: id {key[0]!r} asks document {key[1]!r} twice")
+        question, text = row["question"], documents.get(key[1])
+        error = _error(question, text, key[1], documents)
+        asked[key] = {
+            "question_id": key[0],
+            "document_id": key[1],
+            "question": question if isinstance(question, str) and _is_unicode(question) else None,
+            "text": None if error else text,
+            "error": error,
+        }
+    if not asked:
         raise InputError(f"{file}: holds no questions")
-    asked = []
-    for row in rows:
-        text = documents.get(row["document_id"])
-        error = None
-        if row["document_id"] not in documents:
-            error = f"document {row['document_id']!r} is not among the documents"
-        elif not isinstance(text, str):
-            error = f"the document's text is {type(text).__name__}, not a string"
-        elif not isinstance(row["question"], str) or not row["question"].strip():
-            error = "the question is empty"
-        key = {"question_id": str(row["id"]), "document_id": str(row["document_id"])}
-        question = row["question"] if isinstance(row["question"], str) else None
-        asked.append({**key, "question": question, "text": None if error else text, "error": error})
     order = {document: i for i, document in enumerate(documents)}
-    return sorted(asked, key=lambda row: order.get(row["document_id"], len(order)))
+    return sorted(asked.values(), key=lambda row: order.get(row["document_id"], len(order)))
+
+
+def _error(question: Any, text: Any, document: str, documents: dict[str, Any]) -> str | None:
+    """Why a question cannot be asked, if it cannot."""
+    if document not in documents:
+        return f"document {document!r} is not among the documents"
+    if not isinstance(text, str):
+        return f"the document's text is {type(text).__name__}, not a string"
+    if not isinstance(question, str) or not question.strip():
+        return "the question is empty"
+    for name, value in (("document's text", text), ("question", question)):
+        if not _is_unicode(value):
+            return f"the {name} holds half a surrogate pair"
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text is without halves of surrogate pairs, which JSON can write and Arrow cannot hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _json_lines(file: str, columns: tuple[str, ...]) -> list[tuple[int, dict[str, Any]]]:
-    """Line number and value of each line, all of which have the columns."""
+    """Line number and value of each line, all of which have the columns; ids as text."""
     rows = []
     for number, line in enumerate(storage.read_bytes(file).split(b"\n"), start=1):
         if not line.strip():
@@ -157,5 +183,14 @@ def _json_lines(file: str, columns: tuple[str, ...]) -> list[tuple[int, dict[str
         if missing:
             found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
             raise InputError(f"{file}: line {number}: lacks {', '.join(missing)}; found {found}")
+        for name in columns:
+            if name.endswith("id"):
+                row[name] = _id(row[name], f"{file}: line {number}: {name}")
         rows.append((number, row))
     return rows
+
+
+def _id(value: Any, what: str) -> str:
+    if not isinstance(value, str | int) or not _is_unicode(str(value)):
+        raise InputError(f"{what} is {reprlib.repr(value)}; give a string or a whole number")
+    return str(value)

@@ -123,6 +123,7 @@ def _asked(data: str) -> list[_Asked]:
 def _fit_threshold(reader: Reader, config: EvaluateConfig, measured: set[str]) -> None:
     """Fit the threshold on other questions, and store it beside the model."""
     assert config.fit_threshold is not None
+    models.settings_file(config.model)  # a hub id is refused before anything is read
     asked = _asked(config.fit_threshold)
     shared = [each.question.id for each in asked if each.question.id in measured]
     if shared:

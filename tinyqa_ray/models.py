@@ -191,15 +191,20 @@ def read_settings(name: str) -> ModelSettings:
         raise InputError(f"{path}: is not a settings file of this version ({error}); delete it") from None
 
 
-def write_settings(name: str, settings: ModelSettings) -> None:
-    """Store settings beside a model.
+def settings_file(name: str) -> str:
+    """Where the settings of a model are stored.
 
     Raises:
         InputError: the model is not a folder of the user's.
     """
     if storage.kind(name) != "folder":
         raise InputError(f"{name}: settings are stored beside a model; give a folder, not a hub id")
-    storage.write_json(storage.join(name, SETTINGS), asdict(settings))
+    return storage.join(name, SETTINGS)
+
+
+def write_settings(name: str, settings: ModelSettings) -> None:
+    """Store settings beside a model; InputError as of ``settings_file``."""
+    storage.write_json(settings_file(name), asdict(settings))
 
 
 def _dropout(config: Any, attention_dropout: float | None) -> dict[str, float]:

@@ -90,6 +90,7 @@ def quickstart(teacher: str | None = None) -> Recipe:
                     batch_size=8,
                     learning_rate=3e-4,
                     attention_dropout=0.0,
+                    checkpoint_steps=100,
                 ),
             ),
             ("augmented", AugmentConfig(data=train, embeddings=encoder, copies=2, rows_per_shard=32)),
@@ -109,6 +110,7 @@ def quickstart(teacher: str | None = None) -> Recipe:
                     batch_size=8,
                     learning_rate=5e-4,
                     attention_dropout=0.0,
+                    checkpoint_steps=100,
                 ),
             ),
             (
@@ -123,6 +125,7 @@ def quickstart(teacher: str | None = None) -> Recipe:
                     batch_size=8,
                     learning_rate=3e-4,
                     attention_dropout=0.0,
+                    checkpoint_steps=100,
                 ),
             ),
             (

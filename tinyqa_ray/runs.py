@@ -25,6 +25,7 @@ SUCCESS = "_SUCCESS.json"
 STARTED = "_STARTED.json"
 
 Report = TypeVar("Report")
+Config = TypeVar("Config")
 
 
 def execution(default: Any) -> Any:
@@ -52,6 +53,20 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a config holds {value!r}, which is not JSON")
 
 
+def for_workers(config: Config, *inputs: str) -> Config:
+    """The config with its ``inputs`` absolute, since a worker's current folder is not this one.
+
+    What is no file or folder (a hub id, None) stays.
+    """
+    values = {name: getattr(config, name) for name in inputs}
+    paths = {
+        name: storage.absolute(value)
+        for name, value in values.items()
+        if value is not None and storage.kind(value) != "absent"
+    }
+    return dataclasses.replace(config, **paths)  # type: ignore[type-var]
+
+
 def fingerprint(config: Any) -> str:
     """Twelve hex digits that name a config: equal configs, equal digits, on every machine."""
     document = {"config": type(config).__name__, **identity_fields(config)}
@@ -68,7 +83,7 @@ class Stage:
     """A stage at work in its folder."""
 
     def __init__(self, output: str, config: Any, inputs: Mapping[str, str]) -> None:
-        self.output = output
+        self.output = storage.absolute(output)
         self.config = config
         self.inputs = dict(inputs)
         self.name = stage_name(config)

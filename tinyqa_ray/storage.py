@@ -21,7 +21,7 @@ def resolve(path: str) -> tuple[pafs.FileSystem, str]:
         InputError: the URL's scheme is unknown.
     """
     if "://" not in path:
-        return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+        return pafs.LocalFileSystem(), absolute(path)
     try:
         filesystem, inner = pafs.FileSystem.from_uri(path)
     except (ValueError, OSError):
@@ -45,6 +45,11 @@ def local_path(path: str) -> Path:
     filesystem, inner = resolve(path)
     assert isinstance(filesystem, pafs.LocalFileSystem), path
     return Path(inner)
+
+
+def absolute(path: str) -> str:
+    """``path`` as every process of the machine understands it; a URL is that already."""
+    return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
 def join(path: str, *parts: str) -> str:

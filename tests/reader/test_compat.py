@@ -22,8 +22,8 @@ ROWS = [row for article in tiny.squad_document()["data"] for row in article["par
 CONTEXTS = [row["context"] for row in ROWS]
 PAIRS = [{"question": qa["question"], "context": row["context"]} for row in ROWS for qa in row["qas"]]
 WHO = "Who built the lighthouse?"
-GOLDEN = ("default", "impossible", "long_documents", "odd_text", "odd_text_impossible")
-GOLDEN += ("top5_short_windows", "unaligned")
+GOLDEN = ["default", "impossible", "long_documents", "odd_text", "odd_text_impossible"]
+GOLDEN += ["top5_short_windows", "unaligned"]
 
 
 @pytest.fixture(scope="module", params=["bert", "roberta"])
@@ -153,10 +153,11 @@ def test_options_of_the_pipeline_hold_until_a_call_changes_them(tiny_bert: str) 
 def test_answers_do_not_depend_on_what_is_asked_beside_them(
     qa: QuestionAnsweringPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = qa(PAIRS, top_k=2)
+    pairs = PAIRS[:9]
+    together = qa(pairs, top_k=2)
     monkeypatch.setattr(compat, "_CHARACTERS", 400)
     monkeypatch.setattr(compat, "_PAIRS", 3)
-    for pair, wanted, chunked in zip(PAIRS, together, qa(PAIRS, top_k=2, batch_size=2), strict=True):
+    for pair, wanted, chunked in zip(pairs, together, qa(pairs, top_k=2, batch_size=2), strict=True):
         for answers in (qa(pair, top_k=2), chunked):
             assert [{**a, "score": 0} for a in answers] == [{**a, "score": 0} for a in wanted]
             assert [a["score"] for a in answers] == pytest.approx([a["score"] for a in wanted], rel=1e-4)
@@ -182,7 +183,7 @@ def test_aligned_answers_do_not_cut_words(qa: QuestionAnsweringPipeline) -> None
         around = context[max(0, answer["start"] - 1) : answer["start"] + 1], context[answer["end"] - 1 :][:2]
         return any(len(two) == 2 and two.isalpha() for two in around)
 
-    parameters = {"top_k": 5, "max_seq_len": 200}
+    parameters: dict[str, Any] = {"top_k": 5, "max_seq_len": 200}
     aligned, raw = qa(PAIRS, **parameters), qa(PAIRS, align_to_words=False, **parameters)
     contexts = [pair["context"] for pair in PAIRS]
     assert not any(cuts(a, c) for answers, c in zip(aligned, contexts, strict=True) for a in answers)
@@ -279,12 +280,11 @@ def test_long_context_is_read_to_its_end(tmp_path: Path) -> None:
     qa = pipeline("question-answering", folder, device="cpu")
     text = (" ".join(CONTEXTS) + " ") * 230
     assert len(text) > 300_000
-    answers = qa(question="When does the owl hunt?", context=text, top_k=2000, align_to_words=False)
-    assert all(text[a["start"] : a["end"]] == a["answer"] for a in answers)
-    # The last words are unlike all others, so only the last windows can hold them.
+    # Unlike all other words: only the last window can hold them.
     ending = "zq xw vj"
-    found = qa(question="When does the owl hunt?", context=text + ending, top_k=2000, align_to_words=False)
-    assert max(a["end"] for a in found) > len(text)
+    answers = qa("When does the owl hunt?", text + ending, top_k=2000, max_answer_len=1)
+    assert {"zq", "xw", "vj"} <= {answer["answer"] for answer in answers}
+    assert all((text + ending)[a["start"] : a["end"]] == a["answer"] for a in answers)
 
 
 @settings(deadline=None, max_examples=60)
@@ -298,9 +298,9 @@ def test_top_spans_equal_those_of_a_search_one_by_one(
     logits = rng.normal(0, 3, (2, rows, tokens)).astype(np.float32)
     shown = np.arange(tokens) >= begin[:, None]
     shares = shown | (np.arange(tokens) == 0)
-    found = top_spans(*logits, shares, shown, begin, max_answer_tokens=longest, k=k)
+    found = top_spans(logits[0], logits[1], shares, shown, begin, max_answer_tokens=longest, k=k)
     for row in range(rows):
-        p, q = (np.where(shares[row], np.exp(side[row], dtype=np.float64), 0) for side in logits)
+        p, q = (np.where(shares[row], np.exp(side[row].astype(float)), 0) for side in logits)
         p, q = p / p.sum(), q / q.sum()
         assert found.null[row] == pytest.approx(p[0] * q[0])
         one_by_one = [

@@ -123,7 +123,10 @@ def _fit(config: DistillConfig, stage: runs.Stage) -> Any:
 
     trainer = TorchTrainer(
         train_loop_per_worker,
-        train_loop_config={"config": config, "metrics_file": stage.path(METRICS)},
+        train_loop_config={
+            "config": runs.for_workers(config, "data", "student", "teacher"),
+            "metrics_file": stage.path(METRICS),
+        },
         scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.use_gpu),
         run_config=RunConfig(
             # The name carries the config: Ray resumes whatever has the same name.

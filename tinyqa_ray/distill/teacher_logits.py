@@ -71,8 +71,9 @@ def teacher_logits(
         files = _paragraphs(config.data, stage.path("_input.parquet"))
         plan = shards.cut(files, config.rows_per_shard, stage.path(FOLDER), "arrow")
         workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus_per_actor)
+        options = {"config": runs.for_workers(config, "tokenizer", "model")}
         with connected():
-            counts = shards.run(plan, WindowWriter, {"config": config}, workers, progress)
+            counts = shards.run(plan, WindowWriter, options, workers, progress)
         return stage.publish(TeacherLogitsReport(**{name: int(value) for name, value in counts.items()}))
 
 

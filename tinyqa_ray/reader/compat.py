@@ -129,7 +129,7 @@ class QuestionAnsweringPipeline:
         context: str | Sequence[str] | None = None,
         data: Any = None,
         **options: Any,
-    ) -> Result | list[Result] | list[Result | list[Result]]:
+    ) -> Any:
         """Answer questions, each from its context.
 
         Args:

@@ -93,9 +93,11 @@ def top_spans(
     shares = shares & (np.arange(shares.shape[1]) >= context_start[:, None])
     # Contexts side by side: questions of different lengths stay out of the search.
     width = max(1, int(shares.sum(1).max()))
-    column = np.minimum(context_start[:, None] + np.arange(width), shares.shape[1] - 1)
-    start = np.take_along_axis(np.where(shown, start, -np.inf), column, 1)
-    end = np.take_along_axis(np.where(shares, end, -np.inf), column, 1)
+    column = context_start[:, None] + np.arange(width)
+    inside = column < shares.shape[1]
+    column = np.where(inside, column, 0)
+    start = np.where(inside, np.take_along_axis(np.where(shown, start, -np.inf), column, 1), -np.inf)
+    end = np.where(inside, np.take_along_axis(np.where(shares, end, -np.inf), column, 1), -np.inf)
     lengths = min(max_answer_tokens, width)
     beyond = np.full((len(end), lengths - 1), -np.inf)
     ends = np.lib.stride_tricks.sliding_window_view(np.concatenate([end, beyond], 1), lengths, axis=1)
