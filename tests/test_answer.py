@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,28 @@ def test_question_that_cannot_be_asked_becomes_a_row_with_its_error(
     assert next(row for row in rows if row["question_id"] == "empty text")["answer"] is None
 
 
+def test_answers_are_ranked_by_score(config: AnswerConfig) -> None:
+    rows, _ = answered(replace(config, top_k=3))
+    for question in QUESTIONS:
+        mine = [row for row in rows if row["question_id"] == question["id"]]
+        assert [row["rank"] for row in mine] == [0, 1, 2]
+        scores = [row["score"] for row in mine if row["answer"] is not None]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_offsets_count_characters_beyond_the_basic_plane(config: AnswerConfig, tmp_path: Path) -> None:
+    text = "A 🌉 of 1871 by Edith Marlow 🌉 spans the Aare."
+    config = replace(
+        config,
+        documents=write_lines(tmp_path / "d.jsonl", [{"id": "d", "text": text}]),
+        questions=write_lines(tmp_path / "q.jsonl", [{"id": "q", "question": "Who?", "document_id": "d"}]),
+        top_k=10,
+    )
+    given = [row for row in answered(config)[0] if row["answer"] is not None]
+    assert any(row["start"] > text.index("🌉") for row in given)
+    assert all(text[row["start"] : row["end"]] == row["answer"] for row in given)
+
+
 def test_numbers_as_ids_are_kept_as_text(config: AnswerConfig, tmp_path: Path) -> None:
     config = replace(
         config,
@@ -172,9 +195,10 @@ def test_one_question_id_may_be_asked_of_several_documents(config: AnswerConfig,
 def test_stage_answers_what_a_plain_run_does_and_once(
     config: AnswerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(config, rows_per_shard=5)
     # Workers run in another folder: a relative path must mean the same there.
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(config.model, "model")
+    config = replace(config, rows_per_shard=5, model="model")
     report = answer(config, "out")
     out = tmp_path / "out"
     table = pads.dataset(str(out / FOLDER)).to_table()

@@ -85,6 +85,7 @@ def test_predictions_stand_in_their_contexts(config: EvaluateConfig, tmp_path: P
 def test_page_tells_model_questions_and_figures(config: EvaluateConfig, tmp_path: Path) -> None:
     report = evaluate(config, str(tmp_path / "out"))
     page = (tmp_path / "out" / "report.html").read_text()
+    assert "<svg" in page
     assert f"{report.f1:.1f}" in page
     assert config.model in page
     assert "Who built the lighthouse?" in page
@@ -108,6 +109,23 @@ def test_threshold_is_fitted_on_other_questions_and_stored(
     assert settings.fitted_on.startswith("sha256")
     # A later evaluation uses what was stored.
     assert evaluate(config, str(tmp_path / "later")).no_answer_threshold == report.no_answer_threshold
+    # On the questions that it was fitted on, under their own ids, no other threshold scores more.
+    half = replace(config, data=tiny.write_squad(tmp_path / "half.json", 4))
+    best = evaluate(half, str(tmp_path / "best")).f1
+    for threshold in (0.0, 0.5, 1.0):
+        models.write_settings(config.model, models.ModelSettings(no_answer_threshold=threshold))
+        assert evaluate(half, str(tmp_path / f"at-{threshold}")).f1 <= best
+
+
+def test_stored_threshold_decides_what_is_answered(config: EvaluateConfig, tmp_path: Path) -> None:
+    reports = []
+    for threshold in (1.0, 0.0):
+        models.write_settings(config.model, models.ModelSettings(no_answer_threshold=threshold))
+        reports.append(evaluate(config, str(tmp_path / f"at-{threshold}")))
+    answering, abstaining = reports
+    assert (answering.no_ans_f1, abstaining.no_ans_f1) == (0.0, 100.0)
+    assert abstaining.f1 == pytest.approx(abstaining.always_abstain)
+    assert answering.has_ans_f1 == answering.forced_f1 == abstaining.forced_f1
 
 
 def test_finished_folder_is_not_served_for_another_threshold(config: EvaluateConfig, tmp_path: Path) -> None:
@@ -160,3 +178,14 @@ def test_data_without_unanswerable_questions_has_no_such_figures(
         None,
         0.0,
     )
+
+
+def test_unanswerable_questions_alone_are_measured(config: EvaluateConfig, tmp_path: Path) -> None:
+    document = tiny.squad_document(2)
+    for article in document["data"]:
+        for paragraph in article["paragraphs"]:
+            paragraph["qas"] = [question for question in paragraph["qas"] if not question["answers"]]
+    (tmp_path / "none.json").write_text(json.dumps(document))
+    report = evaluate(replace(config, data=str(tmp_path / "none.json")), str(tmp_path / "out"))
+    assert (report.has_ans_total, report.has_ans_f1, report.forced_f1) == (0, None, None)
+    assert report.always_abstain == 100.0

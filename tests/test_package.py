@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,3 +121,17 @@ def test_every_stage_is_known_here() -> None:
     tops = {name.split(".")[0] for name in modules() if name}
     assert set(GROUND) <= tops
     assert set(STAGES) <= tops
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import tinyqa_ray", "from tinyqa_ray import cli\nwith suppress(SystemExit): cli.main(['--help'])"],
+)
+def test_start_is_light(statement: str) -> None:
+    """Torch and Ray take seconds to import; help and mistakes come without them."""
+    heavy = ("torch", "ray", "transformers", "datasets", "matplotlib")
+    script = f"import sys\nfrom contextlib import suppress\n{statement}\nprint('LOADED', *sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = ran.stdout.rpartition("LOADED")[2].split()
+    assert "tinyqa_ray" in loaded
+    assert [name for name in heavy if name in loaded] == []
