@@ -170,11 +170,10 @@ def evaluate(config: EvaluateConfig, output: str) -> None:
     from tinyqa_ray import console
     from tinyqa_ray.evaluate import evaluate as stage
 
-    terminal = Console()
-    with console.StageProgress(terminal) as bars:
+    with console.StageProgress(Console(stderr=True)) as bars:
         report = stage(config, output, bars.starting("questions"))
     print(json.dumps(asdict(report), indent=2))
-    terminal.print(f"[dim]report: {output}/report.html[/]", soft_wrap=True)
+    print(f"report: {output}/report.html", file=sys.stderr)
 
 
 @command

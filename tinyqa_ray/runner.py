@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +67,12 @@ def run(
         InputError: a stage cannot run as configured, or its folder belongs to another config.
     """
     results = []
-    with connected():
+    folders = {name: storage.join(output, name) for name, _ in recipe.stages}
+    finished = {name for name, folder in folders.items() if runs.is_finished(folder)}
+    # One Ray for all stages; none where nothing is left to do.
+    with connected() if len(finished) < len(folders) else nullcontext():
         for name, config in recipe.stages:
-            folder = storage.join(output, name)
-            was_finished = storage.kind(storage.join(folder, runs.SUCCESS)) == "file"
+            folder, was_finished = folders[name], name in finished
             progress = starting(name)
             report = _STAGES[type(config)](resolved(config, output), folder, progress)
             document: dict[str, Any] = storage.read_json(storage.join(folder, runs.SUCCESS))

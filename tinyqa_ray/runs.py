@@ -88,8 +88,7 @@ class Stage:
         self.inputs = dict(inputs)
         self.name = stage_name(config)
         self.began = time.monotonic()
-        success = storage.join(output, SUCCESS)
-        self.success = storage.read_json(success) if storage.kind(success) == "file" else None
+        self.success = storage.read_json(self.path(SUCCESS)) if is_finished(output) else None
 
     @property
     def finished(self) -> bool:
@@ -188,6 +187,11 @@ def stage(
         raise
 
 
+def is_finished(folder: str) -> bool:
+    """Whether a stage published this folder."""
+    return storage.kind(storage.join(folder, SUCCESS)) == "file"
+
+
 def require_finished(folder: str, made_by: str) -> dict[str, Any]:
     """The published document of the stage folder that another stage reads.
 
@@ -197,7 +201,7 @@ def require_finished(folder: str, made_by: str) -> dict[str, Any]:
     if storage.kind(folder) != "folder":
         raise InputError(f"{folder}: no such folder; give the --output of a finished '{made_by}' stage")
     success = storage.join(folder, SUCCESS)
-    if storage.kind(success) != "file":
+    if not is_finished(folder):
         raise InputError(
             f"{folder}: has no {SUCCESS}, so its stage is unfinished; run that stage again first"
         )

@@ -177,7 +177,7 @@ def _check_models(config: TeacherLogitsConfig) -> None:
 
 def _paragraphs(data: str, copy: str) -> list[str]:
     """Parquet files of the paragraphs to read; other data are checked, and written to ``copy`` first."""
-    if storage.kind(storage.join(data, runs.SUCCESS)) == "file":
+    if runs.is_finished(data):
         return squad.paragraph_files(data)
     sink = pa.BufferOutputStream()
     pq.write_table(squad.to_table(squad.read_squad(data)), sink, compression="zstd")
