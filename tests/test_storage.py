@@ -100,7 +100,7 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("HOME", str(tmp_path))
     storage.write_atomic("~/a", b"x")
     assert (tmp_path / "a").read_bytes() == b"x"
-    assert storage.local_path("~/a") == tmp_path / "a"
+    assert storage.absolute("~/a") == str(tmp_path / "a")
 
 
 def test_only_plain_paths_are_local(tmp_path: Path) -> None:

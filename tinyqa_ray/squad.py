@@ -162,15 +162,6 @@ def write_json(paragraphs: Iterable[Paragraph], path: str) -> None:
     storage.write_atomic(path, text.encode())
 
 
-def gold_texts(paragraphs: Iterable[Paragraph]) -> dict[str, list[str]]:
-    """The acceptable answers of every question id; an empty list is unanswerable."""
-    return {
-        question.id: [answer.text for answer in question.answers]
-        for paragraph in paragraphs
-        for question in paragraph.questions
-    }
-
-
 def _question(row: Mapping[str, Any]) -> Question:
     answers = tuple(GoldAnswer(answer["text"], answer["answer_start"]) for answer in row["answers"])
     return Question(row["id"], row["question"], row["is_impossible"], answers)

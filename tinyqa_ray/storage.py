@@ -40,13 +40,6 @@ def is_local(path: str) -> bool:
     return isinstance(resolve(path)[0], pafs.LocalFileSystem)
 
 
-def local_path(path: str) -> Path:
-    """``path`` as a local path; an invariant, not a check of a user's input."""
-    filesystem, inner = resolve(path)
-    assert isinstance(filesystem, pafs.LocalFileSystem), path
-    return Path(inner)
-
-
 def absolute(path: str) -> str:
     """``path`` as every process of the machine understands it; a URL is that already."""
     return path if "://" in path else str(Path(path).expanduser().absolute())
