@@ -117,6 +117,22 @@ def test_threshold_is_fitted_on_other_questions_and_stored(
         assert evaluate(half, str(tmp_path / f"at-{threshold}")).f1 <= best
 
 
+def test_temperature_is_fitted_on_other_questions_and_stored(
+    config: EvaluateConfig, calibration: str, tmp_path: Path
+) -> None:
+    fitting = replace(config, fit_temperature=calibration)
+    report = evaluate(fitting, str(tmp_path / "out"))
+    settings = models.read_settings(config.model)
+    assert settings.temperature == report.temperature != 1.0
+    assert (settings.temperature_fitted_on or "").startswith("sha256")
+    assert (settings.no_answer_threshold, settings.fitted_on) == (0.5, None)
+    # The same command again finds its own result, and both fits live side by side.
+    assert evaluate(fitting, str(tmp_path / "out")) == report
+    both = evaluate(replace(fitting, fit_threshold=calibration), str(tmp_path / "both"))
+    assert both.temperature == report.temperature
+    assert models.read_settings(config.model).no_answer_threshold == both.no_answer_threshold != 0.5
+
+
 def test_stored_threshold_decides_what_is_answered(config: EvaluateConfig, tmp_path: Path) -> None:
     reports = []
     for threshold in (1.0, 0.0):
@@ -153,7 +169,7 @@ def test_threshold_of_a_hub_model_is_refused_before_anything_is_read(
 ) -> None:
     reader = module._reader(config)
     monkeypatch.setattr(module, "_reader", lambda _: reader)
-    monkeypatch.setattr(module, "_read", None)
+    monkeypatch.setattr(module.measure, "read", None)
     with pytest.raises(InputError, match="give a folder, not a hub id"):
         evaluate(replace(config, model="some/model", fit_threshold=calibration), str(tmp_path / "out"))
 

@@ -21,7 +21,7 @@ GROUND = (
     "windows",
     "metrics",
     "models",
-    "forward",
+    "engines",
     "cluster",
     "shards",
     "html",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from tinyqa_ray.configs import (
     AugmentConfig,
     DistillConfig,
     EvaluateConfig,
+    ExportConfig,
     TeacherLogitsConfig,
 )
 from tinyqa_ray.errors import InputError
@@ -40,7 +42,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the shell's command; a user's mistake is one line on stderr and exit code 2."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = gathered(sys.argv[1:] if arguments is None else arguments, "--model")
     if given == ["--version"]:
         print(f"tinyqa {__version__}")
         return
@@ -56,8 +58,28 @@ def run_job(function: Callable[..., Any], config: type) -> None:
         return lambda: {"stage": function.__name__, "output": output, **asdict(function(config, output))}
 
     job.__annotations__ = {"config": config, "output": str}
+    given = gathered(sys.argv[1:], "--model")
     with mistakes_in_one_line():
-        print(json.dumps(parsed(sys.argv[0], lambda: tyro.cli(job, config=_FLAT))()))
+        print(json.dumps(parsed(sys.argv[0], lambda: tyro.cli(job, args=given, config=_FLAT))()))
+
+
+def gathered(arguments: Sequence[str], option: str) -> list[str]:
+    """The arguments with the values of a repeated option all behind its first occurrence.
+
+    The parser takes ``--model A B``, but of ``--model A --model B`` it would keep the last alone.
+    """
+    marks = [i for i, argument in enumerate(arguments) if argument.partition("=")[0] == option]
+    if len(marks) < 2:
+        return list(arguments)
+    before, *pieces = (list(arguments[i:j]) for i, j in itertools.pairwise([0, *marks, len(arguments)]))
+    values: list[str] = []
+    rest: list[str] = []
+    for mark, *others in pieces:
+        _, equals, value = mark.partition("=")
+        own = list(itertools.takewhile(lambda each: not each.startswith("-"), others))
+        values += [value, *own] if equals else own
+        rest += others[len(own) :]
+    return [*before, option, *values, *rest]
 
 
 def parsed(program: str, parse: Callable[[], Any]) -> Any:
@@ -192,6 +214,19 @@ def score(data: str, predictions: str, na_probs: str | None = None, na_prob_thre
 
 
 @command
+def export(config: ExportConfig, output: str) -> None:
+    """Export a model for CPUs, in int8, and check what that costs in F1; needs the extra 'cpu'.
+
+    Args:
+        config: What to export, and how far it may fall.
+        output: Folder for the export, which every command takes as --model.
+    """
+    from tinyqa_ray.reader.export import export as stage
+
+    print(json.dumps(asdict(stage(config, output)), indent=2))
+
+
+@command
 def augment(config: AugmentConfig, output: str) -> None:
     """Multiply SQuAD paragraphs: answer-safe copies with words replaced by their neighbours.
 
@@ -206,10 +241,10 @@ def augment(config: AugmentConfig, output: str) -> None:
 
 @command
 def teacher_logits(config: TeacherLogitsConfig, output: str) -> None:
-    """Write windows of tokens with labels and, with --model, a teacher's logits.
+    """Write windows of tokens with labels and, with --model, the logits of one or several teachers.
 
     Args:
-        config: What to window, and with which teacher.
+        config: What to window, and with which teachers.
         output: Folder for the windows; run again, it continues.
     """
     from tinyqa_ray.distill import teacher_logits as stage

@@ -196,6 +196,8 @@ class EvaluateConfig:
     """SQuAD 2.0 JSON, a folder of paragraphs, or a hub id."""
     fit_threshold: str | None = None
     """Other SQuAD 2.0 data on which the no-answer threshold is fitted, then stored beside the model."""
+    fit_temperature: str | None = None
+    """Other SQuAD 2.0 data on which the temperature of scores is fitted, then stored beside the model."""
     max_answer_tokens: int = 30
     """Longest answer, in tokens."""
     window: WindowConfig = WindowConfig()
@@ -206,6 +208,35 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         _at_least(self, 1, "max_answer_tokens")
         _at_least(self, 0, "threads")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig:
+    """How a model is exported for CPUs."""
+
+    model: str
+    """Folder or hub id with a question-answering head."""
+    precision: Literal["int8", "bf16", "fp32"] = "int8"
+    """Of the matrix products; bf16 where the CPU computes in it, else fp32."""
+    calibration: str | None = None
+    """SQuAD 2.0 data like that to be answered: some of its questions show the ranges for int8, others check
+    the F1 of the export."""
+    calibration_questions: int = 300
+    """Questions whose windows show the ranges."""
+    check_questions: int = 1000
+    """Most other questions on which the export is checked."""
+    max_f1_drop: float = 0.5
+    """Points of F1 that the export may lose, with or without abstaining."""
+    max_answer_tokens: int = 30
+    """Longest answer, in tokens."""
+    window: WindowConfig = WindowConfig()
+    """Sizes of the windows that are checked."""
+    seed: int = 0
+    """Of the choice of questions."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "calibration_questions", "check_questions", "max_answer_tokens")
+        _at_least(self, 0, "max_f1_drop", "seed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

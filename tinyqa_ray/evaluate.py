@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tinyqa_ray import metrics, models, report, runs, squad, storage
+from tinyqa_ray import calibration, metrics, models, report, runs, storage
 from tinyqa_ray.cluster import cores, quiet_models
 from tinyqa_ray.configs import EvaluateConfig
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.reader import Reader
+from tinyqa_ray.reader import Reader, measure
 from tinyqa_ray.reader.spans import Reading
 
-Progress = Callable[[int, int], None]
-"""Called with questions read and questions in all."""
-
-_CHUNK = 128
 _EXAMPLES = 12
 
 
@@ -45,19 +41,15 @@ class EvaluateReport:
     """F1 of never answering: what the figures must be compared with."""
     no_answer_threshold: float
     """The model abstains when ``na_prob`` is above it."""
+    temperature: float
+    """Divides ``span - null`` in scores."""
+    calibration_error: float
+    """Mean distance of an answer's score and its F1, over ten bins of scores, in percent."""
     questions_per_s: float
     parameters: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """One question with the passage it is asked of."""
-
-    question: squad.Question
-    context: str
-
-
-def evaluate(config: EvaluateConfig, output: str, progress: Progress | None = None) -> EvaluateReport:
+def evaluate(config: EvaluateConfig, output: str, progress: measure.Progress | None = None) -> EvaluateReport:
     """Measure ``config.model`` on ``config.data``.
 
     Writes ``predictions.json`` (the best span of every question, before abstaining), ``na_probs.json``,
@@ -65,34 +57,44 @@ def evaluate(config: EvaluateConfig, output: str, progress: Progress | None = No
     same EM and F1.
 
     Raises:
-        InputError: model or data that cannot be read, or a threshold to be fitted on what is measured.
+        InputError: model or data that cannot be read, or a fit on what is measured.
     """
-    extra = {} if config.fit_threshold else {"settings": str(asdict(models.read_settings(config.model)))}
-    with runs.stage(output, config, inputs=("model", "data", "fit_threshold"), extra=extra) as stage:
+    fits = {
+        "fit_threshold": ("no_answer_threshold", "fitted_on"),
+        "fit_temperature": ("temperature", "temperature_fitted_on"),
+    }
+    # What was stored beside the model counts, but for what is fitted anew.
+    settings = asdict(models.read_settings(config.model))
+    for fit, names in fits.items():
+        settings = {k: v for k, v in settings.items() if getattr(config, fit) is None or k not in names}
+    extra = {"settings": str(settings)} if settings else {}
+    with runs.stage(output, config, inputs=("model", "data", *fits), extra=extra) as stage:
         if stage.finished:
             return stage.report(EvaluateReport)
-        asked = _asked(config.data)
+        asked = measure.questions_of(config.data)
         reader = _reader(config)
-        if config.fit_threshold is not None:
-            _fit_threshold(reader, config, {each.question.id for each in asked})
-        readings, seconds = _read(reader, asked, config, progress)
+        _fit(reader, config, {each.question.id for each in asked})
+        readings, seconds = measure.read(reader, asked, config.max_answer_tokens, progress)
         threshold = reader.settings.no_answer_threshold
-        predictions, na_probs = _answers(asked, readings)
-        gold = _gold(asked)
-        summary = metrics.summarize(gold, predictions, na_probs, threshold)
+        summary = measure.summary(asked, readings, threshold)
         figures = {
             name: value for name, value in asdict(summary).items() if name not in ("total", "threshold")
         }
+        margins, right = _margins(asked, readings)
+        scores = 1 / (1 + np.exp(-margins / reader.settings.temperature))
         made = EvaluateReport(
             questions=summary.total,
             **figures,
             no_answer_threshold=threshold,
+            temperature=reader.settings.temperature,
+            calibration_error=100 * calibration.calibration_error(scores, right),
             questions_per_s=len(asked) / seconds,
-            parameters=sum(parameter.numel() for parameter in reader.forward.model.parameters()),
+            parameters=reader.engine.parameters,
         )
+        predictions, na_probs = measure.predicted(asked, readings)
         storage.write_json(stage.path("predictions.json"), predictions)
         storage.write_json(stage.path("na_probs.json"), na_probs)
-        official = metrics.score(gold, predictions, na_probs, threshold)
+        official = metrics.score(measure.gold(asked), predictions, na_probs, threshold)
         storage.write_json(stage.path("metrics.json"), {**asdict(made), "official": official})
         page = report.evaluation_html(_page(config, made, asked, readings))
         storage.write_atomic(stage.path("report.html"), page.encode())
@@ -104,82 +106,63 @@ def _reader(config: EvaluateConfig) -> Reader:
 
     quiet_models()
     torch.set_num_threads(config.threads or cores(1))
-    return Reader.from_pretrained(config.model, window=config.window)
+    return Reader.from_pretrained(config.model, window=config.window, cut_questions=True)
 
 
-def _asked(data: str) -> list[_Asked]:
-    """Every question of the original paragraphs; copies are for training."""
-    asked = [
-        _Asked(question, paragraph.context)
-        for paragraph in squad.read_squad(data)
-        if paragraph.copy == 0
-        for question in paragraph.questions
-    ]
-    if not asked:
-        raise InputError(f"{data}: holds no questions")
-    return asked
+def _fit(reader: Reader, config: EvaluateConfig, measured: set[str]) -> None:
+    """Fit what is asked for on other questions, and store it beside the model."""
+    fitted: dict[str, Any] = {}
+    if config.fit_threshold is not None:
+        asked, readings = _read_others(reader, config, config.fit_threshold, measured)
+        threshold = metrics.best_threshold(measure.gold(asked), *measure.predicted(asked, readings))
+        fitted.update(no_answer_threshold=threshold, fitted_on=storage.identity(config.fit_threshold))
+    if config.fit_temperature is not None:
+        asked, readings = _read_others(reader, config, config.fit_temperature, measured)
+        temperature = calibration.best_temperature(*_margins(asked, readings))
+        fitted.update(temperature=temperature, temperature_fitted_on=storage.identity(config.fit_temperature))
+    if fitted:
+        reader.settings = replace(reader.settings, **fitted)
+        models.write_settings(config.model, reader.settings)
 
 
-def _fit_threshold(reader: Reader, config: EvaluateConfig, measured: set[str]) -> None:
-    """Fit the threshold on other questions, and store it beside the model."""
-    assert config.fit_threshold is not None
+def _read_others(
+    reader: Reader, config: EvaluateConfig, data: str, measured: set[str]
+) -> tuple[list[measure.Asked], list[Reading]]:
+    """Readings of questions to fit on.
+
+    Raises:
+        InputError: some of them are measured, or the model is a hub id.
+    """
     models.settings_file(config.model)  # a hub id is refused before anything is read
-    asked = _asked(config.fit_threshold)
+    asked = measure.questions_of(data)
     shared = [each.question.id for each in asked if each.question.id in measured]
     if shared:
         raise InputError(
-            f"{config.fit_threshold}: shares {len(shared)} questions with {config.data} ({shared[0]}, …); "
-            "a threshold fitted on what is then measured flatters; give other data"
+            f"{data}: shares {len(shared)} questions with {config.data} ({shared[0]}, …); "
+            "what is fitted on the questions that are then measured flatters; give other data"
         )
-    readings, _ = _read(reader, asked, config, None)
-    predictions, na_probs = _answers(asked, readings)
-    threshold = metrics.best_threshold(_gold(asked), predictions, na_probs)
-    reader.settings = replace(
-        reader.settings, no_answer_threshold=threshold, fitted_on=storage.identity(config.fit_threshold)
-    )
-    models.write_settings(config.model, reader.settings)
+    return asked, measure.read(reader, asked, config.max_answer_tokens)[0]
 
 
-def _read(
-    reader: Reader, asked: Sequence[_Asked], config: EvaluateConfig, progress: Progress | None
-) -> tuple[list[Reading], float]:
-    """Readings of all questions, and the seconds they took."""
-    began = time.perf_counter()
-    readings: list[Reading] = []
-    for start in range(0, len(asked), _CHUNK):
-        chunk = asked[start : start + _CHUNK]
-        contexts = {context: i for i, context in enumerate(dict.fromkeys(each.context for each in chunk))}
-        readings += reader.read(
-            [each.question.question for each in chunk],
-            list(contexts),
-            [(i, contexts[each.context]) for i, each in enumerate(chunk)],
-            max_answer_tokens=config.max_answer_tokens,
-        )
-        if progress:
-            progress(len(readings), len(asked))
-    return readings, time.perf_counter() - began
-
-
-def _answers(asked: Sequence[_Asked], readings: Sequence[Reading]) -> tuple[dict[str, str], dict[str, float]]:
-    """Best span and no-answer probability by question id."""
-    predictions, na_probs = {}, {}
-    for each, reading in zip(asked, readings, strict=True):
-        best = reading.spans[0] if reading.spans else None
-        predictions[each.question.id] = each.context[best.start : best.end] if best else ""
-        na_probs[each.question.id] = reading.na_prob
-    return predictions, na_probs
-
-
-def _gold(asked: Sequence[_Asked]) -> dict[str, list[str]]:
-    return {each.question.id: [answer.text for answer in each.question.answers] for each in asked}
+def _margins(
+    asked: Sequence[measure.Asked], readings: Sequence[Reading]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """``span - null`` of the best span of each question, and its F1, 0 where there is no answer."""
+    predictions, _ = measure.predicted(asked, readings)
+    scored = metrics.per_question(measure.gold(asked), predictions)
+    # Unanswerable questions score 1 for an empty prediction: no answer was right there either.
+    f1 = np.where(scored.has_answer, scored.f1, 0.0)
+    found = np.array([bool(reading.spans) for reading in readings])
+    margins = [r.spans[0].score - r.null_score if r.spans else 0.0 for r in readings]
+    return np.array(margins, dtype=np.float64)[found], f1[found]
 
 
 def _page(
-    config: EvaluateConfig, made: EvaluateReport, asked: Sequence[_Asked], readings: Sequence[Reading]
+    config: EvaluateConfig, made: EvaluateReport, asked: Sequence[measure.Asked], readings: Sequence[Reading]
 ) -> report.EvaluationReport:
     """What the HTML page shows."""
-    predictions, na_probs = _answers(asked, readings)
-    scored = metrics.per_question(_gold(asked), predictions)
+    predictions, na_probs = measure.predicted(asked, readings)
+    scored = metrics.per_question(measure.gold(asked), predictions)
     shortest = [min((len(a.text.split()) for a in each.question.answers), default=0) for each in asked]
     return report.EvaluationReport(
         title=f"{_last(config.model)} on {_last(config.data)}",
@@ -190,6 +173,7 @@ def _page(
             ("questions", f"{made.questions} ({made.no_ans_total} unanswerable)"),
             ("window", f"{config.window.max_seq_len} tokens, overlap {config.window.doc_stride}"),
             ("threshold", f"{made.no_answer_threshold:.4f} (abstain above)"),
+            ("temperature", f"{made.temperature:.3f} (calibration error {made.calibration_error:.1f} %)"),
             ("speed", f"{made.questions_per_s:.1f} questions/s"),
             *runs.versions().items(),
         ),
@@ -213,13 +197,15 @@ _METRICS = (
 )
 
 
-def _examples(asked: Sequence[_Asked], readings: Sequence[Reading], threshold: float) -> list[report.Example]:
+def _examples(
+    asked: Sequence[measure.Asked], readings: Sequence[Reading], threshold: float
+) -> list[report.Example]:
     """A spread of questions over the data, with what the model said at its threshold."""
     chosen = np.unique(np.linspace(0, len(asked) - 1, _EXAMPLES).astype(int))
     return [_example(asked[i], readings[i], threshold) for i in chosen]
 
 
-def _example(each: _Asked, reading: Reading, threshold: float) -> report.Example:
+def _example(each: measure.Asked, reading: Reading, threshold: float) -> report.Example:
     best = reading.spans[0] if reading.spans and reading.na_prob <= threshold else None
     predicted = each.context[best.start : best.end] if best else None
     golds = [answer.text for answer in each.question.answers] or [""]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SETTINGS = "tinyqa.json"
-"""File beside a model with what was fitted for it: the no-answer threshold."""
+"""File beside a model with what was fitted for it: the no-answer threshold and the temperature."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,11 +34,17 @@ class ModelSettings:
     """Abstain when ``na_prob`` is above this."""
     fitted_on: str | None = None
     """Identity of the data behind the threshold; None when it is the default."""
+    temperature: float = 1.0
+    """Divides ``span - null`` in an answer's score, so that the score is the share of right answers."""
+    temperature_fitted_on: str | None = None
+    """Identity of the data behind the temperature; None when it is the default."""
 
     def __post_init__(self) -> None:
-        threshold = self.no_answer_threshold
+        threshold, temperature = self.no_answer_threshold, self.temperature
         if not isinstance(threshold, (int, float)) or not 0.0 <= threshold <= 1.0:
             raise InputError(f"no_answer_threshold is {threshold!r}; it must be a number in [0, 1]")
+        if not isinstance(temperature, (int, float)) or not 0.0 < temperature < float("inf"):
+            raise InputError(f"temperature is {temperature!r}; it must be a number above 0")
 
 
 def default_encoder() -> str:
@@ -64,11 +70,11 @@ def load_tokenizer(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    with _readable(name) as folder:
+    with readable(name) as folder:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{name}: no tokenizer could be loaded ({_first_line(error)})") from None
+            raise InputError(f"{name}: no tokenizer could be loaded ({first_line(error)})") from None
     # Where the files are missing, transformers makes one that knows its special tokens only.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise InputError(f"{name}: has no tokenizer; save one beside the model (tokenizer.json)")
@@ -79,11 +85,11 @@ def load_config(name: str) -> Any:
     """Load a model's configuration; InputError when there is none."""
     from transformers import AutoConfig
 
-    with _readable(name) as folder:
+    with readable(name) as folder:
         try:
             return AutoConfig.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{name}: no model could be loaded ({_first_line(error)})") from None
+            raise InputError(f"{name}: no model could be loaded ({first_line(error)})") from None
 
 
 def load_qa_model(
@@ -109,7 +115,7 @@ def load_qa_model(
     import torch
     from transformers import AutoModelForQuestionAnswering
 
-    with _readable(name) as folder:
+    with readable(name) as folder:
         _refuse_pickles(name, folder)
         try:
             model, info = AutoModelForQuestionAnswering.from_pretrained(
@@ -123,7 +129,7 @@ def load_qa_model(
             )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise InputError(
-                f"{name}: no question-answering model could be loaded ({_first_line(error)})"
+                f"{name}: no question-answering model could be loaded ({first_line(error)})"
             ) from None
     missing = sorted(info["missing_keys"])
     head = [key for key in missing if key.startswith("qa_outputs")]
@@ -146,12 +152,12 @@ def input_embeddings(name: str) -> NDArray[np.float32]:
     """
     from transformers import AutoModel
 
-    with _readable(name) as folder:
+    with readable(name) as folder:
         _refuse_pickles(name, folder)
         try:
             model = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"{name}: no model could be loaded ({_first_line(error)})") from None
+            raise InputError(f"{name}: no model could be loaded ({first_line(error)})") from None
     matrix: NDArray[np.float32] = model.get_input_embeddings().weight.detach().float().numpy()
     return matrix
 
@@ -175,6 +181,11 @@ def check_window(name: str, config: Any, max_seq_len: int) -> None:
         raise InputError(f"max_seq_len is {max_seq_len}, but {name} reads at most {reach} tokens; lower it")
 
 
+def has_file(name: str, file: str) -> bool:
+    """Whether ``name`` is a folder, here or at a URL, that holds ``file``."""
+    return storage.kind(name) == "folder" and storage.kind(storage.join(name, file)) == "file"
+
+
 def model_bytes(folder: str) -> int:
     """Size of a local model's weights on disk, in bytes."""
     return sum(Path(file).stat().st_size for file in storage.list_files(folder, ".safetensors"))
@@ -183,7 +194,7 @@ def model_bytes(folder: str) -> int:
 def read_settings(name: str) -> ModelSettings:
     """What was stored beside a model; the defaults when nothing was."""
     path = storage.join(name, SETTINGS)
-    if storage.kind(name) != "folder" or storage.kind(path) != "file":
+    if not has_file(name, SETTINGS):
         return ModelSettings()
     try:
         return ModelSettings(**storage.read_json(path))
@@ -230,8 +241,12 @@ def _refuse_pickles(name: str, folder: str) -> None:
 
 
 @contextlib.contextmanager
-def _readable(name: str) -> Iterator[str]:
-    """``name`` as transformers takes it: a local folder, a hub id, or a URL's folder copied here."""
+def readable(name: str) -> Iterator[str]:
+    """``name`` as transformers takes it: a local folder, a hub id, or a URL's folder copied here.
+
+    Raises:
+        InputError: a folder that is not there.
+    """
     if "://" in name:
         with tempfile.TemporaryDirectory() as copy:
             files = storage.list_files(name)
@@ -248,6 +263,7 @@ def _readable(name: str) -> Iterator[str]:
     yield str(folder) if folder.is_dir() else name
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

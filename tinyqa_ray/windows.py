@@ -6,6 +6,7 @@ tokenizer would glue them. Everything is ragged: windows are padded only when a 
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,8 +102,7 @@ class Windower:
                 "save the model with a fast tokenizer (tokenizer.json)"
             )
         self.config = config
-        self._max_query_len = config.max_query_len if cut_questions else None
-        self.pad_id: int = tokenizer.pad_token_id or 0
+        self.cut_questions = cut_questions
         self._tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -133,7 +133,8 @@ class Windower:
         if pairs is None:
             assert len(questions) == len(contexts), (len(questions), len(contexts))
             pairs = [(i, i) for i in range(len(questions))]
-        question_ids = [_ids(encoding)[: self._max_query_len] for encoding in self._encode(questions)]
+        longest = self.config.max_query_len if self.cut_questions else None
+        question_ids = [_ids(encoding)[:longest] for encoding in self._encode(questions)]
         encodings = self._encode(contexts)
         context_ids = [_ids(encoding) for encoding in encodings]
         offsets = [np.array(e.offsets, dtype=np.int32).reshape(-1, 2) for e in encodings]
@@ -151,6 +152,20 @@ class Windower:
             [offsets[c] for _, c in pairs],
             None if numbers is None else [numbers[c] for _, c in pairs],
         )
+
+    def resized(self, config: WindowConfig) -> Windower:
+        """The same windower with other sizes; the tokenizer is shared."""
+        other = copy.copy(self)
+        other.config = config
+        return other
+
+    def too_long(self, questions: Sequence[str]) -> list[int]:
+        """Tokens of each question that leaves a context too little of a window, 0 of every other one."""
+        if self.cut_questions:
+            return [0] * len(questions)
+        room = self.config.max_seq_len - len(self._glue) - self.config.doc_stride
+        tokens = (len(encoding) for encoding in self._encode(questions))
+        return [count if count >= room else 0 for count in tokens]
 
     def _encode(self, texts: Sequence[str]) -> list[Encoding]:
         """The texts' tokens, without special tokens."""

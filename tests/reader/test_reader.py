@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from tinyqa_ray import models
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.reader import Answer, Reader
-from tinyqa_ray.reader.reader import answers
+from tinyqa_ray.reader.answers import answers
 from tinyqa_ray.reader.spans import Reading, Span
 
 CONTEXTS = [row["context"] for article in tiny.squad_document()["data"] for row in article["paragraphs"]]
@@ -69,7 +70,9 @@ def test_every_answer_is_where_it_says(
     for (_, context), made in zip(pairs, found, strict=True):
         assert 1 <= len(made) <= top_k
         for answer in made:
-            if answer.answer is None:
+            if answer.error is not None:
+                assert "tokens, which leaves too little" in answer.error
+            elif answer.answer is None:
                 assert (answer.start, answer.end, answer.score) == (0, 0, answer.na_prob)
             else:
                 assert answer.answer == context[answer.start : answer.end] != ""
@@ -145,10 +148,139 @@ def test_models_own_threshold_is_used_when_none_is_given(tiny_bert: str, tmp_pat
         assert (answer.answer is None) == abstains
 
 
-@pytest.mark.parametrize("question", ["", "  ", "\n\t"])
-def test_empty_question_is_refused(reader: Reader, question: str) -> None:
-    with pytest.raises(InputError, match="a question is empty"):
-        reader.answer_many([("Who?", "owl"), (question, "owl")])
+@pytest.mark.parametrize(
+    ("question", "context", "error"),
+    [
+        ("", "owl", "the question is empty; ask something"),
+        (" \n\t", "owl", "the question is empty; ask something"),
+        (None, "owl", "the question is None, not a text"),
+        ("Who?", None, "the context is None, not a text"),
+        ("Who?", b"owl", "the context is a bytes, not a text"),
+        ("who " * 60, "owl", "the question has 60 tokens"),
+    ],
+)
+def test_pair_that_cannot_be_asked_is_named_and_its_neighbours_answered(
+    reader: Reader, question: Any, context: Any, error: str
+) -> None:
+    good = [("Who?", text) for text in CONTEXTS[:2]]
+    found = reader.answer_many([good[0], (question, context), good[1]], threshold=1.0)
+    (bad,) = found.pop(1)
+    assert found == reader.answer_many(good, threshold=1.0)
+    assert bad.error is not None
+    assert bad.error.startswith(error) or (error.startswith("the question has") and "tokens" in bad.error)
+    assert (bad.answer, bad.score, bad.start, bad.end) == (None, 0.0, 0, 0)
+    if not isinstance(context, str):
+        assert reader.answer("Who?", [CONTEXTS[0], context])[1].error == error
+    else:
+        with pytest.raises(InputError, match="question"):
+            reader.answer(question, context)
+
+
+def test_question_that_leaves_room_is_not_cut(tiny_bert: str) -> None:
+    whole, cut = (
+        Reader.from_pretrained(tiny_bert, window=SMALL, cut_questions=cut_questions)
+        for cut_questions in (False, True)
+    )
+    long = "who " * 25
+    assert whole.windower.windows([long], [CONTEXTS[0]]).context_start[0] == 27
+    assert cut.windower.windows([long], [CONTEXTS[0]]).context_start[0] == SMALL.max_query_len + 2
+    assert whole.answer(long, CONTEXTS[0], threshold=1.0)[0].answer
+
+
+def test_context_of_megabytes_is_read_to_its_end(tiny_bert: str) -> None:
+    reader = Reader.from_pretrained(tiny_bert, window=WindowConfig(max_seq_len=512, doc_stride=0))
+    text = " ".join(CONTEXTS)
+    huge = text * (1_000_000 // len(text))
+    (answer,), (small,) = reader.answer_many([("Who?", huge), ("Who?", CONTEXTS[0])], threshold=1.0)
+    assert answer.answer == huge[answer.start : answer.end] != ""
+    (best,) = reader.read(["Who?"], [huge])
+    assert best.spans[0].score >= reader.read(["Who?"], [text])[0].spans[0].score - 1e-4
+    assert same([small], reader.answer("Who?", CONTEXTS[0], threshold=1.0))
+
+
+def test_several_contexts_are_ranked_together_and_named(reader: Reader) -> None:
+    alone = [reader.answer("Who?", context, threshold=1.0)[0] for context in CONTEXTS]
+    found = reader.answer("Who?", CONTEXTS, top_k=3, threshold=1.0)
+    assert [a.score for a in found] == sorted((a.score for a in found), reverse=True)
+    best = max(alone, key=lambda answer: answer.score)
+    assert found[0].answer == best.answer
+    assert CONTEXTS[int(found[0].document_id or "")] == CONTEXTS[alone.index(best)]
+    named = reader.answer("Who?", CONTEXTS[:2], document_ids=["a", "b"], threshold=1.0)
+    assert named[0].document_id in ("a", "b")
+    assert reader.answer("Who?", CONTEXTS[0], threshold=1.0)[0].document_id is None
+
+
+def test_several_contexts_abstain_only_together(reader: Reader) -> None:
+    probs = sorted(reader.answer("Who?", context)[0].na_prob for context in CONTEXTS)
+    assert probs[0] < probs[-1]
+    between = (probs[0] + probs[1]) / 2
+    assert reader.answer("Who?", CONTEXTS, threshold=between)[0].answer is not None
+    none, second = reader.answer("Who?", CONTEXTS, threshold=probs[0] / 2, top_k=2)
+    assert none.answer is None
+    assert none.na_prob == pytest.approx(probs[0], abs=1e-5)
+    assert second.answer is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"top_k": 0}, "top_k is 0"),
+        ({"max_answer_tokens": 0}, "max_answer_tokens is 0"),
+        ({"threshold": 1.5}, r"threshold is 1.5; it must lie in \[0, 1\]"),
+        ({"document_ids": ["a"]}, "1 document_ids, but 2 contexts"),
+    ],
+)
+def test_option_out_of_range_is_refused(reader: Reader, options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        reader.answer("Who?", CONTEXTS[:2], **options)
+
+
+def test_no_context_at_all_is_refused(reader: Reader) -> None:
+    with pytest.raises(InputError, match="there is no context"):
+        reader.answer("Who?", [])
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"precision": "fp8"}, "must be one of auto, fp32, bf16, fp16, int8"),
+        ({"precision": "int8"}, "run tinyqa export --precision int8"),
+        ({"precision": "fp16", "device": "cpu"}, "is for GPUs"),
+        ({"device": "toaster"}, "device is 'toaster'"),
+        ({"device": "cuda:99"}, "torch sees"),
+    ],
+)
+def test_precision_or_device_that_is_not_there_is_refused(
+    tiny_bert: str, options: dict[str, str], complaint: str
+) -> None:
+    with pytest.raises(InputError, match=complaint):
+        Reader.from_pretrained(tiny_bert, **options)
+
+
+def test_bf16_reads_about_the_same(tiny_bert: str) -> None:
+    exact, half = (Reader.from_pretrained(tiny_bert, device="cpu", precision=p) for p in ("fp32", "bf16"))
+    for one, two in zip(
+        exact.read(["Who?"] * 3, CONTEXTS[:3]), half.read(["Who?"] * 3, CONTEXTS[:3]), strict=True
+    ):
+        assert one.null_score == pytest.approx(two.null_score, abs=0.05)
+        assert one.null_score != two.null_score
+
+
+def test_other_windows_share_the_model(reader: Reader) -> None:
+    wide = reader.windowed(WindowConfig(max_seq_len=96, doc_stride=8, max_query_len=16))
+    assert wide.engine is reader.engine
+    assert wide.windower.config.max_seq_len == 96
+    assert reader.windower.config == SMALL
+
+
+@pytest.mark.parametrize("temperature", [0.5, 4.0])
+def test_temperature_moves_scores_but_not_answers(temperature: float) -> None:
+    reading = Reading((Span(0, 3, 2.0), Span(4, 5, -1.0)), 0.0)
+    plain = answers(reading, "owl x", models.ModelSettings(), 2)
+    warm = answers(reading, "owl x", models.ModelSettings(temperature=temperature), 2)
+    assert [a.answer for a in plain] == [a.answer for a in warm]
+    assert warm[0].score == pytest.approx(1 / (1 + math.exp(-2 / temperature)))
+    assert warm[0].na_prob == plain[0].na_prob == reading.na_prob
 
 
 @pytest.mark.parametrize(
@@ -157,7 +289,7 @@ def test_empty_question_is_refused(reader: Reader, question: str) -> None:
 )
 def test_pair_abstains_only_above_the_threshold(null: float, threshold: float, abstains: bool) -> None:
     reading = Reading((Span(0, 3, 0.0), Span(4, 5, -2.0)), null)
-    made = answers(reading, "owl x", threshold, 3)
+    made = answers(reading, "owl x", models.ModelSettings(no_answer_threshold=threshold), 3)
     assert [answer.answer for answer in made] == ([None] if abstains else []) + ["owl", "x"]
     spans = [answer for answer in made if answer.answer]
     assert spans[0].score == pytest.approx(1 - reading.na_prob)

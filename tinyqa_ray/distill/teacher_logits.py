@@ -89,12 +89,10 @@ class WindowWriter:
         self.windower = Windower(models.load_tokenizer(config.tokenizer), config.window)
         self.teacher = None
         if config.model is not None:
-            from tinyqa_ray.forward import TorchForward
+            from tinyqa_ray.engines import TorchEngine
 
             device = "cuda" if config.num_gpus_per_actor else "cpu"
-            self.teacher = TorchForward(
-                models.load_qa_model(config.model), device=device, pad_id=self.windower.pad_id
-            )
+            self.teacher = TorchEngine(models.load_qa_model(config.model), device=device)
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
         """Paragraphs in, windows out, in the order of paragraphs and questions."""

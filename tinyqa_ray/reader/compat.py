@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 
 from tinyqa_ray import models
 from tinyqa_ray.configs import WindowConfig
+from tinyqa_ray.engines import Engine, TorchEngine, pick_device
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.forward import TorchForward
+from tinyqa_ray.reader.loading import load_engine
+from tinyqa_ray.reader.openvino import is_exported
 from tinyqa_ray.reader.pipeline_inputs import Pair, PipelineOptions, paired
 from tinyqa_ray.reader.pipeline_spans import character_spans, context_masks, pooled, top_spans
+from tinyqa_ray.reader.reader import chunks
 from tinyqa_ray.windows import Windower, Windows, token_budget_batches
 
 if TYPE_CHECKING:
@@ -32,9 +35,6 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 
 _TASK = "question-answering"
-_PAIRS = 512
-_CHARACTERS = 4_000_000
-"""Pairs, and characters of their contexts, windowed at once: bounds memory; one longer context goes alone."""
 
 
 def pipeline(
@@ -43,84 +43,83 @@ def pipeline(
     *,
     tokenizer: Any = None,
     device: str | int | torch.device | None = None,
+    precision: str | None = None,
     **defaults: Any,
 ) -> QuestionAnsweringPipeline:
     """Make a question-answering pipeline.
 
     Args:
         task: ``question-answering``, the only one.
-        model: folder, URL of a folder, hub id, or a loaded model.
+        model: folder, URL of a folder, hub id, a folder that ``tinyqa export`` wrote, or a loaded model.
         tokenizer: a fast tokenizer, or the name of one; the model's own when not given.
         device: name, torch device, or number (-1 is the CPU); when not given the GPU where there is
             one, and for a loaded model the device it is on.
+        precision: see ``Reader.from_pretrained``; fp32, or the export's own, when not given, so that the
+            scores are those of transformers.
         **defaults: options of every call, see ``PipelineOptions``.
 
     Raises:
         InputError: another task, an unknown keyword, a loaded model without a tokenizer, or what
-            ``models.load_qa_model`` refuses.
+            ``Reader.from_pretrained`` refuses.
     """
     if task != _TASK:
         raise InputError(f"unknown task {task!r}; the only one is {_TASK!r}")
     options = PipelineOptions().changed(defaults)
+    engine: Engine
     if isinstance(model, (str, os.PathLike)):
         name = os.fspath(model)
-        network = models.load_qa_model(name)
         tokenizer = name if tokenizer is None else tokenizer
+        precision = precision or ("auto" if is_exported(name) else "fp32")
+        engine, config = load_engine(name, device=_device_name(device), precision=precision)
     elif tokenizer is None:
         raise InputError("a loaded model comes without its tokenizer; give it with tokenizer=")
+    elif precision is not None:
+        raise InputError(f"precision is {precision!r}, but a loaded model keeps its own; leave it out")
     else:
-        network = model
-        device = model.device if device is None else device
+        engine = TorchEngine(model, device=_device_name(model.device if device is None else device))
+        config = model.config
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = models.load_tokenizer(os.fspath(tokenizer))
-    return QuestionAnsweringPipeline(network, tokenizer, device=_device_name(device), options=options)
+    return QuestionAnsweringPipeline(engine, config, tokenizer, options)
 
 
 class QuestionAnsweringPipeline:
     """Answers questions as transformers' pipeline of that name did: the same spans, the same scores.
 
-    Where it differs, on purpose: a list gives a list, also one of a single item; ``top_k`` above 1 gives
-    a list, also where the context holds a single answer; spans of no text are no answers. A context in
-    which the tokenizer sees nothing (spaces alone) gets the empty answer, of score 0 unless
-    ``handle_impossible_answer``. Generators are read to their end before the first answer.
+    Like there, a list of one item gives what the item alone gives, and ``top_k`` above 1 gives a dict
+    where there is a single answer.
+
+    Where it differs, on purpose: spans of no text are no answers. A context in which the tokenizer sees
+    nothing (spaces alone) gets the empty answer, of score 0 unless ``handle_impossible_answer``.
+    Generators are read to their end before the first answer.
     """
 
     task = _TASK
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: Any,
-        *,
-        device: str = "auto",
-        options: PipelineOptions | None = None,
-        max_batch_tokens: int = 4096,
-    ) -> None:
-        """Move ``model`` to ``device`` and put it in eval mode.
+    def __init__(self, engine: Engine, config: Any, tokenizer: Any, options: PipelineOptions) -> None:
+        """See ``pipeline``.
 
         Args:
-            model: a question-answering model.
+            engine: what runs the model.
+            config: the model's configuration.
             tokenizer: its fast tokenizer.
-            device: ``auto`` (the GPU where there is one) or a torch device's name.
             options: what calls do not set.
-            max_batch_tokens: tokens of one forward, padding included.
         """
+        self.engine = engine
         self.tokenizer = tokenizer
-        self.options = options or PipelineOptions()
-        self.max_batch_tokens = max_batch_tokens
-        config = _window_config(model.config, tokenizer, self.options)
-        self._windower = Windower(tokenizer, config, cut_questions=False)
-        self._forward = TorchForward(model, device=device, pad_id=self._windower.pad_id)
+        self.options = options
+        self._config = config
+        self._windower = Windower(tokenizer, self._window(options), cut_questions=False)
 
     @property
-    def model(self) -> PreTrainedModel:
-        """The model that answers."""
-        return self._forward.model
+    def model(self) -> PreTrainedModel | None:
+        """The torch model that answers; None where an export does."""
+        return getattr(self.engine, "model", None)
 
     @property
     def device(self) -> torch.device:
         """Where the model runs."""
-        return self._forward.device
+        return getattr(self.engine, "device", None) or pick_device("cpu")
 
     def __call__(
         self,
@@ -144,7 +143,7 @@ class QuestionAnsweringPipeline:
             ``{"score", "start", "end", "answer"}`` for one question, with
             ``context[start:end] == answer`` in Python characters and the score a probability (a sum of
             them where a text was found more than once). A list of them, best first, when ``top_k`` is
-            above 1. One of either for each of several questions, in order.
+            above 1 and there are several. One of either for each of several questions, in order.
 
         Raises:
             InputError: an empty question or context, inputs in another form, lists of unequal lengths,
@@ -152,20 +151,13 @@ class QuestionAnsweringPipeline:
         """
         chosen = self.options.changed(options)
         pairs, single = paired(inputs, question, context, data)
-        windower = self._windower_for(chosen)
+        windower = self._windower.resized(self._window(chosen))
         found = [
-            answers if chosen.top_k > 1 else answers[0]
-            for chunk in _chunks(pairs)
+            answers[0] if len(answers) == 1 else answers
+            for chunk in chunks(pairs, [len(context) for _, context in pairs])
             for answers in self._answers(chunk, windower, chosen)
         ]
         return found[0] if single else found
-
-    def _windower_for(self, options: PipelineOptions) -> Windower:
-        """The windower of these options; the last one where it fits, as a new one copies the tokenizer."""
-        config = _window_config(self.model.config, self.tokenizer, options)
-        if config != self._windower.config:
-            self._windower = Windower(self.tokenizer, config, cut_questions=False)
-        return self._windower
 
     def _answers(
         self, pairs: Sequence[Pair], windower: Windower, options: PipelineOptions
@@ -197,8 +189,7 @@ class QuestionAnsweringPipeline:
         spans: list[list[tuple[int, int, float]]] = [[] for _ in range(len(windows))]
         # Spans that are widened to the same words leave room for others.
         k = 2 * options.top_k + 10 if options.align_to_words else options.top_k
-        for batch in self._batches(windows, options.batch_size):
-            start, end = self._forward.forward(windows, batch)
+        for batch, start, end in self.engine.run(windows, self._batches(windows, options.batch_size)):
             shares, shown = context_masks(windows, batch, start.shape[1], self.tokenizer.cls_token_id)
             begin = windows.context_start[batch]
             found = top_spans(start, end, shares, shown, begin, max_answer_tokens=options.max_answer_len, k=k)
@@ -215,33 +206,20 @@ class QuestionAnsweringPipeline:
 
     def _batches(self, windows: Windows, batch_size: int | None) -> Iterator[NDArray[np.int64]]:
         rows = batch_size or len(windows)
-        for batch in token_budget_batches(windows.lengths, self.max_batch_tokens):
+        for batch in token_budget_batches(windows.lengths, self.engine.max_batch_tokens):
             for first in range(0, len(batch), rows):
                 yield batch[first : first + rows]
 
-
-def _window_config(model_config: Any, tokenizer: Any, options: PipelineOptions) -> WindowConfig:
-    reach = models.max_window_tokens(model_config)
-    size = options.max_seq_len or min(384, tokenizer.model_max_length, reach)
-    models.check_window("the model", model_config, size)
-    stride = min(128, size // 2) if options.doc_stride is None else options.doc_stride
-    # Questions are not cut: their length limit only has to pass.
-    return WindowConfig(max_seq_len=size, doc_stride=stride, max_query_len=1)
+    def _window(self, options: PipelineOptions) -> WindowConfig:
+        reach = models.max_window_tokens(self._config)
+        size = options.max_seq_len or min(384, self.tokenizer.model_max_length, reach)
+        models.check_window("the model", self._config, size)
+        stride = min(128, size // 2) if options.doc_stride is None else options.doc_stride
+        # Questions are not cut: their length limit only has to pass.
+        return WindowConfig(max_seq_len=size, doc_stride=stride, max_query_len=1)
 
 
 def _device_name(device: str | int | torch.device | None) -> str:
     if isinstance(device, int):
         return f"cuda:{device}" if device >= 0 else "cpu"
     return "auto" if device is None else str(device)
-
-
-def _chunks(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
-    """Neighbouring pairs, as many as are windowed at once."""
-    first, characters = 0, 0
-    for number, (_, context) in enumerate(pairs):
-        characters += len(context)
-        if number > first and (number - first == _PAIRS or characters > _CHARACTERS):
-            yield pairs[first:number]
-            first, characters = number, len(context)
-    if first < len(pairs):
-        yield pairs[first:]

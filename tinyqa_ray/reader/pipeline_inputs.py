@@ -65,7 +65,7 @@ class PipelineOptions:
 
 
 def paired(inputs: tuple[Any, ...], question: Any, context: Any, data: Any) -> tuple[list[Pair], bool]:
-    """The pairs of a call in any of its forms, and whether it asks a single question.
+    """The pairs of a call in any of its forms, and whether it gets a single result.
 
     Args:
         inputs: the positional inputs; when there are any, the others do not count.
@@ -83,17 +83,19 @@ def paired(inputs: tuple[Any, ...], question: Any, context: Any, data: Any) -> t
     elif data is None:
         data = {"question": question, "context": context}
     if isinstance(data, Mapping):
-        return _pairs_of(data)
+        pairs = _pairs_of(data)
+        return pairs, len(pairs) == 1
     if isinstance(data, str) or not isinstance(data, Iterable):
         raise InputError(f"the input is a {type(data).__name__}; give {_FORM}, or a list of such")
     items = list(data)
     for item in items:
         if not isinstance(item, Mapping):
             raise InputError(f"an input of the list is a {type(item).__name__}; give {_FORM}")
-    return [pair for item in items for pair in _pairs_of(item)[0]], False
+    pairs = [pair for item in items for pair in _pairs_of(item)]
+    return pairs, isinstance(data, (list, tuple)) and len(pairs) == 1
 
 
-def _pairs_of(item: Mapping[str, Any]) -> tuple[list[Pair], bool]:
+def _pairs_of(item: Mapping[str, Any]) -> list[Pair]:
     """The pairs of one dict, whose question, context or both may be lists."""
     texts = []
     for name in ("question", "context"):
@@ -114,5 +116,4 @@ def _pairs_of(item: Mapping[str, Any]) -> tuple[list[Pair], bool]:
         raise InputError(
             f"{len(questions)} question(s), but {len(contexts)} context(s); give one context, or one for each"
         )
-    single = isinstance(item["question"], str) and isinstance(item["context"], str)
-    return list(zip(questions, contexts, strict=True)), single
+    return list(zip(questions, contexts, strict=True))

@@ -2,74 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 from tinyqa_ray import models
 from tinyqa_ray.configs import WindowConfig
+from tinyqa_ray.engines import Engine
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.forward import TorchForward
-from tinyqa_ray.reader.spans import Reading, readings, sigmoid
+from tinyqa_ray.reader.answers import Answer, answers, ranked, refusal, refused, with_document
+from tinyqa_ray.reader.loading import fitting_window, load_engine
+from tinyqa_ray.reader.spans import Reading, readings
 from tinyqa_ray.windows import Windower
 
 _PAIRS = 512
-"""Pairs windowed and read at once: bounds memory, long enough to sort windows by length."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer, or ``answer=None`` when the context holds none.
-
-    ``context[start:end] == answer`` in Python characters. ``score`` is ``sigmoid(span - null)``, the
-    answer's chance against no answer, comparable across contexts; of a None answer it is ``na_prob``.
-    """
-
-    answer: str | None
-    score: float
-    start: int
-    end: int
-    na_prob: float
-    document_id: str | None = None
+_CHARACTERS = 4_000_000
+"""Pairs, and characters of their contexts, windowed at once: bounds memory, long enough to sort by length."""
 
 
 class Reader:
-    """A question-answering model with its tokenizer, windows and no-answer threshold."""
+    """A question-answering model with its engine, windows, no-answer threshold and temperature."""
 
-    def __init__(
-        self,
-        forward: TorchForward,
-        windower: Windower,
-        settings: models.ModelSettings,
-        *,
-        max_batch_tokens: int = 4096,
-    ) -> None:
-        self.forward = forward
+    def __init__(self, engine: Engine, windower: Windower, settings: models.ModelSettings) -> None:
+        self.engine = engine
         self.windower = windower
         self.settings = settings
-        self.max_batch_tokens = max_batch_tokens
 
     @classmethod
     def from_pretrained(
-        cls, model: str, *, window: WindowConfig | None = None, device: str = "auto"
+        cls,
+        model: str,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        window: WindowConfig | None = None,
+        cut_questions: bool = False,
+        compiled: bool = False,
     ) -> Reader:
         """Load a reader.
 
         Args:
-            model: folder, URL of a folder, or hub id.
-            window: sizes of the windows; the defaults, or what the model reaches, when not given.
+            model: folder, URL of a folder, or hub id; or a folder that ``tinyqa export`` wrote.
             device: ``auto`` (the GPU where there is one), ``cpu``, ``cuda``.
+            precision: ``fp32``, ``bf16``, ``fp16``, ``int8`` (an exported folder's), or ``auto``: the
+                exported one; on a GPU bf16 from Ampere on, else fp16; on a CPU fp32.
+            window: sizes of the windows; the defaults, or what the model reaches, when not given.
+            cut_questions: cut questions to the window's ``max_query_len``, as the official evaluation
+                does; otherwise they stay whole.
+            compiled: run a torch model through ``torch.compile``.
 
         Raises:
-            InputError: no such model, no question-answering head, no fast tokenizer, or windows longer
-                than the model reaches.
+            InputError: no such model, no question-answering head, no fast tokenizer, a precision that the
+                device or the export lacks, or windows longer than the model reaches.
         """
-        network = models.load_qa_model(model)
+        engine, config = load_engine(model, device=device, precision=precision, compiled=compiled)
         if window is None:
-            window = _fitting_window(models.max_window_tokens(network.config))
-        models.check_window(model, network.config, window.max_seq_len)
-        windower = Windower(models.load_tokenizer(model), window)
-        forward = TorchForward(network, device=device, pad_id=windower.pad_id)
-        return cls(forward, windower, models.read_settings(model))
+            window = fitting_window(models.max_window_tokens(config))
+        models.check_window(model, config, window.max_seq_len)
+        windower = Windower(models.load_tokenizer(model), window, cut_questions=cut_questions)
+        return cls(engine, windower, models.read_settings(model))
+
+    def windowed(self, window: WindowConfig) -> Reader:
+        """A reader with the same model and other windows."""
+        other = copy.copy(self)
+        other.windower = self.windower.resized(window)
+        return other
 
     def read(
         self,
@@ -79,6 +77,7 @@ class Reader:
         *,
         max_answer_tokens: int = 30,
         top_k: int = 1,
+        overlapping: bool = False,
     ) -> list[Reading]:
         """The model's best spans and null score of every pair, before any threshold.
 
@@ -87,12 +86,12 @@ class Reader:
             contexts: C texts; each is tokenised once within a call's chunk of pairs.
             pairs: (question index, context index); question i with context i when not given.
             max_answer_tokens: longest answer, in tokens.
-            top_k: spans of each pair, not overlapping.
+            top_k: spans of each pair.
+            overlapping: whether they may overlap.
         """
         pairs = pairs if pairs is not None else [(i, i) for i in range(len(questions))]
         found: list[Reading] = []
-        for start in range(0, len(pairs), _PAIRS):
-            chunk = pairs[start : start + _PAIRS]
+        for chunk in chunks(pairs, [len(contexts[c]) for _, c in pairs]):
             q, c = sorted({pair[0] for pair in chunk}), sorted({pair[1] for pair in chunk})
             where_q, where_c = {i: n for n, i in enumerate(q)}, {i: n for n, i in enumerate(c)}
             windows = self.windower.windows(
@@ -100,8 +99,15 @@ class Reader:
                 [contexts[i] for i in c],
                 [(where_q[i], where_c[j]) for i, j in chunk],
             )
-            starts, ends = self.forward.logits(windows, self.max_batch_tokens)
-            found += readings(windows, starts, ends, max_answer_tokens=max_answer_tokens, top_k=top_k)
+            starts, ends = self.engine.logits(windows)
+            found += readings(
+                windows,
+                starts,
+                ends,
+                max_answer_tokens=max_answer_tokens,
+                top_k=top_k,
+                overlapping=overlapping,
+            )
         return found
 
     def answer_many(
@@ -114,6 +120,9 @@ class Reader:
     ) -> list[list[Answer]]:
         """Answer (question, context) pairs.
 
+        A pair that cannot be asked (None or an empty question, say) gets an answer with ``error``; the
+        others are answered all the same.
+
         Args:
             pairs: what to ask, of what.
             top_k: answers of each pair; fewer where the context holds fewer apart.
@@ -125,51 +134,118 @@ class Reader:
             one list a pair, best first, never empty.
 
         Raises:
-            InputError: a question is empty.
+            InputError: an option out of range.
         """
-        threshold = self.settings.no_answer_threshold if threshold is None else threshold
-        questions = {question: i for i, question in enumerate(dict.fromkeys(q for q, _ in pairs))}
-        contexts = {context: i for i, context in enumerate(dict.fromkeys(c for _, c in pairs))}
-        if any(not question.strip() for question in questions):
-            raise InputError("a question is empty; ask something")
-        found = self.read(
-            list(questions),
-            list(contexts),
-            [(questions[q], contexts[c]) for q, c in pairs],
-            max_answer_tokens=max_answer_tokens,
-            top_k=top_k,
+        settings = self._checked(top_k, max_answer_tokens, threshold)
+        errors = self._errors(pairs)
+        good = [pair for pair, error in zip(pairs, errors, strict=True) if error is None]
+        questions = {question: i for i, question in enumerate(dict.fromkeys(q for q, _ in good))}
+        contexts = {context: i for i, context in enumerate(dict.fromkeys(c for _, c in good))}
+        found = iter(
+            self.read(
+                list(questions),
+                list(contexts),
+                [(questions[q], contexts[c]) for q, c in good],
+                max_answer_tokens=max_answer_tokens,
+                top_k=top_k,
+            )
         )
         return [
-            answers(reading, context, threshold, top_k)
-            for reading, (_, context) in zip(found, pairs, strict=True)
+            [refused(error)] if error is not None else answers(next(found), context, settings, top_k)
+            for (_, context), error in zip(pairs, errors, strict=True)
         ]
 
-    def answer(self, question: str, context: str, **options: float | int | None) -> list[Answer]:
-        """Answer one question of one context; see ``answer_many``."""
-        return self.answer_many([(question, context)], **options)[0]  # type: ignore[arg-type]
+    def answer(
+        self,
+        question: str,
+        contexts: str | Sequence[str],
+        *,
+        document_ids: Sequence[str] | None = None,
+        top_k: int = 1,
+        max_answer_tokens: int = 30,
+        threshold: float | None = None,
+    ) -> list[Answer]:
+        """Answer one question from a context, or from several.
 
+        Args:
+            question: what to ask.
+            contexts: one text, or several whose answers are ranked together by score.
+            document_ids: names of the contexts; their numbers ("0", "1", …) when not given.
+            top_k: answers over all contexts.
+            max_answer_tokens: longest answer, in tokens.
+            threshold: when the ``na_prob`` of every context is above it, a None answer comes first; the
+                model's own when not given, 1 never abstains.
 
-def answers(reading: Reading, context: str, threshold: float, top_k: int) -> list[Answer]:
-    """A reading as at most ``top_k`` answers, with a None answer first when it abstains."""
-    na_prob = reading.na_prob
-    made = [
-        Answer(
-            context[span.start : span.end],
-            sigmoid(span.score - reading.null_score),
-            span.start,
-            span.end,
-            na_prob,
+        Returns:
+            at most ``top_k`` answers, best first; after them one with ``error`` for each context that
+            could not be asked.
+
+        Raises:
+            InputError: the question cannot be asked, an option out of range, or ids that do not fit.
+        """
+        settings = self._checked(top_k, max_answer_tokens, threshold)
+        texts = [contexts] if isinstance(contexts, str) else list(contexts)
+        (error,) = self._errors([(question, "")])
+        if error is not None:
+            raise InputError(error)
+        ids: Sequence[str | None] = document_ids if document_ids is not None else _numbered(contexts, texts)
+        if len(ids) != len(texts):
+            raise InputError(f"{len(ids)} document_ids, but {len(texts)} contexts; give one for each")
+        if not texts:
+            raise InputError("there is no context; give at least one text")
+        found = self.answer_many(
+            [(question, text) for text in texts],
+            top_k=top_k,
+            max_answer_tokens=max_answer_tokens,
+            threshold=1.0,
         )
-        for span in reading.spans
-    ]
-    if na_prob > threshold or not made:
-        made.insert(0, Answer(None, na_prob, 0, 0, na_prob))
-    return made[:top_k]
+        named = [[with_document(each, name) for each in made] for made, name in zip(found, ids, strict=True)]
+        return ranked(named, settings.no_answer_threshold, top_k)
+
+    def _checked(self, top_k: int, max_answer_tokens: int, threshold: float | None) -> models.ModelSettings:
+        """The settings of a call."""
+        for name, value in (("top_k", top_k), ("max_answer_tokens", max_answer_tokens)):
+            if value < 1:
+                raise InputError(f"{name} is {value}; it must be at least 1")
+        if threshold is None:
+            return self.settings
+        if not 0.0 <= threshold <= 1.0:
+            raise InputError(f"threshold is {threshold}; it must lie in [0, 1]")
+        return replace(self.settings, no_answer_threshold=threshold)
+
+    def _errors(self, pairs: Sequence[tuple[Any, Any]]) -> list[str | None]:
+        """Why each pair cannot be asked; None where it can."""
+        errors = [refusal(question, context) for question, context in pairs]
+        asked = list(dict.fromkeys(q for (q, _), error in zip(pairs, errors, strict=True) if error is None))
+        window = self.windower.config
+        too_long = {
+            question: f"the question has {tokens} tokens, which leaves too little of a window of "
+            f"{window.max_seq_len} for the context; shorten it"
+            for question, tokens in zip(asked, self.windower.too_long(asked), strict=True)
+            if tokens
+        }
+        return [
+            error if error is not None else too_long.get(question)
+            for (question, _), error in zip(pairs, errors, strict=True)
+        ]
 
 
-def _fitting_window(reach: int) -> WindowConfig:
-    """The default window, shrunk to a model that reaches fewer tokens."""
-    default = WindowConfig()
-    if reach >= default.max_seq_len:
-        return default
-    return WindowConfig(max_seq_len=reach, doc_stride=reach // 3, max_query_len=reach // 4)
+def chunks(pairs: Sequence[Any], characters: Sequence[int]) -> Iterator[Sequence[Any]]:
+    """Neighbouring pairs, as many as are windowed at once; one with a longer context goes alone.
+
+    Args:
+        pairs: what to cut up.
+        characters: of the context of each.
+    """
+    first, total = 0, 0
+    for number, count in enumerate(characters):
+        total += count
+        if number > first and (number - first == _PAIRS or total > _CHARACTERS):
+            yield pairs[first:number]
+            first, total = number, count
+    if first < len(pairs):
+        yield pairs[first:]
+
+
+def _numbered(contexts: str | Sequence[str], texts: Sequence[str]) -> list[str | None]:
+    return [None] if isinstance(contexts, str) else [str(number) for number in range(len(texts))]

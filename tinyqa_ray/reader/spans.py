@@ -57,6 +57,7 @@ def readings(
     *,
     max_answer_tokens: int,
     top_k: int = 1,
+    overlapping: bool = False,
 ) -> list[Reading]:
     """The best spans of every pair.
 
@@ -65,7 +66,8 @@ def readings(
         start_logits: W arrays of ``(tokens of the window,)``.
         end_logits: the same.
         max_answer_tokens: longest span, in tokens.
-        top_k: spans kept of each pair. They do not overlap; fewer where the context holds fewer apart.
+        top_k: spans kept of each pair; fewer where the context holds fewer.
+        overlapping: whether they may overlap, differing in a character at least.
 
     Returns:
         P readings.
@@ -84,29 +86,36 @@ def readings(
             shown = windows.window_offsets(w)
             starts[i, : len(shown)][shown[:, 0] >= shown[:, 1]] = -np.inf
         ends = _context_logits(windows, end_logits, rows)
-        window, first, last, score = best_spans(starts, ends, max_answer_tokens, top_k)
+        window, first, last, score = best_spans(
+            starts, ends, max_answer_tokens, top_k, overlapping=overlapping
+        )
         for w, a, b, value in zip(rows[window], first, last, score, strict=True):
             offsets = windows.offsets[windows.pair[w]]
             token = windows.first_token[w]
             found[windows.pair[w]].append(
                 Span(int(offsets[token + a, 0]), int(offsets[token + b, 1]), float(value))
             )
-    return [Reading(_distinct(spans, top_k), float(score)) for spans, score in zip(found, null, strict=True)]
+    return [
+        Reading(_distinct(spans, top_k, overlapping), float(score))
+        for spans, score in zip(found, null, strict=True)
+    ]
 
 
 def best_spans(
-    starts: Float, ends: Float, max_answer_tokens: int, k: int
+    starts: Float, ends: Float, max_answer_tokens: int, k: int, *, overlapping: bool = False
 ) -> tuple[Index, Index, Index, Float]:
-    """The k best spans ``start <= end < start + max_answer_tokens`` of each row that share no token.
+    """The k best spans ``start <= end < start + max_answer_tokens`` of each row.
 
     Args:
         starts: start logits ``(R, T)``, -inf where no answer may start.
         ends: end logits ``(R, T)``.
         max_answer_tokens: longest span, in tokens.
-        k: spans a row; fewer where the row has fewer apart.
+        k: spans a row; fewer where the row has fewer.
+        overlapping: whether spans may share tokens.
 
     Returns:
-        row, first token, last token and score of each span, each row's best first.
+        row, first token, last token and score of each span, each row's best first; of equal ones the
+        shorter, then the earlier.
     """
     rows, tokens = starts.shape
     if tokens == 0:
@@ -116,20 +125,37 @@ def best_spans(
     scores = np.full((rows, lengths, tokens), -np.inf, dtype=np.float32)
     for more in range(lengths):
         np.add(starts[:, : tokens - more], ends[:, more:], out=scores[:, more, : tokens - more])
-    k = min(k, tokens)
+    top, value = _top(scores, k) if overlapping else _top_apart(scores, min(k, tokens))
+    row, column = np.nonzero(np.isfinite(value))
+    extra, first = np.divmod(top[row, column], tokens)
+    return row, first, first + extra, value[row, column]
+
+
+def _top(scores: Float, k: int) -> tuple[Index, Float]:
+    """Places in the flat rows, and scores, of the k best spans of each row of ``(R, lengths, starts)``."""
+    flat = scores.reshape(len(scores), -1)
+    k = min(k, flat.shape[1])
+    top = np.argpartition(flat, flat.shape[1] - k, axis=1)[:, -k:]
+    top.sort(axis=1)
+    value = np.take_along_axis(flat, top, 1)
+    best = np.argsort(-value, axis=1, kind="stable")
+    return np.take_along_axis(top, best, 1), np.take_along_axis(value, best, 1)
+
+
+def _top_apart(scores: Float, k: int) -> tuple[Index, Float]:
+    """Like ``_top``, of spans that share no token; uses ``scores`` up."""
+    rows, lengths, tokens = scores.shape
     top, value = np.empty((rows, k), dtype=np.int64), np.empty((rows, k), dtype=np.float32)
     begin = np.arange(tokens)
     end = begin + np.arange(lengths)[:, None]
+    flat = scores.reshape(rows, -1)
     for n in range(k):
         if n:
             extra, first = np.divmod(top[:, n - 1, None, None], tokens)
             scores[(begin <= first + extra) & (end >= first)] = -np.inf
-        flat = scores.reshape(rows, -1)
         top[:, n] = flat.argmax(1)
         value[:, n] = np.take_along_axis(flat, top[:, n, None], 1)[:, 0]
-    row, column = np.nonzero(np.isfinite(value))
-    extra, first = np.divmod(top[row, column], tokens)
-    return row, first, first + extra, value[row, column]
+    return top, value
 
 
 def _context_logits(windows: Windows, logits: Sequence[Float], rows: Index) -> Float:
@@ -141,14 +167,19 @@ def _context_logits(windows: Windows, logits: Sequence[Float], rows: Index) -> F
     return block
 
 
-def _distinct(spans: list[Span], top_k: int) -> tuple[Span, ...]:
-    """The best spans that do not overlap; equal scores go to the earlier, then the shorter."""
+def _distinct(spans: list[Span], top_k: int, overlapping: bool) -> tuple[Span, ...]:
+    """The best spans, apart or at least different; equal scores go to the earlier, then the shorter."""
     kept: list[Span] = []
     for span in sorted(spans, key=lambda span: (-span.score, span.start, span.end)):
-        if span.start < span.end and all(
-            span.end <= other.start or other.end <= span.start for other in kept
-        ):
-            kept.append(span)
-            if len(kept) == top_k:
-                break
+        if span.start >= span.end or any(_clash(span, other, overlapping) for other in kept):
+            continue
+        kept.append(span)
+        if len(kept) == top_k:
+            break
     return tuple(kept)
+
+
+def _clash(span: Span, other: Span, overlapping: bool) -> bool:
+    if overlapping:
+        return (span.start, span.end) == (other.start, other.end)
+    return span.start < other.end and other.start < span.end

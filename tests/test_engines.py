@@ -1,24 +1,26 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tiny
 
 from tinyqa_ray import models
 from tinyqa_ray.configs import WindowConfig
-from tinyqa_ray.forward import TorchForward, pick_device
+from tinyqa_ray.engines import TorchEngine, pick_device
 from tinyqa_ray.windows import Windower, Windows
 
 FAMILIES = pytest.mark.parametrize("family", ["bert", "roberta"])
 
 
 @pytest.fixture
-def engine(family: str, request: pytest.FixtureRequest) -> tuple[TorchForward, Windower]:
+def engine(family: str, request: pytest.FixtureRequest) -> tuple[TorchEngine, Windower]:
     folder = request.getfixturevalue(f"tiny_{family}")
     windower = Windower(
         models.load_tokenizer(folder), WindowConfig(max_seq_len=48, doc_stride=8, max_query_len=16)
     )
-    return TorchForward(models.load_qa_model(folder), device="cpu", pad_id=windower.pad_id), windower
+    return TorchEngine(models.load_qa_model(folder), device="cpu"), windower
 
 
 def some_windows(windower: Windower) -> Windows:
@@ -30,20 +32,20 @@ def some_windows(windower: Windower) -> Windows:
 @FAMILIES
 @pytest.mark.parametrize("budget", [1, 100, 4096])
 def test_batched_logits_equal_those_of_each_window_alone(
-    engine: tuple[TorchForward, Windower], budget: int
+    engine: tuple[TorchEngine, Windower], budget: int
 ) -> None:
     forward, windower = engine
     windows = some_windows(windower)
     starts, ends = forward.logits(windows, max_batch_tokens=budget)
     assert [len(row) for row in starts] == [len(row) for row in ends] == windows.lengths.tolist()
     for w in range(len(windows)):
-        start, end = forward.forward(windows, np.array([w]))
+        ((_, start, end),) = forward.run(windows, [np.array([w])])
         np.testing.assert_allclose(starts[w], start[0], atol=1e-5)
         np.testing.assert_allclose(ends[w], end[0], atol=1e-5)
 
 
 @FAMILIES
-def test_windows_differ_so_that_a_wrong_order_would_show(engine: tuple[TorchForward, Windower]) -> None:
+def test_windows_differ_so_that_a_wrong_order_would_show(engine: tuple[TorchEngine, Windower]) -> None:
     forward, windower = engine
     starts, _ = forward.logits(some_windows(windower))
     assert len({round(float(row[0]), 3) for row in starts}) == len(starts)
@@ -52,19 +54,19 @@ def test_windows_differ_so_that_a_wrong_order_would_show(engine: tuple[TorchForw
 @FAMILIES
 @pytest.mark.parametrize("budget", [1, 64, 200])
 def test_token_budget_counts_padding(
-    engine: tuple[TorchForward, Windower], budget: int, monkeypatch: pytest.MonkeyPatch
+    engine: tuple[TorchEngine, Windower], budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward, windower = engine
     windows = some_windows(windower)
     shapes: list[tuple[int, int]] = []
-    original = TorchForward.forward
+    original = TorchEngine.run
 
-    def watched(self: TorchForward, windows: Windows, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        made = original(self, windows, batch)
-        shapes.append(made[0].shape)
-        return made
+    def watched(self: TorchEngine, windows: Windows, batches: Any) -> Any:
+        for made in original(self, windows, batches):
+            shapes.append(made[1].shape)
+            yield made
 
-    monkeypatch.setattr(TorchForward, "forward", watched)
+    monkeypatch.setattr(TorchEngine, "run", watched)
     forward.logits(windows, max_batch_tokens=budget)
     assert sum(rows for rows, _ in shapes) == len(windows)
     assert all(rows == 1 or rows * tokens <= budget for rows, tokens in shapes)
@@ -72,7 +74,7 @@ def test_token_budget_counts_padding(
 
 
 @pytest.mark.parametrize("family", ["bert"])
-def test_token_types_reach_the_model(engine: tuple[TorchForward, Windower]) -> None:
+def test_token_types_reach_the_model(engine: tuple[TorchEngine, Windower]) -> None:
     forward, windower = engine
     windows = some_windows(windower)
     before, _ = forward.logits(windows)

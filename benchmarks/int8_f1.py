@@ -1,0 +1,50 @@
+"""F1 of a model and of its int8 export on questions that neither was made with.
+
+python benchmarks/int8_f1.py --model FOLDER --calibration train.json --data dev.json
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from machine import machine, show
+
+from tinyqa_ray.configs import EvaluateConfig, ExportConfig
+from tinyqa_ray.evaluate import evaluate
+from tinyqa_ray.reader.export import export
+
+
+def main() -> None:
+    """Export, evaluate both, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder with a question-answering head")
+    parser.add_argument("--calibration", required=True, help="SQuAD JSON to export with")
+    parser.add_argument("--data", required=True, help="SQuAD JSON to measure on")
+    parser.add_argument("--output", help="JSON file for the figures")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        int8 = str(Path(folder) / "int8")
+        export(ExportConfig(model=arguments.model, calibration=arguments.calibration), int8)
+        reports = {
+            name: evaluate(EvaluateConfig(model=model, data=arguments.data), str(Path(folder) / name))
+            for name, model in (("fp32", arguments.model), ("int8-evaluation", int8))
+        }
+    figures = {
+        name.removesuffix("-evaluation"): {
+            "forced_f1": round(report.forced_f1 or 0.0, 2),
+            "f1_at_threshold": round(report.f1, 2),
+            "questions_per_s": round(report.questions_per_s, 1),
+        }
+        for name, report in reports.items()
+    }
+    questions = next(iter(reports.values())).questions
+    made = {"model": Path(arguments.model).name, "questions": questions, **figures}
+    if arguments.output:
+        text = json.dumps({"benchmark": "int8_f1", **made, "machine": machine()}, indent=2)
+        Path(arguments.output).write_text(text + "\n")
+    show("int8_f1", made)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The matrix peak of this machine's processor in fp32, bf16 and int8: what an engine's speed is a share of.
+
+python benchmarks/peak.py
+"""
+
+import importlib.util
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from machine import show
+
+SIZE, PRODUCTS, REPEATS = 2048, 6, 10
+
+
+def peaks(threads: int) -> dict[str, float]:
+    """Operations per second, in 10⁹, of large square matrix products.
+
+    fp32 and bf16 are torch's; int8 is OpenVINO's, a chain of products each requantised to int8, as in a
+    model. Empty of int8 where OpenVINO is not installed.
+    """
+    torch.set_num_threads(threads)
+    found = {
+        "fp32_gflops": _best(_torch_product(torch.float32), 2 * SIZE**3),
+        "bf16_gflops": _best(_torch_product(torch.bfloat16), 2 * SIZE**3),
+    }
+    if importlib.util.find_spec("openvino") is not None:
+        found["int8_gops"] = _best(_int8_chain(threads), PRODUCTS * 2 * SIZE**3)
+    return found
+
+
+def _best(step: Callable[[], object], operations: int) -> float:
+    """The fastest of several runs: a peak is what the processor can do undisturbed."""
+    step()
+    taken = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - began)
+    return round(operations / min(taken) / 1e9, 1)
+
+
+def _torch_product(dtype: torch.dtype) -> Callable[[], object]:
+    one, two = (torch.randn(SIZE, SIZE).to(dtype) for _ in range(2))
+    return lambda: one @ two
+
+
+def _int8_chain(threads: int) -> Callable[[], object]:
+    import openvino
+    from openvino import opset13 as op
+
+    def quantised(values: object, limit: float) -> object:
+        low, high = np.float32(-limit), np.float32(limit)
+        return op.fake_quantize(values, low, high, low, high, 256)
+
+    integers = np.random.default_rng(0).integers(-127, 128, (SIZE, SIZE)).astype(np.int8)
+    weights = op.multiply(op.convert(op.constant(integers), "f32"), np.full((SIZE, 1), 0.01, np.float32))
+    values = op.parameter([SIZE, SIZE], np.float32)
+    made = quantised(values, 1.28)
+    for _ in range(PRODUCTS):
+        made = quantised(op.matmul(made, weights, False, True), 10.0)
+    compiled = openvino.Core().compile_model(
+        openvino.Model([made], [values]), "CPU", {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    )
+    request = compiled.create_infer_request()
+    request.set_input_tensor(openvino.Tensor(np.random.default_rng(1).normal(size=(SIZE, SIZE)).astype("f4")))
+    return request.infer
+
+
+if __name__ == "__main__":
+    show("peak", {"threads": torch.get_num_threads(), **peaks(torch.get_num_threads())})

@@ -1,0 +1,155 @@
+"""All contestants on one model, in turn in every round: speeds, ratios, agreement, where our time goes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from peers.inputs import Model
+from peers.process import Process, Reply
+from peers.protocol import Job
+from tinyqa_ray import storage
+
+BATCH_SIZES = {"cpu": (1, 16), "cuda": (1, 16, 64, 256)}
+"""Of the pipeline."""
+_MODULES = {"pipeline": "transformers_pipeline", "haystack": "haystack_reader"}
+_PEAKS = {"fp32": "fp32_gflops", "bf16": "bf16_gflops", "int8": "int8_gops"}
+_OURS = "tinyqa "
+"""How the names of our contestants begin; their precision follows."""
+_WARM_UP_QUERIES = {"pairs": 8, "corpus": 1}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contestant:
+    """One way to run one workload."""
+
+    name: str
+    process: str
+    workload: str
+    batch_size: int = 1
+
+
+def compare(
+    model: Model, job: Job, peers: dict[str, str], peak: dict[str, float], rounds: int
+) -> dict[str, Any]:
+    """Measure a model.
+
+    Args:
+        model: what all of them run.
+        job: device, precision, threads and workloads.
+        peers: name of each peer and the Python of its environment.
+        peak: ``fp32_gflops`` and ``int8_gops`` of the machine, in 1e9 a second; empty where unknown.
+        rounds: how often each contestant is measured.
+    """
+    job = {**job, "model": model.folder}
+    reference = f"{_OURS}torch {job['precision']}"
+    ours = {reference: job}
+    for precision, folder in model.exports.items():
+        ours[f"{_OURS}export {precision}"] = {**job, "model": folder, "precision": precision}
+    contestants = _contestants([*ours], [*peers], BATCH_SIZES[job["device"]])
+    with ExitStack() as stack:
+        processes = {name: stack.enter_context(Process("tinyqa_reader", own)) for name, own in ours.items()}
+        for name, python in peers.items():
+            processes[name] = stack.enter_context(Process(_MODULES[name], job, python))
+        replies = _replies(contestants, processes, rounds)
+    shares = {name: _shares(own) for name, own in ours.items()}
+    speeds = {
+        workload: {one.name: _speed(replies[one]) for one in contestants if one.workload == workload}
+        for workload in job["workloads"]
+    }
+    texts = {one.name: replies[one][-1].result for one in contestants if one.workload == "pairs"}
+    return {
+        "model": model.name,
+        "random_weights": model.random,
+        "pairs_per_s": speeds,
+        "ratio_to_best_peer": {workload: _ratios(of) for workload, of in speeds.items()},
+        "agreement": None if model.random else _agreement(reference, texts, shares[reference]),
+        "tokenise_decode_share": {
+            name: round(share["tokenise_decode_share"], 3) for name, share in shares.items()
+        },
+        "share_of_peak": {
+            name: round(share["operations"] / share["model_seconds"] / peak[key] / 1e9, 3)
+            for name, share in shares.items()
+            if (key := _PEAKS.get(name.split()[-1])) in peak
+        },
+        "exports": {} if model.random else {name: _report(path) for name, path in model.exports.items()},
+        "versions": {one.process: replies[one][0].versions for one in contestants},
+    }
+
+
+def _report(folder: str) -> dict[str, Any]:
+    """What the export said of itself: its F1 beside the model's, which the speed is to be read with."""
+    report: dict[str, Any] = storage.read_json(storage.join(folder, "_SUCCESS.json"))["report"]
+    return report
+
+
+def _contestants(ours: Sequence[str], peers: Sequence[str], batch_sizes: Sequence[int]) -> list[Contestant]:
+    """What is measured, in the order of a round; corpora only by those with a call for them."""
+    pairs = [Contestant(name=name, process=name, workload="pairs") for name in ours]
+    if "pipeline" in peers:
+        pairs += [
+            Contestant(name=f"pipeline batch {size}", process="pipeline", workload="pairs", batch_size=size)
+            for size in batch_sizes
+        ]
+    haystack = ["haystack"] if "haystack" in peers else []
+    pairs += [Contestant(name=name, process=name, workload="pairs") for name in haystack]
+    return pairs + [Contestant(name=name, process=name, workload="corpus") for name in [*ours, *haystack]]
+
+
+def _replies(
+    contestants: Sequence[Contestant], processes: dict[str, Process], rounds: int
+) -> dict[Contestant, list[Reply]]:
+    """Each contestant's replies, after a warm-up."""
+    for one in contestants:
+        limit = _WARM_UP_QUERIES[one.workload]
+        processes[one.process].ask(one.workload, batch_size=one.batch_size, limit=limit)
+    replies: dict[Contestant, list[Reply]] = {one: [] for one in contestants}
+    for _ in range(rounds):
+        for one in contestants:
+            replies[one].append(processes[one.process].ask(one.workload, batch_size=one.batch_size))
+    return replies
+
+
+def _shares(job: Job) -> dict[str, Any]:
+    with Process("tinyqa_shares", job) as process:
+        process.ask("pairs", limit=_WARM_UP_QUERIES["pairs"])
+        shares: dict[str, Any] = process.ask("pairs").result
+    return shares
+
+
+def _speed(replies: Sequence[Reply]) -> dict[str, float]:
+    speeds = [reply.pairs / reply.seconds for reply in replies]
+    found = {"median": statistics.median(speeds), "min": min(speeds), "max": max(speeds)}
+    return {name: round(value, 2) for name, value in found.items()}
+
+
+def _ratios(speeds: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Our median speeds over the best peer's."""
+    medians = {name: speed["median"] for name, speed in speeds.items()}
+    peers = [name for name in medians if not name.startswith(_OURS)]
+    if not peers:
+        return {}
+    best = max(peers, key=medians.__getitem__)
+    return {
+        "best_peer": best,
+        **{name: round(medians[name] / medians[best], 2) for name in medians if name not in peers},
+    }
+
+
+def _agreement(reference: str, texts: dict[str, list[str | None]], shares: dict[str, Any]) -> dict[str, Any]:
+    """Share of pairs on which the best text is that of our reader ``reference``.
+
+    Only pairs of one window count: there all of them ask for the best sum of two logits, while over several
+    windows the pipeline compares probabilities of each. Haystack gives the model no token types and knows no
+    longest answer, so a model with token types answers it otherwise.
+    """
+    single = [pair for pair, windows in enumerate(shares["windows_of_pairs"]) if windows == 1]
+    found: dict[str, Any] = {"pairs_of_one_window": len(single)}
+    for name, answers in texts.items():
+        if name != reference and single:
+            same = statistics.fmean(answers[pair] == texts[reference][pair] for pair in single)
+            found[name] = round(same, 4)
+    return found

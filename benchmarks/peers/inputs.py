@@ -1,0 +1,101 @@
+"""What every contestant is given: the same models and the same seeded workloads."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from tinyqa_ray import models, storage
+from tinyqa_ray.errors import InputError
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """A model to compare on."""
+
+    name: str
+    folder: str
+    random: bool
+    """Its answers mean nothing; its speed does."""
+    exports: dict[str, str] = field(default_factory=dict)
+    """Folders exported from it, by precision."""
+
+
+def workloads(
+    documents: str, questions: str, *, pairs: int, corpus_documents: int, seed: int
+) -> dict[str, list[tuple[str, list[str]]]]:
+    """Queries over SQuAD-like paragraphs, lengths mixed as they come.
+
+    Args:
+        documents: JSONL with ``id`` and ``text``.
+        questions: JSONL with ``question`` and ``document_id``.
+        pairs: questions drawn, fewer where there are fewer.
+        corpus_documents: documents that a query of the corpus is asked of.
+        seed: of every draw.
+
+    Returns:
+        ``pairs``: a question and its own document. ``corpus``: some of these questions, each asked of the
+        same documents, about as many pairs.
+
+    Raises:
+        InputError: a file is not as above, or a question's document is absent.
+    """
+    try:
+        texts = {row["id"]: row["text"] for row in _rows(documents)}
+        asked = [(row["question"], [texts[row["document_id"]]]) for row in _rows(questions)]
+    except KeyError as error:
+        raise InputError(
+            f"{documents}, {questions}: no {error}; give rows of id, text and of question, document_id"
+        ) from None
+    rng = random.Random(seed)
+    drawn = rng.sample(asked, min(pairs, len(asked)))
+    distinct = list(dict.fromkeys(contexts[0] for _, contexts in drawn))
+    corpus = rng.sample(distinct, min(corpus_documents, len(distinct)))
+    queries = max(1, len(drawn) // len(corpus))
+    return {"pairs": drawn, "corpus": [(question, corpus) for question, _ in drawn[:queries]]}
+
+
+def encoder_with_random_head(folder: Path, seed: int) -> str:
+    """The bundled MiniLM encoder with a question-answering head of random weights."""
+    encoder = models.default_encoder()
+    torch.manual_seed(seed)
+    models.load_qa_model(encoder, new_head=True).save_pretrained(folder)
+    _copy_tokenizer(encoder, folder)
+    return str(folder)
+
+
+def random_6x768(tokenizer_of: str, folder: Path, seed: int) -> str:
+    """A BERT of 6 layers x 768 with random weights: its answers mean nothing, its speed does."""
+    from transformers import BertConfig, BertForQuestionAnswering
+
+    config = BertConfig(
+        vocab_size=len(models.load_tokenizer(tokenizer_of)),
+        num_hidden_layers=6,
+        hidden_size=768,
+        num_attention_heads=12,
+        intermediate_size=3072,
+    )
+    torch.manual_seed(seed)
+    BertForQuestionAnswering(config).save_pretrained(folder)
+    _copy_tokenizer(tokenizer_of, folder)
+    return str(folder)
+
+
+def _copy_tokenizer(model: str, folder: Path) -> None:
+    """The files as they are: what one transformers saves anew, an older one may not read."""
+    files = [path for name in _TOKENIZER_FILES if (path := Path(model) / name).is_file()]
+    if not files:
+        raise InputError(f"{model}: has no tokenizer files; give --model a local folder")
+    for path in files:
+        shutil.copy(path, folder)
+
+
+def _rows(path: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in storage.read_bytes(path).decode().splitlines() if line.strip()]

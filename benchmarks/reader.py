@@ -1,0 +1,152 @@
+"""Pairs answered per second, text in and answers with offsets out: our reader and its peers in one run.
+
+python benchmarks/reader.py --model FOLDER --documents passages.jsonl --questions questions.jsonl
+
+Every contestant has the same model, precision (int8 apart), threads and pairs, and its own process; all are
+measured in turn in each round. The first run makes the peers' environments: some GB, from PyPI.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from machine import machine, show
+from peak import peaks
+from peers import inputs
+from peers.contest import BATCH_SIZES, compare
+from peers.environment import REQUIREMENTS, interpreter
+from peers.inputs import Model
+from rich.console import Console
+from rich.table import Table
+
+from tinyqa_ray import storage
+from tinyqa_ray.configs import ExportConfig
+from tinyqa_ray.errors import InputError
+from tinyqa_ray.reader.export import export
+from tinyqa_ray.recipes import bundled
+
+SEED = 13
+EXPORTS = ("fp32", "bf16", "int8")
+
+
+def main() -> None:
+    """Compare on every model, then print and keep the figures."""
+    arguments = _arguments()
+    workloads = inputs.workloads(
+        arguments.documents,
+        arguments.questions,
+        pairs=arguments.pairs,
+        corpus_documents=arguments.corpus_documents,
+        seed=SEED,
+    )
+    peers = {
+        name: interpreter(name, Path(arguments.environments))
+        for name in REQUIREMENTS
+        if name not in arguments.skip
+    }
+    peak = peaks(arguments.threads) if arguments.device == "cpu" else {}
+    settings = {name: getattr(arguments, name) for name in ("device", "precision", "threads")}
+    job = {**settings, "workloads": workloads}
+    with tempfile.TemporaryDirectory() as folder:
+        compared = [
+            compare(model, job, peers, peak, arguments.repeats) for model in _models(arguments, Path(folder))
+        ]
+    figures = {
+        **settings,
+        "rounds": arguments.repeats,
+        "workloads": {
+            name: {"queries": len(queries), "pairs": sum(len(contexts) for _, contexts in queries)}
+            for name, queries in workloads.items()
+        },
+        "peak": peak,
+        "models": compared,
+    }
+    if arguments.output:
+        storage.write_json(arguments.output, {"benchmark": "reader", **figures, "machine": machine()})
+    for one in compared:
+        Console(stderr=True).print(_table(one))
+    show("reader", figures)
+
+
+def _models(arguments: argparse.Namespace, folder: Path) -> list[Model]:
+    """The models given, or the bundled encoder; and one of 6 x 768."""
+    given = [Path(path).expanduser().absolute() for path in arguments.model]
+    models = [Model(name=path.name, folder=str(path), random=False) for path in given]
+    if not models:
+        encoder = inputs.encoder_with_random_head(folder / "encoder", SEED)
+        models = [Model(name="bundled MiniLM encoder, random head", folder=encoder, random=True)]
+    if "6x768" not in arguments.skip:
+        large = inputs.random_6x768(models[0].folder, folder / "6x768", SEED)
+        models.append(Model(name="6x768, random", folder=large, random=True))
+    if arguments.device != "cpu" or "exports" in arguments.skip:
+        return models
+    made = []
+    for number, model in enumerate(models):
+        folders = {each: _exported(arguments, model, each, folder / f"{number}-{each}") for each in EXPORTS}
+        made.append(replace(model, exports=folders))
+    return made
+
+
+def _exported(arguments: argparse.Namespace, model: Model, precision: str, output: Path) -> str:
+    config = ExportConfig(
+        model=model.folder,
+        precision=precision,
+        calibration=arguments.calibration,
+        max_f1_drop=arguments.max_f1_drop,
+    )
+    if model.random:  # its F1 means nothing
+        config = replace(config, max_f1_drop=100.0, check_questions=16)
+    export(config, str(output))
+    return str(output)
+
+
+def _table(compared: dict[str, Any]) -> Table:
+    table = Table("workload", "contestant", "pairs/s", "min–max", "to best peer", title=compared["model"])
+    for workload, speeds in compared["pairs_per_s"].items():
+        ratios = compared["ratio_to_best_peer"][workload]
+        for name, speed in speeds.items():
+            ratio = f"{ratios[name]:.2f}x" if name in ratios else ""
+            spread = f"{speed['min']:.1f}–{speed['max']:.1f}"
+            table.add_row(workload, name, f"{speed['median']:.1f}", spread, ratio)
+    notes = {name: compared[name] for name in ("agreement", "tokenise_decode_share", "share_of_peak")}
+    table.caption = "\n".join(f"{name}: {json.dumps(value)}" for name, value in notes.items() if value)
+    return table
+
+
+def _arguments() -> argparse.Namespace:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add = parser.add_argument
+    add("--model", action="append", default=[], help="local folder; may be repeated (bundled encoder)")
+    add("--calibration", default=bundled("squad2_train.json"), help="SQuAD JSON for the exports")
+    add("--max-f1-drop", type=float, default=0.5, help="points of F1 that an export may lose (0.5)")
+    add("--documents", default=bundled("corpus_documents.jsonl"), help="JSONL of id, text")
+    add("--questions", default=bundled("corpus_questions.jsonl"), help="JSONL of question, document_id")
+    add("--pairs", type=_count, default=300, help="pairs drawn (300)")
+    add("--corpus-documents", type=_count, default=30, help="documents of a query in corpus mode (30)")
+    add("--threads", type=_count, default=cores, help="of every contestant (all cores)")
+    add("--repeats", type=_count, default=3, help="rounds (3)")
+    add("--environments", default="runs/benchmarks/environments", help="where the peers are installed")
+    add("--skip", action="append", default=[], choices=["exports", *REQUIREMENTS, "6x768"])
+    add("--device", default="cpu", choices=[*BATCH_SIZES], help="cuda: no exports, larger batches (cpu)")
+    add("--precision", default="fp32", choices=["fp32", "bf16", "fp16"], help="of torch models (fp32)")
+    add("--output", help="JSON file for the figures")
+    return parser.parse_args()
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"is {text}; it must be at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"reader: {error}")

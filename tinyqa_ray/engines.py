@@ -1,0 +1,183 @@
+"""Engines: start and end logits of unpadded windows, in length-sorted batches within a token budget."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tinyqa_ray.errors import InputError
+from tinyqa_ray.windows import Windows, pad, token_budget_batches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Logits = NDArray[np.float32]
+Index = NDArray[np.int64]
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Engine(ABC):
+    """What runs a question-answering model over windows."""
+
+    name: str
+    """For people: library, precision and device."""
+    parameters: int
+    """Weights of the model, in numbers."""
+    max_batch_tokens: int
+    """Tokens of a forward at which this engine is about as fast as it gets."""
+    pad_id: int
+    """Token that fills up a batch; the attention mask hides it."""
+
+    @abstractmethod
+    def run(self, windows: Windows, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
+        """Run batches of windows.
+
+        Args:
+            windows: W windows.
+            batches: B window numbers each.
+
+        Yields:
+            in any order: a batch, its start logits and its end logits, ``(B, at least the most tokens)``
+            each; what lies beyond a window's tokens means nothing.
+        """
+
+    def logits(
+        self, windows: Windows, max_batch_tokens: int | None = None
+    ) -> tuple[list[Logits], list[Logits]]:
+        """Logits of every window, in the windows' order.
+
+        Args:
+            windows: W windows.
+            max_batch_tokens: tokens of one forward, padding included; the engine's own when not given.
+
+        Returns:
+            start and end logits: W arrays of ``(tokens of the window,)``.
+        """
+        starts: list[Logits] = [np.empty(0, np.float32)] * len(windows)
+        ends = list(starts)
+        lengths = windows.lengths
+        batches = token_budget_batches(lengths, max_batch_tokens or self.max_batch_tokens)
+        for batch, start, end in self.run(windows, batches):
+            for row, window in enumerate(batch):
+                tokens = lengths[window]
+                starts[window], ends[window] = start[row, :tokens].copy(), end[row, :tokens].copy()
+        return starts, ends
+
+
+class TorchEngine(Engine):
+    """A torch model on one device, with torch's fused attention."""
+
+    def __init__(self, model: PreTrainedModel, *, device: str = "auto", compiled: bool = False) -> None:
+        """Move ``model`` to ``device`` and put it in eval mode.
+
+        Args:
+            model: a question-answering model, in the precision that it is to run in.
+            device: ``auto`` (the GPU where there is one) or a torch device's name.
+            compiled: run it through ``torch.compile``; pays on long runs only.
+        """
+        self.device = pick_device(device)
+        self.model = model.to(self.device).eval()
+        self.pad_id: int = model.config.pad_token_id or 0
+        self.uses_types = getattr(model.config, "type_vocab_size", 0) > 1
+        self.name = f"torch {str(model.dtype).removeprefix('torch.')} on {self.device}"
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.max_batch_tokens = 1024 if self.device.type == "cpu" else 32768
+        self._call = torch.compile(self.model, dynamic=True) if compiled else self.model
+
+    def run(self, windows: Windows, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
+        """See ``Engine.run``; in the order of the batches."""
+        # One batch ahead: a GPU works on it while the results of the last are fetched and used.
+        ahead: tuple[Index, torch.Tensor] | None = None
+        for batch in batches:
+            launched = (batch, self._launch(windows, batch))
+            if ahead is not None:
+                yield _fetched(*ahead)
+            ahead = launched
+        if ahead is not None:
+            yield _fetched(*ahead)
+
+    @torch.inference_mode()
+    def _launch(self, windows: Windows, batch: Index) -> torch.Tensor:
+        """Start and end logits of a batch, ``(2, B, T)``, on the device."""
+        ids, mask, types = padded(windows, batch, self.pad_id)
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self.uses_types:
+            inputs["token_type_ids"] = types
+        output = self._call(
+            **{
+                name: torch.from_numpy(array).to(self.device, non_blocking=True)
+                for name, array in inputs.items()
+            }
+        )
+        return torch.stack([output.start_logits, output.end_logits])
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """``auto`` is the GPU where there is one.
+
+    Raises:
+        InputError: a device that torch does not know, or a GPU where it sees none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device is {device!r}; give 'auto', 'cpu', 'cuda' or 'cuda:1'") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device is {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices; use 'cpu'"
+        )
+    return chosen
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The precision that a torch model runs in on a device.
+
+    Args:
+        precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: on a GPU bf16 from Ampere on, else fp16; on
+            a CPU fp32.
+        device: where it runs.
+
+    Raises:
+        InputError: another precision, or one that the device has no arithmetic for.
+    """
+    if precision == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        # fp16 arithmetic came with sm_53, bf16 with sm_80; a V100 is sm_70.
+        major, minor = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if major >= 8 else torch.float16 if (major, minor) >= (5, 3) else torch.float32
+    if precision == "int8":
+        raise InputError(
+            "precision is 'int8', but the model is not exported to it; "
+            "run tinyqa export --precision int8 and give the exported folder"
+        )
+    if precision not in _DTYPES:
+        raise InputError(f"precision is {precision!r}; it must be one of auto, {', '.join(PRECISIONS)}")
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("precision is 'fp16', which is for GPUs; on a CPU use fp32, bf16 or an int8 export")
+    return _DTYPES[precision]
+
+
+def padded(
+    windows: Windows, batch: Index, pad_id: int, length: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Token ids, attention mask and token types of B windows, ``(B, length)`` each."""
+    rows = [windows.input_ids[window] for window in batch]
+    ids = pad(rows, pad_id, length)
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
+    return ids, mask, pad([windows.type_ids[window] for window in batch], 0, length)
+
+
+def _fetched(batch: Index, logits: torch.Tensor) -> tuple[Index, Logits, Logits]:
+    start, end = logits.float().cpu().numpy()
+    return batch, start, end

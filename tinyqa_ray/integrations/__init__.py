@@ -1,0 +1,1 @@
+"""The reader inside other frameworks."""

@@ -1,0 +1,202 @@
+"""A model exported for CPUs, and the F1 and speed of the export beside the model's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyqa_ray import models, runs, storage
+from tinyqa_ray.cluster import quiet_models
+from tinyqa_ray.configs import ExportConfig
+from tinyqa_ray.engines import Engine, TorchEngine, padded
+from tinyqa_ray.errors import InputError
+from tinyqa_ray.reader import measure
+from tinyqa_ray.reader.openvino import FILE, OpenVinoEngine, require_openvino
+from tinyqa_ray.reader.quantise import converted, down_projections, quantised
+from tinyqa_ray.reader.reader import Reader
+from tinyqa_ray.windows import Windower
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figures:
+    """What an engine scores and does, F1 in percent; None where the data has no such question."""
+
+    f1: float
+    """F1 at the model's threshold."""
+    forced_f1: float | None
+    """F1 of answerable questions when it must answer."""
+    questions_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportReport:
+    """An export beside its model."""
+
+    precision: str
+    float_products: str
+    """Which matrix products stayed in float."""
+    megabytes: float
+    questions: int
+    """Questions that both were asked; none of them was used for calibration."""
+    model: Any
+    """``Figures`` of the model; None when no data was given."""
+    export: Any
+    """``Figures`` of the export."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """An exported model and what it scores."""
+
+    network: Any
+    float_products: str
+    figures: Figures | None
+
+    def drop(self, model: Figures | None) -> float:
+        """F1 lost, in points, with or without abstaining, whichever lost more."""
+        if model is None or self.figures is None:
+            return 0.0
+        drop = model.f1 - self.figures.f1
+        if model.forced_f1 is not None and self.figures.forced_f1 is not None:
+            drop = max(drop, model.forced_f1 - self.figures.forced_f1)
+        return drop
+
+
+def export(config: ExportConfig, output: str) -> ExportReport:
+    """Export ``config.model`` into ``output``, a folder that ``Reader.from_pretrained`` takes.
+
+    int8 is post-training quantisation with NNCF, the ranges seen on real windows of the calibration data;
+    attention maps, softmax and LayerNorm stay in float. When that costs more F1 than is allowed, the
+    products that lose most stay in float as well.
+
+    Raises:
+        InputError: the extra ``cpu`` is not installed, a model or data that cannot be read, no
+            calibration data for int8, or an F1 that drops by more than ``max_f1_drop``.
+    """
+    require_openvino()
+    if config.precision == "int8" and importlib.util.find_spec("nncf") is None:
+        raise InputError("int8 is made with NNCF, which is not installed; pip install 'tinyqa-ray[cpu]'")
+    with runs.stage(output, config, inputs=("model", "calibration")) as stage:
+        if stage.finished:
+            return stage.report(ExportReport)
+        quiet_models()
+        seen, held_out = _split(config)
+        network = models.load_qa_model(config.model)
+        models.check_window(config.model, network.config, config.window.max_seq_len)
+        windower = Windower(models.load_tokenizer(config.model), config.window)
+        settings = models.read_settings(config.model)
+
+        def figures(engine: Engine) -> Figures | None:
+            return _figures(Reader(engine, windower, settings), held_out, config.max_answer_tokens)
+
+        wanted = figures(TorchEngine(network, device="cpu"))
+        tried = []
+        for made, left in _candidates(config, network, windower, seen):
+            trial = _Trial(made, left, figures(OpenVinoEngine(made, network.config)))
+            if trial.drop(wanted) <= config.max_f1_drop:
+                break
+            tried.append(trial)
+        else:
+            raise InputError(_too_much_lost(config, wanted, tried, len(held_out)))
+        megabytes = _save(trial.network, config.model, network.config, stage)
+        return stage.publish(
+            ExportReport(
+                precision=config.precision,
+                float_products=trial.float_products,
+                megabytes=megabytes,
+                questions=len(held_out),
+                model=wanted,
+                export=trial.figures,
+            )
+        )
+
+
+def _split(config: ExportConfig) -> tuple[list[measure.Asked], list[measure.Asked]]:
+    """Questions to calibrate with, and others to check on."""
+    if config.calibration is None:
+        if config.precision == "int8":
+            raise InputError("int8 has to see real windows; give SQuAD data with --calibration")
+        return [], []
+    asked = measure.questions_of(config.calibration)
+    wanted = config.calibration_questions if config.precision == "int8" else 0
+    if len(asked) <= wanted:
+        raise InputError(
+            f"{config.calibration}: holds {len(asked)} questions, but calibration_questions is {wanted}, and "
+            "others are needed to check the export; give more data, or lower calibration_questions"
+        )
+    order = np.random.default_rng(config.seed).permutation(len(asked))
+    check = np.sort(order[wanted : wanted + config.check_questions])  # questions of a context together
+    return [asked[i] for i in order[:wanted]], [asked[i] for i in check]
+
+
+def _candidates(
+    config: ExportConfig, network: Any, windower: Windower, seen: Sequence[measure.Asked]
+) -> Iterator[tuple[Any, str]]:
+    """Exports to try, the fastest first, with what each leaves in float."""
+    model = converted(network, config.precision)
+    if config.precision != "int8":
+        yield model, "all"
+        return
+    samples = list(_samples(windower, seen, model, network.config.pad_token_id or 0))
+    yield quantised(model, samples, []), "attention maps"
+    yield quantised(model, samples, down_projections(model, network.config)), "attention maps, ffn outputs"
+
+
+def _samples(
+    windower: Windower, seen: Sequence[measure.Asked], model: Any, pad_id: int
+) -> Iterator[dict[str, Any]]:
+    """Inputs of one window each."""
+    windows = windower.windows([each.question.question for each in seen], [each.context for each in seen])
+    names = [port.get_any_name() for port in model.inputs]
+    for window in range(len(windows)):
+        ids, mask, types = padded(windows, np.array([window]), pad_id)
+        values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        yield {name: values[name] for name in names}
+
+
+def _figures(reader: Reader, asked: Sequence[measure.Asked], max_answer_tokens: int) -> Figures | None:
+    if not asked:
+        return None
+    measure.read(reader, asked[:16], max_answer_tokens)  # warm
+    readings, seconds = measure.read(reader, asked, max_answer_tokens)
+    scored = measure.summary(asked, readings, reader.settings.no_answer_threshold)
+    return Figures(f1=scored.f1, forced_f1=scored.forced_f1, questions_per_s=len(asked) / seconds)
+
+
+def _too_much_lost(
+    config: ExportConfig, wanted: Figures | None, tried: Sequence[_Trial], questions: int
+) -> str:
+    assert wanted is not None, "without data nothing is compared"
+    found = [f"{_both(trial.figures)} with {trial.float_products} in float" for trial in tried]
+    return (
+        f"{config.model}: {config.precision} loses {min(trial.drop(wanted) for trial in tried):.2f} F1, more "
+        f"than max_f1_drop {config.max_f1_drop}: {_both(wanted)} before, {'; '.join(found)}, on {questions} "
+        "questions; calibrate on data more like yours, raise --max-f1-drop, or use --precision bf16"
+    )
+
+
+def _both(figures: Figures | None) -> str:
+    assert figures is not None
+    forced = "" if figures.forced_f1 is None else f" (forced {figures.forced_f1:.2f})"
+    return f"F1 {figures.f1:.2f}{forced}"
+
+
+def _save(model: Any, name: str, config: Any, stage: runs.Stage) -> float:
+    """Write the model with its configuration, tokenizer and settings; its size in megabytes."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        openvino.save_model(model, Path(folder) / FILE, compress_to_fp16=False)
+        size = sum(file.stat().st_size for file in Path(folder).iterdir()) / 1e6
+        config.save_pretrained(folder)
+        models.load_tokenizer(name).save_pretrained(folder)
+        for file in sorted(Path(folder).iterdir()):
+            storage.write_atomic(stage.path(file.name), file.read_bytes())
+    models.write_settings(stage.output, models.read_settings(name))
+    return round(size, 1)

@@ -1,0 +1,39 @@
+"""Which engine a model folder gets, and which windows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinyqa_ray import models
+from tinyqa_ray.configs import WindowConfig
+from tinyqa_ray.engines import Engine, TorchEngine, pick_device, pick_dtype
+from tinyqa_ray.errors import InputError
+from tinyqa_ray.reader.openvino import OpenVinoEngine, is_exported
+
+
+def load_engine(
+    model: str, *, device: str = "auto", precision: str = "auto", compiled: bool = False
+) -> tuple[Engine, Any]:
+    """Load the engine of a model or of an export, and the model's configuration; see ``from_pretrained``."""
+    if is_exported(model):
+        if pick_device(device).type != "cpu" and device != "auto":
+            raise InputError(f"{model}: is an export for CPUs, but device is {device!r}; use 'cpu' or 'auto'")
+        config = models.load_config(model)
+        exported = OpenVinoEngine.load(model, config)
+        if precision not in ("auto", exported.precision):
+            raise InputError(
+                f"{model}: is exported to {exported.precision}, but precision is {precision!r}; "
+                f"export it again with --precision {precision}, or leave precision to 'auto'"
+            )
+        return exported, config
+    dtype = pick_dtype(precision, pick_device(device))
+    network = models.load_qa_model(model, dtype=dtype)
+    return TorchEngine(network, device=device, compiled=compiled), network.config
+
+
+def fitting_window(reach: int) -> WindowConfig:
+    """The default window, shrunk to a model that reaches fewer tokens."""
+    default = WindowConfig()
+    if reach >= default.max_seq_len:
+        return default
+    return WindowConfig(max_seq_len=reach, doc_stride=reach // 3, max_query_len=reach // 4)

@@ -1,0 +1,83 @@
+"""A reader asked the questions of SQuAD data: what it reads, predicts and scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tinyqa_ray import metrics, squad
+from tinyqa_ray.errors import InputError
+from tinyqa_ray.reader.reader import Reader
+from tinyqa_ray.reader.spans import Reading
+
+Progress = Callable[[int, int], None]
+"""Called with questions read and questions in all."""
+
+_CHUNK = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question with the passage it is asked of."""
+
+    question: squad.Question
+    context: str
+
+
+def questions_of(data: str) -> list[Asked]:
+    """Every question of the original paragraphs; copies are for training.
+
+    Raises:
+        InputError: data that cannot be read, or without questions.
+    """
+    asked = [
+        Asked(question, paragraph.context)
+        for paragraph in squad.read_squad(data)
+        if paragraph.copy == 0
+        for question in paragraph.questions
+    ]
+    if not asked:
+        raise InputError(f"{data}: holds no questions")
+    return asked
+
+
+def read(
+    reader: Reader, asked: Sequence[Asked], max_answer_tokens: int, progress: Progress | None = None
+) -> tuple[list[Reading], float]:
+    """Readings of all questions, and the seconds they took."""
+    began = time.perf_counter()
+    readings: list[Reading] = []
+    for start in range(0, len(asked), _CHUNK):
+        chunk = asked[start : start + _CHUNK]
+        contexts = {context: i for i, context in enumerate(dict.fromkeys(each.context for each in chunk))}
+        readings += reader.read(
+            [each.question.question for each in chunk],
+            list(contexts),
+            [(i, contexts[each.context]) for i, each in enumerate(chunk)],
+            max_answer_tokens=max_answer_tokens,
+        )
+        if progress:
+            progress(len(readings), len(asked))
+    return readings, time.perf_counter() - began
+
+
+def predicted(asked: Sequence[Asked], readings: Sequence[Reading]) -> tuple[dict[str, str], dict[str, float]]:
+    """Best span and no-answer probability by question id."""
+    predictions, na_probs = {}, {}
+    for each, reading in zip(asked, readings, strict=True):
+        best = reading.spans[0] if reading.spans else None
+        predictions[each.question.id] = each.context[best.start : best.end] if best else ""
+        na_probs[each.question.id] = reading.na_prob
+    return predictions, na_probs
+
+
+def gold(asked: Sequence[Asked]) -> dict[str, list[str]]:
+    """Acceptable answers by question id."""
+    return {each.question.id: [answer.text for answer in each.question.answers] for each in asked}
+
+
+def summary(asked: Sequence[Asked], readings: Sequence[Reading], threshold: float) -> metrics.SquadSummary:
+    """What the readings score at a threshold."""
+    predictions, na_probs = predicted(asked, readings)
+    return metrics.summarize(gold(asked), predictions, na_probs, threshold)
