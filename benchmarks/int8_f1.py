@@ -34,7 +34,6 @@ def main() -> None:
         name.removesuffix("-evaluation"): {
             "forced_f1": round(report.forced_f1 or 0.0, 2),
             "f1_at_threshold": round(report.f1, 2),
-            "questions_per_s": round(report.questions_per_s, 1),
         }
         for name, report in reports.items()
     }

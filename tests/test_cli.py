@@ -4,11 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tinyqa_ray import cli
+from tinyqa_ray.configs import TeacherLogitsConfig
+from tinyqa_ray.distill import TeacherLogitsReport
 
 COMMANDS = ("quickstart", "ask", "evaluate", "score", "augment", "teacher-logits", "distill", "answer")
 
@@ -169,6 +174,47 @@ def test_vocabularies_that_differ_are_named(
     assert tiny_bert in line
     assert tiny_roberta in line
     assert not (tmp_path / "out").exists()
+
+
+# Values of --model, as one argument with "=" or as several, each followed by another option.
+models_given = st.lists(st.tuples(st.lists(st.sampled_from("abc"), min_size=1, max_size=3), st.booleans()))
+
+
+@settings(deadline=None, max_examples=60)
+@given(models_given)
+def test_repeated_option_means_all_its_values(groups: list[tuple[list[str], bool]]) -> None:
+    arguments = ["teacher-logits"]
+    for number, (names, joined) in enumerate(groups):
+        mark = [f"--model={names[0]}", *names[1:]] if joined else ["--model", *names]
+        arguments += [*mark, f"--other{number}", str(number)]
+    gathered = cli.gathered(arguments, "--model")
+    if len(groups) < 2:
+        assert gathered == arguments
+        return
+    values = [name for names, _ in groups for name in names]
+    others = [each for number in range(len(groups)) for each in (f"--other{number}", str(number))]
+    assert gathered == ["teacher-logits", "--model", *values, *others]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--model", "A", "B"], ["--model", "A", "--model", "B"], ["--model=A", "--model", "B"]]
+)
+def test_command_and_job_take_several_teachers(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[TeacherLogitsConfig] = []
+
+    def stage(config: TeacherLogitsConfig, output: str, progress: Any = None) -> TeacherLogitsReport:
+        asked.append(config)
+        return TeacherLogitsReport(paragraphs=1, questions=1, windows=1, tokens=1, answerable_windows=1)
+
+    monkeypatch.setattr("tinyqa_ray.distill.teacher_logits", stage)
+    given = [*arguments, "--data", "d", "--teachers", "apart", "--output", "o"]
+    cli.main(["teacher-logits", *given])
+    monkeypatch.setattr("sys.argv", ["teacher_logits.py", *given])
+    cli.run_job(stage, TeacherLogitsConfig)
+    assert asked == [TeacherLogitsConfig(data="d", model=("A", "B"), teachers="apart")] * 2
+    assert '"windows": 1' in capsys.readouterr().out
 
 
 def test_folder_of_another_config_is_refused_with_the_difference(

@@ -40,7 +40,7 @@ def test_tinyroberta_has_the_numbers_of_its_model_card() -> None:
         student="deepset/tinyroberta-6l-768d",
         teacher="deepset/roberta-base-squad2",
     )
-    has(found["teacher-logits"], model="deepset/roberta-large-squad2", data="squad_v2:train")
+    has(found["teacher-logits"], model=("deepset/roberta-large-squad2",), data="squad_v2:train")
     has(
         found["student"],
         objective="prediction",
@@ -69,7 +69,7 @@ def test_tinybert_has_the_numbers_of_its_model_card() -> None:
         head_dropout=0.1,
         **shared,
     )
-    has(found["teacher-logits"], model=teacher)
+    has(found["teacher-logits"], model=(teacher,))
     has(found["student"], objective="prediction", learning_rate=3e-5, distillation_weight=1.0, **shared)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,19 @@ def test_failed_write_leaves_no_temporary_file_and_is_refused(tmp_path: Path) ->
     with pytest.raises(InputError, match="cannot be written"):
         storage.write_atomic(str(tmp_path / "a"), b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:
+    content = bytes(200_000)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: storage.write_atomic(str(tmp_path / "a"), content), range(64)))
+    assert (tmp_path / "a").read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_leftover_of_a_killed_write_is_no_content(tmp_path: Path) -> None:
+    (tmp_path / f"a.json.0{storage.LEFTOVER}").touch()
+    assert not storage.has_content(str(tmp_path))
 
 
 def test_folder_below_a_file_is_refused(tmp_path: Path) -> None:

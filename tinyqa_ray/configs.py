@@ -26,6 +26,12 @@ def _share(config: object, *names: str, zero: bool = True) -> None:
             raise InputError(f"{name} is {value}; it must lie in {'[' if zero else '('}0, 1]")
 
 
+def _default(config: object, name: str, value: object) -> None:
+    """Fill in a field that was not given, so that the fingerprint names the value."""
+    if getattr(config, name) is None:
+        object.__setattr__(config, name, value)
+
+
 def _positive(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
@@ -62,45 +68,86 @@ class AugmentConfig:
 
     data: str
     """SQuAD 2.0 JSON, a folder of paragraphs, or a hub id."""
-    embeddings: str
-    """Model folder or hub id whose input embeddings tell which words are neighbours."""
+    masked_lm: str | None = None
+    """Masked language model that proposes words for their context: a folder or hub id; without one, or with
+    'none', neighbours alone are candidates."""
+    word_vectors: str | None = None
+    """GloVe text file: neighbours of the words that the masked LM splits, or of all words without one."""
+    embeddings: str | None = None
+    """Model folder or hub id whose input embeddings stand in for GloVe; the masked LM's own when neither is
+    given."""
     copies: int = 20
     """Copies of each paragraph, beside the original."""
     replace_probability: float = 0.4
     """Chance that a word which may change does change, in a copy."""
-    candidates: int = 15
-    """Nearest words among which a replacement is drawn."""
+    candidates: int | None = None
+    """Best words among which a replacement is drawn; 15, or 20 in Haystack's style, when not given."""
+    masked_share: float | None = None
+    """Share of a paragraph's words that one forward masks; 0 masks one word a forward, the exact algorithm;
+    0.15, or 0 in Haystack's style, when not given."""
+    style: Literal["safe", "haystack"] = "safe"
+    """'haystack' draws as Haystack 1's augment_squad does: stop-words and numbers may change, the word itself
+    is a candidate, copies may repeat; answers and spacing stay all the same."""
+    teacher: str | None = None
+    """Question-answering model asked whether it still finds the gold span in the copies, for the report."""
+    keep_if_teacher_agrees: bool = False
+    """Leave out a copy's question when the teacher does not find its gold span any more."""
+    squad_json: str | None = None
+    """File to write all copies to as one SQuAD JSON, ids unique, copy 0 first."""
+    max_word_vectors: int = 100_000
+    """Word vectors read, from the top of the file: GloVe's are sorted by frequency."""
     seed: int = 42
     """Seed of every draw; with the paragraph's id it decides a copy."""
     rows_per_shard: int = 256
     """Paragraphs in one output file, the unit of work that is done once."""
+    max_batch_tokens: int = 4096
+    """Tokens in one forward of the masked LM or the teacher, padding included."""
     actors: int = execution(1)
     """Ray actors that rewrite at the same time."""
+    threads: int = execution(0)
+    """Torch threads of an actor; 0 shares the machine's cores among the actors."""
+    num_gpus_per_actor: float = execution(0.0)
+    """GPUs of an actor; 0 runs on the CPU."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "copies", "seed")
-        _at_least(self, 1, "candidates", "rows_per_shard", "actors")
+        _at_least(self, 0, "copies", "seed", "threads", "num_gpus_per_actor")
+        haystack = self.style == "haystack"
+        _default(self, "candidates", 20 if haystack else 15)
+        _default(self, "masked_share", 0.0 if haystack else 0.15)
+        if self.masked_lm == "none":
+            object.__setattr__(self, "masked_lm", None)
+        if not (self.masked_lm or self.word_vectors or self.embeddings):
+            raise InputError("nothing proposes words; give masked_lm, word_vectors or embeddings")
+        if self.keep_if_teacher_agrees and self.teacher is None:
+            raise InputError("keep_if_teacher_agrees asks a teacher; give one with teacher")
+        _at_least(self, 1, "candidates", "rows_per_shard", "actors", "max_batch_tokens")
+        _at_least(self, 2, "max_word_vectors")
         _share(self, "replace_probability", zero=False)
+        _share(self, "masked_share")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherLogitsConfig:
-    """How paragraphs become windows with a teacher's logits."""
+    """How paragraphs become windows with teachers' logits."""
 
     data: str
     """SQuAD 2.0 JSON, a folder of paragraphs (also augmented ones), or a hub id."""
-    tokenizer: str
-    """Folder or hub id of the student, or of any model with its tokenizer."""
-    model: str | None = None
-    """Teacher: a folder or hub id with a question-answering head; without one, windows carry labels only."""
+    tokenizer: str | None = None
+    """Folder or hub id of the student, or of any model with its tokenizer; the first teacher's when not
+    given."""
+    model: tuple[str, ...] = ()
+    """Teachers, one or several: folders or hub ids with a question-answering head; without one, windows carry
+    labels only."""
+    teachers: Literal["average", "apart"] = "average"
+    """What is kept of several teachers: the mean of their logits, or each one's in columns of its own."""
     window: WindowConfig = WindowConfig()
     """Sizes of the windows."""
     rows_per_shard: int = 64
     """Paragraphs in one output file, the unit of work that is done once."""
-    max_batch_tokens: int = 4096
-    """Tokens in one forward of the teacher, padding included."""
+    max_batch_tokens: int | None = None
+    """Tokens in one forward of a teacher, padding included; what suits the CPU or GPU when not given."""
     actors: int = execution(1)
-    """Ray actors, each with its own copy of the teacher."""
+    """Ray actors, each with its own copy of the teachers."""
     threads: int = execution(0)
     """Torch threads of an actor; 0 shares the machine's cores among the actors."""
     num_gpus_per_actor: float = execution(0.0)
@@ -109,6 +156,11 @@ class TeacherLogitsConfig:
     def __post_init__(self) -> None:
         _at_least(self, 0, "threads", "num_gpus_per_actor")
         _at_least(self, 1, "rows_per_shard", "max_batch_tokens", "actors")
+        given: object = self.model
+        if isinstance(given, str):  # a string is a sequence of names too, of one letter each
+            raise InputError(f"model is {given!r}; it must be a tuple of folders or hub ids: ({given!r},)")
+        if self.tokenizer is None and not self.model:
+            raise InputError("neither tokenizer nor model is given; name the student whose windows to cut")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

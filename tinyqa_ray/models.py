@@ -78,6 +78,7 @@ def load_tokenizer(name: str) -> Any:
     # Where the files are missing, transformers makes one that knows its special tokens only.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise InputError(f"{name}: has no tokenizer; save one beside the model (tokenizer.json)")
+    tokenizer.name_or_path = name  # of a URL, not the copy that it was read from
     return tokenizer
 
 
@@ -116,7 +117,7 @@ def load_qa_model(
     from transformers import AutoModelForQuestionAnswering
 
     with readable(name) as folder:
-        _refuse_pickles(name, folder)
+        refuse_pickles(name, folder)
         try:
             model, info = AutoModelForQuestionAnswering.from_pretrained(
                 folder,
@@ -153,7 +154,7 @@ def input_embeddings(name: str) -> NDArray[np.float32]:
     from transformers import AutoModel
 
     with readable(name) as folder:
-        _refuse_pickles(name, folder)
+        refuse_pickles(name, folder)
         try:
             model = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -226,7 +227,8 @@ def _dropout(config: Any, attention_dropout: float | None) -> dict[str, float]:
     return {names[0]: attention_dropout}
 
 
-def _refuse_pickles(name: str, folder: str) -> None:
+def refuse_pickles(name: str, folder: str) -> None:
+    """InputError when a folder holds no model, or one whose weights are not safetensors."""
     if not Path(folder).is_dir():
         return  # the hub client looks for safetensors itself
     if not (Path(folder) / "config.json").is_file():

@@ -46,17 +46,20 @@ class Recipe:
 def references(config: StageConfig) -> list[str]:
     """Names of the stages whose output a config reads."""
     values = [getattr(config, field.name) for field in fields(config)]
-    return [value[1:].split("/")[0] for value in values if isinstance(value, str) and value.startswith("@")]
+    paths = [path for value in values for path in (value if isinstance(value, tuple) else (value,))]
+    return [path[1:].split("/")[0] for path in paths if isinstance(path, str) and path.startswith("@")]
 
 
 def resolved(config: Config, output: str) -> Config:
     """The config with its ``@`` paths as folders under ``output``."""
-    changes: dict[str, Any] = {
-        field.name: storage.join(output, value[1:])
-        for field in fields(config)
-        if isinstance(value := getattr(config, field.name), str) and value.startswith("@")
-    }
-    return replace(config, **changes)
+
+    def folder(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(folder, value))
+        is_reference = isinstance(value, str) and value.startswith("@")
+        return storage.join(output, value[1:]) if is_reference else value
+
+    return replace(config, **{field.name: folder(getattr(config, field.name)) for field in fields(config)})
 
 
 def bundled(name: str) -> str:
@@ -96,7 +99,7 @@ def quickstart(teacher: str | None = None) -> Recipe:
             ("augmented", AugmentConfig(data=train, embeddings=encoder, copies=2, rows_per_shard=32)),
             (
                 "teacher-logits",
-                TeacherLogitsConfig(data="@augmented", tokenizer="@teacher/model", model="@teacher/model"),
+                TeacherLogitsConfig(data="@augmented", tokenizer="@teacher/model", model=("@teacher/model",)),
             ),
             (
                 "intermediate",
@@ -161,7 +164,8 @@ def tinyroberta(data: str = "squad_v2:train", dev: str = "squad_v2:validation") 
         stages=(
             (
                 "augmented",
-                AugmentConfig(data=data, embeddings="deepset/roberta-base-squad2", copies=20, actors=16),
+                # Cased, as the student is; words that it splits get neighbours in its own embeddings.
+                AugmentConfig(data=data, masked_lm="roberta-base", actors=4, num_gpus_per_actor=1),
             ),
             ("windows", TeacherLogitsConfig(data="@augmented", tokenizer=student, actors=16)),
             (
@@ -185,7 +189,7 @@ def tinyroberta(data: str = "squad_v2:train", dev: str = "squad_v2:validation") 
                 TeacherLogitsConfig(
                     data=data,
                     tokenizer=student,
-                    model="deepset/roberta-large-squad2",
+                    model=("deepset/roberta-large-squad2",),
                     max_batch_tokens=32768,
                     actors=4,
                     num_gpus_per_actor=1.0,
@@ -223,7 +227,10 @@ def tinybert(data: str = "squad_v2:train", dev: str = "squad_v2:validation") -> 
     return Recipe(
         name="tinybert",
         stages=(
-            ("augmented", AugmentConfig(data=data, embeddings="bert-base-uncased", copies=20, actors=16)),
+            (
+                "augmented",
+                AugmentConfig(data=data, masked_lm="bert-base-uncased", actors=4, num_gpus_per_actor=1),
+            ),
             ("windows", TeacherLogitsConfig(data="@augmented", tokenizer=student, actors=16)),
             (
                 "intermediate",
@@ -247,7 +254,7 @@ def tinybert(data: str = "squad_v2:train", dev: str = "squad_v2:validation") -> 
                 TeacherLogitsConfig(
                     data=data,
                     tokenizer=student,
-                    model=teacher,
+                    model=(teacher,),
                     max_batch_tokens=32768,
                     num_gpus_per_actor=1.0,
                 ),

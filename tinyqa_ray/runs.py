@@ -56,15 +56,16 @@ def _plain(value: Any) -> Any:
 def for_workers(config: Config, *inputs: str) -> Config:
     """The config with its ``inputs`` absolute, since a worker's current folder is not this one.
 
-    What is no file or folder (a hub id, None) stays.
+    What is no file or folder (a hub id, None) stays. An input may be a tuple of paths.
     """
-    values = {name: getattr(config, name) for name in inputs}
-    paths = {
-        name: storage.absolute(value)
-        for name, value in values.items()
-        if value is not None and storage.kind(value) != "absent"
-    }
+    paths = {name: _for_worker(getattr(config, name)) for name in inputs}
     return dataclasses.replace(config, **paths)  # type: ignore[type-var]
+
+
+def _for_worker(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_for_worker, value))
+    return value if value is None or storage.kind(value) == "absent" else storage.absolute(value)
 
 
 def fingerprint(config: Any) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
@@ -29,6 +30,8 @@ Format = Literal["parquet", "arrow"]
 Progress = Callable[[int, int], None]
 """Called with rows done and rows in all."""
 
+TRIES = 5
+"""How often a shard is begun, when its process is killed each time."""
 _COUNTS = b"tinyqa"
 """Key of a shard's counts in the metadata of its file's schema."""
 
@@ -88,7 +91,8 @@ def run(
         progress: called as shards finish.
 
     Raises:
-        InputError: a mapper refused its rows.
+        InputError: a mapper refused its rows, a file cannot be read or written, or a shard's process was
+            killed each time.
     """
     todo = [shard for shard in shards if storage.kind(shard.target) == "absent"]
     total = sum(shard.rows for shard in shards)
@@ -113,28 +117,34 @@ def _worked(
     """Yield the rows of each shard as Ray Data's actors finish it."""
     import ray
     from ray.data import ActorPoolStrategy
+    from ray.experimental.internal_kv import _internal_kv_del
 
+    tries = f"tinyqa-{uuid.uuid4().hex}-"
     dataset = ray.data.from_items([asdict(shard) for shard in todo], override_num_blocks=len(todo))
     worked = dataset.map_batches(
         _ShardWorker,
-        fn_constructor_kwargs={"mapper": mapper, "options": options},
+        fn_constructor_kwargs={"mapper": mapper, "options": options, "tries": tries},
         batch_size=1,
         compute=ActorPoolStrategy(size=min(workers.actors, len(todo))),
         # Less than a core: the tasks that feed an actor must find one too (two-core machines).
         num_cpus=0.5,
         num_gpus=workers.num_gpus,
     )
-    for row in worked.iter_rows():
-        if row["refused"]:
-            raise InputError(row["refused"])
-        yield row["rows"]
+    try:
+        for row in worked.iter_rows():
+            if row["refused"]:
+                raise InputError(row["refused"])
+            yield row["rows"]
+    finally:
+        _internal_kv_del(tries, del_by_prefix=True)
 
 
 class _ShardWorker:
     """The Ray Data actor: one mapper, made with the first shard, and one shard at a time."""
 
-    def __init__(self, mapper: Callable[..., Mapper], options: dict[str, Any]) -> None:
+    def __init__(self, mapper: Callable[..., Mapper], options: dict[str, Any], tries: str) -> None:
         self.make = functools.cache(functools.partial(mapper, **options))
+        self.tries = tries
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         # Batches are of one row.
@@ -142,11 +152,28 @@ class _ShardWorker:
         shard = Shard(index, str(batch["source"][0]), offset, rows, str(batch["target"][0]))
         refused = ""
         try:
+            _give_up_late(shard, f"{self.tries}{index}")
             work(shard, self.make())
-        except InputError as error:
+        except (InputError, OSError) as error:
             # As data: Ray wraps an exception, and its cause is lost on the way to the driver.
             refused = str(error)
         return {"rows": batch["rows"], "refused": np.array([refused], dtype=object)}
+
+
+def _give_up_late(shard: Shard, tries: str) -> None:
+    """Refuse a shard that was tried often enough: one that kills its process would be tried by Ray forever.
+
+    Tries are counted under the key ``tries`` in the cluster's own store, which the dead leave behind.
+    """
+    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
+    before = int(_internal_kv_get(tries) or 0)
+    if before == TRIES:
+        raise InputError(
+            f"{shard.target}: its process was killed {TRIES} times, perhaps for want of memory; run again "
+            "with fewer --actors, or into another --output with a smaller --rows-per-shard"
+        )
+    _internal_kv_put(tries, str(before + 1))
 
 
 def work(shard: Shard, mapper: Mapper) -> None:

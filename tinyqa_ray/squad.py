@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -145,21 +146,22 @@ def from_table(table: pa.Table) -> list[Paragraph]:
     ]
 
 
-def to_json(paragraphs: Iterable[Paragraph]) -> dict[str, Any]:
-    """Paragraphs as a SQuAD 2.0 document; neighbours of one title share an article."""
-    articles: list[dict[str, Any]] = []
-    for paragraph in paragraphs:
-        if not articles or articles[-1]["title"] != paragraph.title:
-            articles.append({"title": paragraph.title, "paragraphs": []})
-        questions = [asdict(question) for question in paragraph.questions]
-        articles[-1]["paragraphs"].append({"context": paragraph.context, "qas": questions})
-    return {"version": "v2.0", "data": articles}
-
-
 def write_json(paragraphs: Iterable[Paragraph], path: str) -> None:
-    """Write paragraphs as one SQuAD 2.0 file."""
-    text = json.dumps(to_json(paragraphs), ensure_ascii=False, separators=(",", ":"))
-    storage.write_atomic(path, text.encode())
+    """Write paragraphs as one SQuAD 2.0 file, as they come."""
+    storage.write_atomic(path, json_pieces(paragraphs))
+
+
+def json_pieces(paragraphs: Iterable[Paragraph]) -> Iterator[bytes]:
+    """The bytes of a SQuAD 2.0 file, article by article."""
+    yield b'{"version":"v2.0","data":['
+    for number, (title, group) in enumerate(itertools.groupby(paragraphs, lambda each: each.title)):
+        rows = [
+            {"context": each.context, "qas": [asdict(question) for question in each.questions]}
+            for each in group
+        ]
+        text = json.dumps({"title": title, "paragraphs": rows}, ensure_ascii=False, separators=(",", ":"))
+        yield (b"," if number else b"") + text.encode()
+    yield b"]}"
 
 
 def _question(row: Mapping[str, Any]) -> Question:

@@ -6,12 +6,17 @@ import contextlib
 import hashlib
 import json
 import os
+import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
 
 from tinyqa_ray.errors import InputError
+
+LEFTOVER = ".tmp"
+"""Ending of a file that a process was killed over; no reader looks at it."""
 
 
 def resolve(path: str) -> tuple[pafs.FileSystem, str]:
@@ -81,19 +86,31 @@ def read_json(path: str) -> Any:
         ) from None
 
 
-def write_atomic(path: str, data: bytes) -> None:
-    """Write a file that is either whole or absent, also when the process dies in the middle."""
+def write_atomic(path: str, data: bytes | Iterable[bytes]) -> None:
+    """Write a file that is either whole or absent, also when the process dies in the middle.
+
+    Args:
+        path: local or a URL.
+        data: its bytes, at once or in pieces.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    pieces = [data] if isinstance(data, bytes) else data
     filesystem, inner = resolve(path)
     make_folder(path.rsplit("/", 1)[0] if "://" in path else str(Path(inner).parent))
     if not isinstance(filesystem, pafs.LocalFileSystem):
         # An object store shows an object only once it is whole.
         with filesystem.open_output_stream(inner) as stream:
-            stream.write(data)
+            for piece in pieces:
+                stream.write(piece)
         return
-    temporary = f"{inner}.{os.getpid()}.tmp"
+    # Not the number of the process: writers on two machines may share it, and the folder.
+    temporary = f"{inner}.{uuid.uuid4().hex}{LEFTOVER}"
     try:
         with Path(temporary).open("wb") as stream:
-            stream.write(data)
+            for piece in pieces:
+                stream.write(piece)
             stream.flush()
             os.fsync(stream.fileno())
         Path(temporary).replace(inner)
@@ -133,9 +150,10 @@ def list_files(path: str, suffix: str = "", *, recursive: bool = False) -> list[
 
 
 def has_content(path: str) -> bool:
-    """Whether a folder holds any file or folder; an absent one holds none."""
+    """Whether a folder holds any file or folder beside leftovers of killed writes; an absent one has none."""
     filesystem, inner = resolve(path)
-    return bool(filesystem.get_file_info(pafs.FileSelector(inner, allow_not_found=True)))
+    found = filesystem.get_file_info(pafs.FileSelector(inner, allow_not_found=True))
+    return any(not info.path.endswith(LEFTOVER) for info in found)
 
 
 def delete_folder(path: str) -> None:

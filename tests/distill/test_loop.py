@@ -59,7 +59,7 @@ def windows(tiny_squad: str, tiny_bert: str, tmp_path_factory: pytest.TempPathFa
     config = TeacherLogitsConfig(
         data=tiny_squad,
         tokenizer=tiny_bert,
-        model=tiny_bert,
+        model=(tiny_bert,),
         window=WindowConfig(max_seq_len=64, doc_stride=8, max_query_len=20),
     )
     with runs.stage(output, config, inputs=("data", "tokenizer", "model")) as stage:

@@ -25,7 +25,7 @@ def recipe(data: str, model: str, copies: int = 2) -> Recipe:
         name="tiny",
         stages=(
             ("augmented", AugmentConfig(data=data, embeddings=model, copies=copies)),
-            ("logits", TeacherLogitsConfig(data="@augmented", tokenizer=model, model=model, window=WINDOW)),
+            ("logits", TeacherLogitsConfig(data="@augmented", model=(model,), window=WINDOW)),
             (
                 "student",
                 DistillConfig(

@@ -64,6 +64,23 @@ _RUN = re.compile(r"[an][amn]*(?:'[an][amn]*)*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """What may change, and into what; answers never do."""
+
+    stop_words: bool = False
+    """Whether stop-words, words of one letter and words with an apostrophe may change."""
+    itself: bool = False
+    """Whether the word itself is among its candidates, so that fewer words change than are drawn."""
+    distinct: bool = True
+    """Whether copies differ from the original and from one another where the text allows."""
+
+
+SAFE = Rules()
+HAYSTACK = Rules(stop_words=True, itself=True, distinct=False)
+"""As Haystack 1's ``augment_squad`` draws, but for what it breaks: answers, case, spacing, the original."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Rewriting:
     """One copy of a paragraph."""
 
@@ -94,16 +111,17 @@ def word_spans(context: str) -> list[Span]:
     return [run.span() for run in _RUN.finditer(shapes) if "n" not in run.group()]
 
 
-def replaceable(context: str, words: Sequence[Span], keep: Sequence[Span]) -> list[bool]:
+def replaceable(context: str, words: Sequence[Span], keep: Sequence[Span], rules: Rules = SAFE) -> list[bool]:
     """Say which words may change.
 
-    Stop-words, words of one letter, words with an apostrophe, and words that share a character with a kept
-    span (or have an empty one strictly inside) may not.
+    Stop-words, words of one letter, words with an apostrophe (unless the rules let them), and words that
+    share a character with a kept span (or have an empty one strictly inside) may not.
 
     Args:
         context: the text, n characters.
         words: spans of its words.
         keep: spans that must survive; they may overlap and come in any order.
+        rules: what else must stay.
 
     Returns:
         One answer a word.
@@ -121,11 +139,9 @@ def replaceable(context: str, words: Sequence[Span], keep: Sequence[Span]) -> li
     def may_change(start: int, end: int) -> bool:
         word = context[start:end]
         shape = word.translate(_SHAPES)
-        return (
-            shape.count("a") > 1
-            and "'" not in shape
-            and word.lower() not in STOP_WORDS
-            and not any(kept_start < end and start < kept_end for kept_start, kept_end in keep)
+        plain = shape.count("a") > 1 and "'" not in shape and word.lower() not in STOP_WORDS
+        return (plain or rules.stop_words) and not any(
+            kept_start < end and start < kept_end for kept_start, kept_end in keep
         )
 
     return [may_change(start, end) for start, end in words]
@@ -170,7 +186,7 @@ def rewrite(
         InputError: a span outside the text, a probability outside [0, 1], or candidates for other words.
     """
     _check_probability(replace_probability)
-    return _draw(context, keep, _slots(context, keep, candidates), rng, replace_probability)
+    return _draw(context, keep, _slots(context, keep, candidates, SAFE), rng, replace_probability)
 
 
 def copies(
@@ -181,6 +197,7 @@ def copies(
     n: int,
     replace_probability: float,
     seed: Sequence[int],
+    rules: Rules = SAFE,
 ) -> list[Rewriting]:
     """Rewrite a paragraph ``n`` times (the outer loop of algorithm 1 of TinyBERT).
 
@@ -195,6 +212,7 @@ def copies(
         n: how many copies; always that many come back.
         replace_probability: in [0, 1].
         seed: whole numbers, 0 or more, that name the paragraph; of equal length for all paragraphs.
+        rules: what may change, and into what.
 
     Returns:
         ``n`` rewritings.
@@ -205,7 +223,7 @@ def copies(
     if n < 0:
         raise InputError(f"copies is {n}; it must be 0 or more")
     _check_probability(replace_probability)
-    slots = _slots(context, keep, candidates)
+    slots = _slots(context, keep, candidates, rules)
     most_texts = math.prod(1 + len(options) for _, options in slots)
     seen = {context}
     result = []
@@ -213,7 +231,7 @@ def copies(
         rng = np.random.default_rng([*seed, index])
         for _ in range(1 + RETRIES_PER_COPY):
             rewriting = _draw(context, keep, slots, rng, replace_probability)
-            if rewriting.context not in seen or len(seen) >= most_texts:
+            if not rules.distinct or rewriting.context not in seen or len(seen) >= most_texts:
                 break
         seen.add(rewriting.context)
         result.append(rewriting)
@@ -225,7 +243,7 @@ def _check_probability(replace_probability: float) -> None:
         raise InputError(f"replace_probability is {replace_probability}; it must lie in [0, 1]")
 
 
-def _slots(context: str, keep: Sequence[Span], candidates: Sequence[Candidates]) -> _Slots:
+def _slots(context: str, keep: Sequence[Span], candidates: Sequence[Candidates], rules: Rules) -> _Slots:
     """Pair each word that can change with its distinct options, already in its case."""
     words = word_spans(context)
     if len(candidates) != len(words):
@@ -234,9 +252,10 @@ def _slots(context: str, keep: Sequence[Span], candidates: Sequence[Candidates])
             "give one entry for each of word_spans(context)"
         )
     slots: _Slots = []
-    for span, may_change, offered in zip(words, replaceable(context, words, keep), candidates, strict=True):
+    may = replaceable(context, words, keep, rules)
+    for span, may_change, offered in zip(words, may, candidates, strict=True):
         if may_change and (options := _options(context[slice(*span)], offered)):
-            slots.append((span, options))
+            slots.append((span, [context[slice(*span)], *options] if rules.itself else options))
     return slots
 
 
@@ -260,6 +279,8 @@ def _draw(
         if chance >= replace_probability:
             continue
         new = options[int(choice * len(options))]
+        if new == context[start:end]:
+            continue
         pieces += (context[copied:start], new)
         copied = end
         ends.append(end)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,11 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinyqa_ray import models, runs, shards, squad, storage
+from tinyqa_ray.augment.augmenter import Augmenter
+from tinyqa_ray.augment.masked import MaskedCandidates
 from tinyqa_ray.augment.neighbours import Neighbours, neighbour_table, whole_words
-from tinyqa_ray.augment.rewriting import Span, copies, word_spans
-from tinyqa_ray.cluster import connected
+from tinyqa_ray.augment.page import Pair, augmentation_html
+from tinyqa_ray.augment.vectors import read_vectors
+from tinyqa_ray.cluster import connected, quiet_models
 from tinyqa_ray.configs import AugmentConfig
 from tinyqa_ray.errors import InputError
+from tinyqa_ray.reader import Reader
+
+_EXAMPLES = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,114 +39,128 @@ class AugmentReport:
     """Words of the copies, originals left out."""
     words_replaced: int
     """Words that changed."""
+    teacher_found_in_originals: float | None
+    """Answerable questions whose gold answer the teacher finds in the original, in percent."""
+    teacher_found_in_copies: float | None
+    """The same, in the copies."""
+    questions_left_out: int
+    """Questions of copies left out, since the teacher did not find their answer any more."""
 
 
 def augment(config: AugmentConfig, output: str, progress: shards.Progress | None = None) -> AugmentReport:
     """Multiply the paragraphs of ``config.data`` into Parquet under ``output``; run again, it continues.
 
-    Writes ``paragraphs/*.parquet`` (schema ``squad.PARAGRAPHS``, copy 0 the original) and
-    ``neighbours.parquet``, the candidates of every word.
+    Writes ``paragraphs/*.parquet`` (schema ``squad.PARAGRAPHS``, copy 0 the original),
+    ``neighbours.parquet``, the nearest words of every word, and ``report.html``.
 
     Raises:
-        InputError: data or embeddings that cannot be read, or a folder of another run.
+        InputError: data, models or word vectors that cannot be read, or a folder of another run.
     """
-    with runs.stage(output, config, inputs=("data", "embeddings")) as stage:
+    inputs = ("data", "masked_lm", "word_vectors", "embeddings", "teacher")
+    with runs.stage(output, config, inputs=inputs) as stage:
         if stage.finished:
             return stage.report(AugmentReport)
-        paragraphs, neighbours = stage.path("_input.parquet"), stage.path("neighbours.parquet")
+        quiet_models()
         source = squad.read_squad(config.data)
         if any(paragraph.copy for paragraph in source):
             raise InputError(f"{config.data}: holds copies already; give the data that they were made of")
-        if storage.kind(neighbours) == "absent":
-            _write(neighbours, embedding_neighbours(config.embeddings, config.candidates).to_table())
+        _check(config)
+        paragraphs, nearest = stage.path("_input.parquet"), stage.path("neighbours.parquet")
+        if storage.kind(nearest) == "absent":
+            _write(nearest, neighbours_of(config).to_table())
         _write(paragraphs, squad.to_table(source))
         plan = shards.cut([paragraphs], config.rows_per_shard, stage.path(squad.FOLDER), "parquet")
-        options: dict[str, Any] = {"config": config, "neighbours": neighbours}
+        options: dict[str, Any] = {
+            "config": runs.for_workers(config, "masked_lm", "teacher"),
+            "neighbours": nearest,
+        }
+        workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus_per_actor)
         with connected():
-            counts = shards.run(plan, Augmenter, options, shards.Workers(actors=config.actors), progress)
-        return stage.publish(
-            AugmentReport(paragraphs=len(source), **{name: int(value) for name, value in counts.items()})
-        )
+            counts = shards.run(plan, Augmenter, options, workers, progress)
+        files = [shard.target for shard in plan]
+        if config.squad_json is not None:
+            squad.write_json(_in_one_file(files), config.squad_json)
+        made = _report(len(source), counts)
+        storage.write_atomic(stage.path("report.html"), _page(config, made, files).encode())
+        return stage.publish(made)
 
 
-def embedding_neighbours(model: str, k: int) -> Neighbours:
-    """The k nearest whole words of a model's vocabulary, by cosine of its input embeddings."""
+def neighbours_of(config: AugmentConfig) -> Neighbours:
+    """The nearest words of every word: of the word vectors, or of a model's input embeddings by cosine."""
+    assert config.candidates is not None
+    if config.word_vectors is not None:
+        words, matrix = read_vectors(config.word_vectors, config.max_word_vectors)
+        return neighbour_table(words, matrix, k=config.candidates)
+    model = config.embeddings or config.masked_lm
+    assert model is not None, "the config refuses to have no candidates at all"
     matrix = models.input_embeddings(model)
     words, ids = whole_words(models.load_tokenizer(model).get_vocab())
-    return neighbour_table(words, matrix[np.array(ids)], k=k)
+    return neighbour_table(words, matrix[np.array(ids)], k=config.candidates)
 
 
-class Augmenter:
-    """Writes the original and the copies of each paragraph of a shard."""
-
-    def __init__(self, config: AugmentConfig, neighbours: str) -> None:
-        self.config = config
-        filesystem, inner = storage.resolve(neighbours)
-        self.neighbours = Neighbours.from_table(pq.read_table(inner, filesystem=filesystem))
-
-    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
-        """Paragraphs in, paragraphs × (1 + copies) out, in order."""
-        made: list[squad.Paragraph] = []
-        words = replaced = 0
-        for paragraph in squad.from_table(rows):
-            made.append(paragraph)
-            for number, (text, starts, changed, seen) in enumerate(self._rewritten(paragraph), start=1):
-                made.append(_copy(paragraph, number, text, starts))
-                replaced += changed
-                words += seen
-        questions = sum(len(paragraph.questions) for paragraph in made)
-        counts: dict[str, float] = {
-            "copies": len(made),
-            "questions": questions,
-            "words": words,
-            "words_replaced": replaced,
-        }
-        return squad.to_table(made), counts
-
-    def _rewritten(self, paragraph: squad.Paragraph) -> list[tuple[str, dict[Span, int], int, int]]:
-        """New text, new start of every answer's span, words changed and words in all, of each copy."""
-        context = paragraph.context
-        keep = sorted(
-            {
-                (answer.answer_start, answer.answer_start + len(answer.text))
-                for question in paragraph.questions
-                for answer in question.answers
-            }
+def _check(config: AugmentConfig) -> None:
+    """Refuse, before any work, models that cannot serve."""
+    if config.masked_lm is not None:
+        MaskedCandidates.load(
+            config.masked_lm, device="cpu", k=1, masked_share=0.15, max_batch_tokens=1, seed=0
         )
-        words = word_spans(context)
-        return [
-            (copy.context, dict(zip(keep, copy.starts, strict=True)), copy.replaced, len(words))
-            for copy in copies(
-                context,
-                keep,
-                [self.neighbours.lookup(context[start:end]) for start, end in words],
-                n=self.config.copies,
-                replace_probability=self.config.replace_probability,
-                # The seed of a row is its id: any retry, on any actor, writes the same bytes.
-                seed=[self.config.seed, *_numbers(paragraph.paragraph_id)],
-            )
-        ]
+    if config.teacher is not None:
+        Reader.from_pretrained(config.teacher, device="cpu")
 
 
-def _copy(paragraph: squad.Paragraph, number: int, text: str, starts: dict[Span, int]) -> squad.Paragraph:
-    """Copy ``number`` of a paragraph, its answers moved to where they are now."""
+def _report(paragraphs: int, counts: dict[str, float]) -> AugmentReport:
+    whole = {name: int(value) for name, value in counts.items()}
 
-    def moved(answer: squad.GoldAnswer) -> squad.GoldAnswer:
-        start = answer.answer_start
-        return replace(answer, answer_start=starts[(start, start + len(answer.text))])
+    def share(where: str) -> float | None:
+        asked = whole.pop(f"{where}_asked", 0)
+        found = whole.pop(f"{where}_found", 0)
+        return 100 * found / asked if asked else None
 
-    questions = tuple(
-        replace(question, answers=tuple(moved(answer) for answer in question.answers))
-        for question in paragraph.questions
+    originals, copies = share("originals"), share("copies")
+    return AugmentReport(
+        paragraphs=paragraphs,
+        teacher_found_in_originals=originals,
+        teacher_found_in_copies=copies,
+        **whole,
     )
-    name = f"{paragraph.source_id}~{number}"
-    return replace(paragraph, paragraph_id=name, context=text, questions=questions, copy=number)
 
 
-def _numbers(text: str) -> list[int]:
-    """Two 32-bit numbers that stand for a text; always two, since numpy's seeds ignore trailing zeros."""
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-    return [int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:8], "big")]
+def _in_one_file(files: list[str]) -> Iterator[squad.Paragraph]:
+    """All paragraphs, the originals before the copies, with question ids that are unique over copies."""
+    for copies in (False, True):
+        for file in files:
+            for paragraph in squad.from_table(squad.read_table(file)):
+                if (paragraph.copy > 0) == copies:
+                    suffix = f"~{paragraph.copy}" if copies else ""
+                    questions = tuple(
+                        replace(question, id=f"{question.id}{suffix}") for question in paragraph.questions
+                    )
+                    yield replace(paragraph, questions=questions)
+
+
+def _page(config: AugmentConfig, made: AugmentReport, files: list[str]) -> str:
+    def percent(value: float | None) -> str:
+        return "–" if value is None else f"{value:.1f} %"
+
+    share = 100 * made.words_replaced / made.words if made.words else None
+    cards = [
+        ("paragraphs", f"{made.copies:,}", f"{made.paragraphs:,} originals and their copies"),
+        ("questions", f"{made.questions:,}", f"{made.questions_left_out:,} left out"),
+        ("words replaced", percent(share), "of all words of the copies"),
+        ("answers found in originals", percent(made.teacher_found_in_originals), "by the teacher, exactly"),
+        ("answers found in copies", percent(made.teacher_found_in_copies), "far fewer: the copies hurt"),
+    ]
+    source = config.masked_lm or config.word_vectors or config.embeddings
+    return augmentation_html(f"Augmentation with {source}", cards, list(_examples(files)))
+
+
+def _examples(files: list[str]) -> Iterator[Pair]:
+    """Originals with their first copy, from the first file."""
+    paragraphs = squad.from_table(squad.read_table(files[0])) if files else []
+    originals = {each.source_id: each for each in paragraphs if each.copy == 0}
+    firsts = (each for each in paragraphs if each.copy == 1)
+    for copy in itertools.islice(firsts, _EXAMPLES):
+        yield originals[copy.source_id], copy
 
 
 def _write(path: str, table: pa.Table) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ LayerPairs = tuple[tuple[int, int], ...]
 
 _SPECIAL_TOKENS = ("bos", "cls", "eos", "mask", "pad", "sep", "unk")
 _DIFFERENCES_SHOWN = 3
+_PROBES = ("Who is it?", "  Zoë's Café: IN 1999,\n 3.5 °C — Straße №7", "東京タワー (Tōkyō) 서울 Москва 👍")
+"""Texts that tokenizers of one vocabulary cut apart differently: case, accents, spaces, scripts."""
 
 
 def layer_block(teacher_layers: int, student_layers: int) -> int:
@@ -125,13 +128,15 @@ class Projections(nn.Module):
 def same_tokens(
     student_tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Check that student and teacher read the same token ids as the same tokens.
+    """Check that student and teacher read the same token ids as the same tokens, and texts as the same ids.
 
     Raises:
-        InputError: a token or a special token has another id, or none, in one of the two.
+        InputError: a token or a special token has another id, or none, in one of the two; or they cut a
+            text into other tokens.
     """
     student, teacher = _token_ids(student_tokenizer), _token_ids(teacher_tokenizer)
     if student == teacher:
+        _same_texts(student_tokenizer, teacher_tokenizer)
         return
     differing = [name for name in student.keys() | teacher.keys() if student.get(name) != teacher.get(name)]
     # By id, with tokens that the teacher lacks last: the first difference tells the most.
@@ -146,6 +151,26 @@ def same_tokens(
         f"{teacher_tokenizer.name_or_path!r} differ in the ids of {len(differing)} tokens: {shown}{more}; "
         "use a student and a teacher of one vocabulary"
     )
+
+
+def _same_texts(
+    student_tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    for text in _PROBES:
+        # A pair, so that what stands around and between its texts is compared as well.
+        student, teacher = (
+            tokenizer.convert_ids_to_tokens(tokenizer(text, text)["input_ids"])
+            for tokenizer in (student_tokenizer, teacher_tokenizer)
+        )
+        if student == teacher:
+            continue
+        pairs = itertools.zip_longest(student, teacher, fillvalue="nothing")
+        first = next((mine, its) for mine, its in pairs if mine != its)
+        raise InputError(
+            f"the student's tokenizer {student_tokenizer.name_or_path!r} and the teacher's "
+            f"{teacher_tokenizer.name_or_path!r} read {text!r} as other tokens: {first[0]!r} and "
+            f"{first[1]!r}; use a student and a teacher that agree on case, accents and special tokens"
+        )
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

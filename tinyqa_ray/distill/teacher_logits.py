@@ -1,14 +1,16 @@
-"""The teacher's pass: paragraphs → windows with labels and, given a teacher, its logits, on Ray Data."""
+"""The teachers' pass: paragraphs → windows with labels and, given teachers, their logits, on Ray Data."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from tinyqa_ray import models, runs, shards, squad, storage
 from tinyqa_ray.cluster import connected, cores, quiet_models
@@ -16,6 +18,8 @@ from tinyqa_ray.configs import TeacherLogitsConfig
 from tinyqa_ray.distill.students import same_tokens
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.windows import Windower, Windows, labels
+
+Logits = NDArray[np.float32]
 
 FOLDER = "windows"
 """Where the stage keeps its Arrow files, within its output."""
@@ -38,6 +42,7 @@ WINDOWS = pa.schema(
         pa.field("end_logits", pa.list_(pa.float16())),
     ]
 )
+"""Columns of the windows; teachers kept apart add two each, see ``schema``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +61,7 @@ class TeacherLogitsReport:
 def teacher_logits(
     config: TeacherLogitsConfig, output: str, progress: shards.Progress | None = None
 ) -> TeacherLogitsReport:
-    """Write windows, and the logits of ``config.model`` for them, as Arrow under ``output/windows``.
+    """Write windows, and the logits of the teachers for them, as Arrow under ``output/windows``.
 
     Run again, it continues. A later stage reads the files memory-mapped.
 
@@ -77,22 +82,43 @@ def teacher_logits(
         return stage.publish(TeacherLogitsReport(**{name: int(value) for name, value in counts.items()}))
 
 
+def logit_columns(teacher: int = 0) -> tuple[str, str]:
+    """Columns of a teacher's start and end logits; 0 is the first teacher, or the mean of all."""
+    suffix = f"_{teacher}" if teacher else ""
+    return f"start_logits{suffix}", f"end_logits{suffix}"
+
+
+def schema(teachers: int = 1) -> pa.Schema:
+    """``WINDOWS``, with two more columns for each of ``teachers`` after the first."""
+    added = [name for teacher in range(1, teachers) for name in logit_columns(teacher)]
+    return pa.schema([*WINDOWS, *(pa.field(name, pa.list_(pa.float16())) for name in added)])
+
+
 class WindowWriter:
-    """Cuts the windows of a shard of paragraphs, labels them, and runs the teacher over them."""
+    """Cuts the windows of a shard of paragraphs, labels them, and runs the teachers over them.
+
+    Several teachers are averaged, or kept apart, as ``config.teachers`` says. The average is the mean of
+    their logits, in float32, as TextBrewer's ``MultiTeacherDistiller`` takes it (arXiv 2002.12620). After a
+    softmax it is the normalised geometric mean of their distributions, and so at every temperature: the
+    windows need not know the one that the student will be taught at, which the mean of probabilities
+    would. A constant added to a teacher's logits cancels in the softmax, so none is shifted: the mean stays
+    comparable between the windows of a question, and one teacher's mean is that teacher.
+    """
 
     def __init__(self, config: TeacherLogitsConfig) -> None:
         import torch
 
+        from tinyqa_ray.engines import TorchEngine, pick_device, pick_dtype
+
         quiet_models()
         torch.set_num_threads(config.threads or cores(config.actors))
         self.config = config
-        self.windower = Windower(models.load_tokenizer(config.tokenizer), config.window)
-        self.teacher = None
-        if config.model is not None:
-            from tinyqa_ray.engines import TorchEngine
-
-            device = "cuda" if config.num_gpus_per_actor else "cpu"
-            self.teacher = TorchEngine(models.load_qa_model(config.model), device=device)
+        self.windower = Windower(models.load_tokenizer(_tokenizer(config)), config.window)
+        device = "cuda" if config.num_gpus_per_actor else "cpu"
+        dtype = pick_dtype("auto", pick_device(device))
+        self.teachers = [
+            TorchEngine(models.load_qa_model(model, dtype=dtype), device=device) for model in config.model
+        ]
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
         """Paragraphs in, windows out, in the order of paragraphs and questions."""
@@ -105,51 +131,77 @@ class WindowWriter:
         )
         # The first answer is the one to learn; the others are for scoring.
         spans = [_span(question.answers[0]) if question.answers else None for _, question in asked]
-        start, end = labels(windows, spans)
-        made = _table(windows, [(paragraphs[p], question.id) for p, question in asked], start, end)
-        if self.teacher is not None:
-            logits = self.teacher.logits(windows, self.config.max_batch_tokens)
-            for name, values in zip(("start_logits", "end_logits"), logits, strict=True):
-                column = _ragged([value.astype(np.float16) for value in values], WINDOWS.field(name).type)
-                made = made.set_column(made.schema.get_field_index(name), WINDOWS.field(name), column)
+        positions = labels(windows, spans)
+        named = [(paragraphs[p], question.id) for p, question in asked]
+        made = _table(windows, named, positions, self._logits(windows))
         return made, {
             "paragraphs": len(paragraphs),
             "questions": len(asked),
             "windows": len(windows),
             "tokens": int(windows.lengths.sum()),
-            "answerable_windows": int((start > 0).sum()),
+            "answerable_windows": int((positions[0] > 0).sum()),
         }
 
+    def _logits(self, windows: Windows) -> list[tuple[Logits, Logits]]:
+        """Start and end logits to be written, of all windows end to end: one pair, or one a teacher."""
+        each = []
+        for teacher in self.teachers:
+            start, end = teacher.logits(windows, self.config.max_batch_tokens)
+            each.append((_end_to_end(start, np.float32), _end_to_end(end, np.float32)))
+        if self.config.teachers == "apart" or len(each) < 2:
+            return each
+        starts, ends = zip(*each, strict=True)
+        return [(_mean(starts), _mean(ends))]
 
-def _table(windows: Windows, asked: list[tuple[squad.Paragraph, str]], start: Any, end: Any) -> pa.Table:
-    """Windows as rows of schema ``WINDOWS``, their logits null."""
+
+def _table(
+    windows: Windows,
+    asked: list[tuple[squad.Paragraph, str]],
+    positions: tuple[Any, Any],
+    logits: list[tuple[Logits, Logits]],
+) -> pa.Table:
+    """Windows as rows of ``schema``; without a teacher, their logits are null."""
     pairs = [asked[pair] for pair in windows.pair]
     keys = [f"{paragraph.paragraph_id}\t{question}" for paragraph, question in pairs]
     ids = [_window_id(key, int(first)) for key, first in zip(keys, windows.first_token, strict=True)]
-    types = windows.type_ids if any(row.any() for row in windows.type_ids) else [None] * len(windows)
+    lengths = windows.lengths
+    types = pa.nulls(len(windows), pa.list_(pa.int32()))
+    if any(row.any() for row in windows.type_ids):
+        types = _lists(_end_to_end(windows.type_ids, np.int32), lengths)
     offsets = [windows.window_offsets(window).reshape(-1) for window in range(len(windows))]
     columns = {
         "window_id": ids,
         "question_id": [question for _, question in pairs],
         "paragraph_id": [paragraph.paragraph_id for paragraph, _ in pairs],
         "copy": [paragraph.copy for paragraph, _ in pairs],
-        "input_ids": _ragged(windows.input_ids, WINDOWS.field("input_ids").type),
-        "token_type_ids": pa.array(types, WINDOWS.field("token_type_ids").type),
+        "input_ids": _lists(_end_to_end(windows.input_ids, np.int32), lengths),
+        "token_type_ids": types,
         "context_start": windows.context_start,
-        "offsets": _ragged(offsets, WINDOWS.field("offsets").type),
-        "start_position": start,
-        "end_position": end,
-        "start_logits": pa.nulls(len(windows), WINDOWS.field("start_logits").type),
-        "end_logits": pa.nulls(len(windows), WINDOWS.field("end_logits").type),
+        "offsets": _lists(_end_to_end(offsets, np.int32), 2 * windows.context_tokens),
+        "start_position": positions[0],
+        "end_position": positions[1],
     }
-    return pa.table(columns, schema=WINDOWS)
+    for teacher, sides in enumerate(logits):
+        for name, side in zip(logit_columns(teacher), sides, strict=True):
+            columns[name] = _lists(side.astype(np.float16), lengths)
+    if not logits:
+        columns |= {name: pa.nulls(len(windows), pa.list_(pa.float16())) for name in logit_columns()}
+    return pa.table(columns, schema=schema(len(logits)))
 
 
-def _ragged(rows: list[Any], kind: pa.DataType) -> pa.Array:
-    """Arrays of different lengths as one Arrow list array, without a Python object a number."""
-    ends = np.cumsum([0, *(len(row) for row in rows)], dtype=np.int32)
-    values = np.concatenate(rows) if rows else np.empty(0, kind.value_type.to_pandas_dtype())
-    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values, kind.value_type))
+def _mean(logits: Sequence[Logits]) -> Logits:
+    mean: Logits = np.mean(logits, axis=0, dtype=np.float32)
+    return mean
+
+
+def _end_to_end(rows: Sequence[Any], dtype: type[np.generic]) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *rows])
+
+
+def _lists(values: NDArray[Any], lengths: NDArray[np.int32]) -> pa.Array:
+    """Rows that lie end to end, as one Arrow list array without a Python object a number."""
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
 
 
 def _window_id(key: str, first_token: int) -> int:
@@ -162,15 +214,20 @@ def _span(answer: squad.GoldAnswer) -> tuple[int, int]:
     return answer.answer_start, answer.answer_start + len(answer.text)
 
 
+def _tokenizer(config: TeacherLogitsConfig) -> str:
+    """The student's tokenizer: a model's name."""
+    return config.model[0] if config.tokenizer is None else config.tokenizer
+
+
 def _check_models(config: TeacherLogitsConfig) -> None:
     """Refuse, before any work, a teacher that cannot read the student's windows."""
-    tokenizer = models.load_tokenizer(config.tokenizer)
+    tokenizer = models.load_tokenizer(_tokenizer(config))
     Windower(tokenizer, config.window)
-    if config.model is None:
-        return
-    same_tokens(tokenizer, models.load_tokenizer(config.model))
-    network = models.load_qa_model(config.model)
-    models.check_window(config.model, network.config, config.window.max_seq_len)
+    for model in config.model:
+        same_tokens(tokenizer, models.load_tokenizer(model))
+    for model in config.model:
+        network = models.load_qa_model(model)
+        models.check_window(model, network.config, config.window.max_seq_len)
 
 
 def _paragraphs(data: str, copy: str) -> list[str]:

@@ -1,0 +1,174 @@
+"""Originals in, originals and copies out: what an actor of the augmentation does to a shard."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tinyqa_ray import squad, storage
+from tinyqa_ray.augment.agreement import Agreement
+from tinyqa_ray.augment.masked import MaskedCandidates
+from tinyqa_ray.augment.neighbours import Neighbours
+from tinyqa_ray.augment.rewriting import (
+    HAYSTACK,
+    SAFE,
+    Rewriting,
+    Span,
+    copies,
+    replaceable,
+    word_spans,
+)
+from tinyqa_ray.cluster import cores, quiet_models
+from tinyqa_ray.configs import AugmentConfig
+from tinyqa_ray.reader import Reader
+
+Counts = dict[str, float]
+
+
+class Augmenter:
+    """Writes the original and the copies of each paragraph of a shard."""
+
+    def __init__(self, config: AugmentConfig, neighbours: str) -> None:
+        """Load the models.
+
+        Args:
+            config: what to make.
+            neighbours: Parquet file of ``Neighbours.to_table``.
+        """
+        filesystem, inner = storage.resolve(neighbours)
+        self.config = config
+        self.rules = HAYSTACK if config.style == "haystack" else SAFE
+        self.neighbours = Neighbours.from_table(pq.read_table(inner, filesystem=filesystem))
+        self.masked = self.agreement = None
+        if config.masked_lm is None and config.teacher is None:
+            return
+        import torch
+
+        quiet_models()
+        torch.set_num_threads(config.threads or cores(config.actors))
+        device = "cuda" if config.num_gpus_per_actor else "cpu"
+        if config.masked_lm is not None:
+            assert config.candidates is not None
+            assert config.masked_share is not None
+            self.masked = MaskedCandidates.load(
+                config.masked_lm,
+                device=device,
+                k=config.candidates,
+                masked_share=config.masked_share,
+                max_batch_tokens=config.max_batch_tokens,
+                seed=config.seed,
+            )
+        if config.teacher is not None:
+            self.agreement = Agreement(Reader.from_pretrained(config.teacher, device=device))
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, Counts]:
+        """Paragraphs in, paragraphs × (1 + copies) out, in order."""
+        originals = squad.from_table(rows)
+        made: list[squad.Paragraph] = []
+        counts: Counts = {"words": 0, "words_replaced": 0, "questions_left_out": 0}
+        for paragraph, candidates in zip(originals, self._candidates(originals), strict=True):
+            made.append(paragraph)
+            for number, rewriting in enumerate(self._rewritten(paragraph, candidates), start=1):
+                made.append(_copy(paragraph, number, rewriting))
+                counts["words_replaced"] += rewriting.replaced
+                counts["words"] += len(candidates)
+        if self.agreement is not None:
+            made = self._judged(self.agreement, made, counts)
+        counts["copies"] = len(made)
+        counts["questions"] = sum(len(paragraph.questions) for paragraph in made)
+        return squad.to_table(made), counts
+
+    def _candidates(self, paragraphs: Sequence[squad.Paragraph]) -> list[list[Sequence[str]]]:
+        """Candidates of each word of each paragraph: the masked LM's, else the word's neighbours."""
+        contexts = [paragraph.context for paragraph in paragraphs]
+        spans = [word_spans(context) for context in contexts]
+        may = [
+            replaceable(context, words, _kept(paragraph), self.rules)
+            for context, words, paragraph in zip(contexts, spans, paragraphs, strict=True)
+        ]
+        wanted = [
+            [word for word, yes in zip(words, allowed, strict=True) if yes]
+            for words, allowed in zip(spans, may, strict=True)
+        ]
+        proposed = self.masked.candidates(contexts, wanted) if self.masked is not None else None
+        found: list[list[Sequence[str]]] = []
+        for number, (context, words, allowed) in enumerate(zip(contexts, spans, may, strict=True)):
+            masked = iter(proposed[number]) if proposed is not None else iter([None] * len(wanted[number]))
+            row: list[Sequence[str]] = []
+            for (start, end), yes in zip(words, allowed, strict=True):
+                own = next(masked) if yes else []
+                row.append(self.neighbours.lookup(context[start:end]) if own is None else own)
+            found.append(row)
+        return found
+
+    def _rewritten(self, paragraph: squad.Paragraph, candidates: Sequence[Sequence[str]]) -> list[Rewriting]:
+        return copies(
+            paragraph.context,
+            _kept(paragraph),
+            candidates,
+            n=self.config.copies,
+            replace_probability=self.config.replace_probability,
+            # The seed of a row is its id: any retry, on any actor, writes the same bytes.
+            seed=[self.config.seed, *_numbers(paragraph.paragraph_id)],
+            rules=self.rules,
+        )
+
+    def _judged(
+        self, agreement: Agreement, paragraphs: Sequence[squad.Paragraph], counts: Counts
+    ) -> list[squad.Paragraph]:
+        """Count where the teacher finds the gold answers; leave out where it does not, when asked to."""
+        kept = []
+        for paragraph, found in zip(paragraphs, agreement.found(paragraphs), strict=True):
+            where = "copies" if paragraph.copy else "originals"
+            for name, value in (("asked", sum(f is not None for f in found)), ("found", found.count(True))):
+                counts[f"{where}_{name}"] = counts.get(f"{where}_{name}", 0) + value
+            if self.config.keep_if_teacher_agrees and paragraph.copy and False in found:
+                counts["questions_left_out"] += found.count(False)
+                questions = [q for q, f in zip(paragraph.questions, found, strict=True) if f is not False]
+                if not questions:
+                    continue
+                paragraph = replace(paragraph, questions=tuple(questions))
+            kept.append(paragraph)
+        return kept
+
+
+def _kept(paragraph: squad.Paragraph) -> list[Span]:
+    """The spans of all answers of a paragraph."""
+    return sorted(
+        {
+            (answer.answer_start, answer.answer_start + len(answer.text))
+            for question in paragraph.questions
+            for answer in question.answers
+        }
+    )
+
+
+def _copy(paragraph: squad.Paragraph, number: int, rewriting: Rewriting) -> squad.Paragraph:
+    """Copy ``number`` of a paragraph, its answers moved to where they are now."""
+    starts = dict(zip(_kept(paragraph), rewriting.starts, strict=True))
+
+    def moved(answer: squad.GoldAnswer) -> squad.GoldAnswer:
+        start = answer.answer_start
+        return replace(answer, answer_start=starts[(start, start + len(answer.text))])
+
+    questions = tuple(
+        replace(question, answers=tuple(moved(answer) for answer in question.answers))
+        for question in paragraph.questions
+    )
+    return replace(
+        paragraph,
+        paragraph_id=f"{paragraph.source_id}~{number}",
+        context=rewriting.context,
+        questions=questions,
+        copy=number,
+    )
+
+
+def _numbers(text: str) -> list[int]:
+    """Two 32-bit numbers that stand for a text; always two, since numpy's seeds ignore trailing zeros."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return [int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:8], "big")]

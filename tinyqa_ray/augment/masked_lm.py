@@ -1,0 +1,103 @@
+"""A masked language model of any architecture: loading it, and its logits of the masked tokens alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from tinyqa_ray import models
+from tinyqa_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Index = NDArray[np.int64]
+
+
+def load_masked_lm(name: str) -> PreTrainedModel:
+    """Load a masked language model in eval mode and float32, on the CPU.
+
+    Args:
+        name: local folder, URL of a folder, or hub id.
+
+    Raises:
+        InputError: no such model, weights that are not safetensors, or no head that predicts masked words.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    with models.readable(name) as folder:
+        models.refuse_pickles(name, folder)
+        try:
+            model, info = AutoModelForMaskedLM.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise InputError(
+                f"{name}: no masked language model could be loaded ({models.first_line(error)})"
+            ) from None
+    missing = sorted(info["missing_keys"])
+    head = [key for key in missing if not key.startswith(f"{model.base_model_prefix}.")]
+    if head:
+        raise InputError(
+            f"{name}: has no head that predicts masked words ({', '.join(head)} missing); "
+            "give a masked language model (bert-base-uncased, roberta-base, …)"
+        )
+    if missing:
+        raise InputError(f"{name}: lacks {len(missing)} weights ({missing[0]}, …); the file is not whole")
+    return model.eval()
+
+
+class MaskedLogits:
+    """Logits of masked tokens; the head, half of a small model's work, skips all other tokens."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model.eval()
+        self.head_is_apart = self._probe()
+
+    @torch.inference_mode()
+    def __call__(self, ids: Index, rows: Index, columns: Index) -> torch.Tensor:
+        """Logits ``(M, vocabulary)``, float32, of the M tokens ``ids[rows, columns]``; ids are ``(B, T)``."""
+        inputs, *at = (torch.from_numpy(array).to(self.model.device) for array in (ids, rows, columns))
+        gathered = self._gathered if self.head_is_apart else self._picked
+        return gathered(inputs, *at).float()
+
+    def _picked(self, ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(input_ids=ids).logits[rows, columns]
+        return logits
+
+    def _gathered(self, ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Hand the head the hidden states of the masked tokens as if they were one text."""
+
+        def gather(_module: Any, _inputs: Any, output: Any) -> Any:
+            output.last_hidden_state = output.last_hidden_state[rows, columns][None]
+            return output
+
+        handle = self.model.base_model.register_forward_hook(gather)
+        try:
+            logits: torch.Tensor = self.model(input_ids=ids).logits[0]
+        finally:
+            handle.remove()
+        return logits
+
+    @torch.inference_mode()
+    def _probe(self) -> bool:
+        """Whether the model is an encoder and a head that looks at each token alone."""
+        if self.model.base_model is self.model:
+            return False
+        device = self.model.device
+        ids = torch.arange(8, device=device).view(2, 4) % self.model.get_input_embeddings().num_embeddings
+        at = torch.tensor([0, 1, 1], device=device), torch.tensor([3, 0, 2], device=device)
+        whole_texts = self._picked(ids, *at)
+        try:
+            alone = self._gathered(ids, *at)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False
+        return alone.shape == whole_texts.shape and torch.allclose(alone, whole_texts, rtol=0.05, atol=0.05)
