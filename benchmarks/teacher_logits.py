@@ -86,7 +86,7 @@ def compare(arguments: argparse.Namespace, paragraphs: list[squad.Paragraph], mo
         plain_s.append(time.perf_counter() - between)
     windows = int(counts["windows"])
     return {
-        "model": arguments.model or "bundled MiniLM encoder, random head",
+        "model": Path(arguments.model).name if arguments.model else "bundled MiniLM encoder, random head",
         "device": arguments.device,
         "dtype": str(network.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),

@@ -52,6 +52,52 @@ def test_shards_cover_every_row_once_in_order(
     assert [shard.index for shard in plan] == list(range(len(plan)))
 
 
+class Keeper:
+    """Rows out as they came in."""
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        return pa.table({"value": rows["number"]}), {}
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    count=st.integers(1, 40),
+    group=st.integers(1, 12),
+    rows_per_shard=st.integers(1, 15),
+)
+def test_shards_read_their_rows_whatever_the_row_groups(
+    tmp_path_factory: pytest.TempPathFactory, count: int, group: int, rows_per_shard: int
+) -> None:
+    folder = tmp_path_factory.mktemp("groups")
+    file = str(folder / "in.parquet")
+    pq.write_table(pa.table({"number": list(range(count))}), file, row_group_size=group)
+    found: list[int] = []
+    for shard in shards.cut([file], rows_per_shard, str(folder / "out"), "parquet"):
+        shards.work(shard, Keeper())
+        found += read(shard.target)
+    assert found == list(range(count))
+
+
+def test_shard_reads_only_the_row_groups_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "ROWS_PER_GROUP", 4)
+    file = str(tmp_path / "in.parquet")
+    shards.write_input(file, pa.table({"number": list(range(40))}))
+    asked: list[list[int]] = []
+    original = pq.ParquetFile.read_row_groups
+
+    def watched(self: Any, groups: list[int], *rest: Any, **options: Any) -> Any:
+        asked.append(groups)
+        return original(self, groups, *rest, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", watched)
+    plan = shards.cut([file], 6, str(tmp_path / "out"), "arrow")
+    for shard in plan[:3]:
+        shards.work(shard, Doubler())
+    assert asked == [[0, 1], [1, 2], [3, 4]]
+
+
 def test_target_is_named_by_the_shard_alone(tmp_path: Path) -> None:
     file = write_numbers(tmp_path / "in.parquet", 5)
     plan = shards.cut([file], 2, "s3://bucket/out", "parquet")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tinyqa_ray import runs, shards, storage
 from tinyqa_ray.cluster import connected, cores, quiet_models
@@ -65,9 +64,7 @@ def answer(config: AnswerConfig, output: str, progress: shards.Progress | None =
         documents = _documents(config.documents)
         asked = _asked(config.questions, documents)
         plan = stage.path("_input.parquet")
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(asked, schema=_ASKED), sink, compression="zstd")
-        storage.write_atomic(plan, sink.getvalue().to_pybytes())
+        shards.write_input(plan, pa.Table.from_pylist(asked, schema=_ASKED))
         todo = shards.cut([plan], config.rows_per_shard, stage.path(FOLDER), "parquet")
         workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus_per_actor)
         with connected():

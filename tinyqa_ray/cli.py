@@ -228,7 +228,7 @@ def export(config: ExportConfig, output: str) -> None:
 
 @command
 def augment(config: AugmentConfig, output: str) -> None:
-    """Multiply SQuAD paragraphs: answer-safe copies with words replaced by their neighbours.
+    """Multiply SQuAD paragraphs: answer-safe copies, their words replaced by a masked LM's or by neighbours.
 
     Args:
         config: How to multiply.

@@ -86,8 +86,8 @@ class AugmentConfig:
     """Share of a paragraph's words that one forward masks; 0 masks one word a forward, the exact algorithm;
     0.15, or 0 in Haystack's style, when not given."""
     style: Literal["safe", "haystack"] = "safe"
-    """'haystack' draws as Haystack 1's augment_squad does: stop-words and numbers may change, the word itself
-    is a candidate, copies may repeat; answers and spacing stay all the same."""
+    """'haystack' draws as Haystack 1's augment_squad does: stop-words may change, the word itself is a
+    candidate, copies may repeat. Unlike there, answers, numbers, case, spacing and the original stay."""
     teacher: str | None = None
     """Question-answering model asked whether it still finds the gold span in the copies, for the report."""
     keep_if_teacher_agrees: bool = False

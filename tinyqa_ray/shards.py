@@ -30,6 +30,8 @@ Format = Literal["parquet", "arrow"]
 Progress = Callable[[int, int], None]
 """Called with rows done and rows in all."""
 
+ROWS_PER_GROUP = 64
+"""Rows of a row group in Parquet: a shard reads no more than a group too many at either end."""
 TRIES = 5
 """How often a shard is begun, when its process is killed each time."""
 _COUNTS = b"tinyqa"
@@ -178,17 +180,36 @@ def _give_up_late(shard: Shard, tries: str) -> None:
 
 def work(shard: Shard, mapper: Mapper) -> None:
     """Read a shard's rows, map them, and write its file atomically."""
-    filesystem, inner = storage.resolve(shard.source)
-    table = pq.read_table(inner, filesystem=filesystem).slice(shard.offset, shard.rows)
-    made, counts = mapper(table)
+    made, counts = mapper(_rows_of(shard))
     made = made.replace_schema_metadata({_COUNTS: json.dumps(counts, sort_keys=True)})
     sink = io.BytesIO()
     if shard.target.endswith(".parquet"):
-        pq.write_table(made, sink, compression="zstd")
+        pq.write_table(made, sink, compression="zstd", row_group_size=ROWS_PER_GROUP)
     else:
         with pa.ipc.new_stream(sink, made.schema) as writer:
             writer.write_table(made)
     storage.write_atomic(shard.target, sink.getvalue())
+
+
+def _rows_of(shard: Shard) -> pa.Table:
+    """The rows of a shard, read from the row groups that hold them and no others."""
+    filesystem, inner = storage.resolve(shard.source)
+    with filesystem.open_input_file(inner) as source:
+        file = pq.ParquetFile(source)
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        ends = np.cumsum(sizes)
+        first = int(np.searchsorted(ends, shard.offset, side="right"))
+        last = int(np.searchsorted(ends, shard.offset + shard.rows, side="left"))
+        before = int(ends[first] - sizes[first])
+        rows = file.read_row_groups(list(range(first, last + 1)))
+    return rows.slice(shard.offset - before, shard.rows)
+
+
+def write_input(path: str, table: pa.Table) -> None:
+    """Write a pass's input as a Parquet file of which a shard reads its own part."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", row_group_size=ROWS_PER_GROUP)
+    storage.write_atomic(path, sink.getvalue().to_pybytes())
 
 
 def _read_counts(file: str) -> dict[str, float]:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tinyqa_ray import models, runs, shards, squad, storage
 from tinyqa_ray.augment.augmenter import Augmenter
@@ -67,8 +65,8 @@ def augment(config: AugmentConfig, output: str, progress: shards.Progress | None
         _check(config)
         paragraphs, nearest = stage.path("_input.parquet"), stage.path("neighbours.parquet")
         if storage.kind(nearest) == "absent":
-            _write(nearest, neighbours_of(config).to_table())
-        _write(paragraphs, squad.to_table(source))
+            shards.write_input(nearest, neighbours_of(config).to_table())
+        shards.write_input(paragraphs, squad.to_table(source))
         plan = shards.cut([paragraphs], config.rows_per_shard, stage.path(squad.FOLDER), "parquet")
         options: dict[str, Any] = {
             "config": runs.for_workers(config, "masked_lm", "teacher"),
@@ -161,9 +159,3 @@ def _examples(files: list[str]) -> Iterator[Pair]:
     firsts = (each for each in paragraphs if each.copy == 1)
     for copy in itertools.islice(firsts, _EXAMPLES):
         yield originals[copy.source_id], copy
-
-
-def _write(path: str, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    storage.write_atomic(path, sink.getvalue().to_pybytes())

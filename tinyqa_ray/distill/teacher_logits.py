@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tinyqa_ray import models, runs, shards, squad, storage
@@ -234,9 +233,7 @@ def _paragraphs(data: str, copy: str) -> list[str]:
     """Parquet files of the paragraphs to read; other data are checked, and written to ``copy`` first."""
     if runs.is_finished(data):
         return squad.paragraph_files(data)
-    sink = pa.BufferOutputStream()
-    pq.write_table(squad.to_table(squad.read_squad(data)), sink, compression="zstd")
-    storage.write_atomic(copy, sink.getvalue().to_pybytes())
+    shards.write_input(copy, squad.to_table(squad.read_squad(data)))
     return [copy]
 
 
