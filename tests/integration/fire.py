@@ -1,0 +1,222 @@
+"""What the tests of kills share: two passes as shell commands, processes to kill, and folders to compare."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tiny
+import tyro
+
+from tinyqa_ray.augment import augment
+from tinyqa_ray.configs import AugmentConfig, TeacherLogitsConfig
+from tinyqa_ray.distill import teacher_logits
+
+PARAGRAPHS = 64
+PASSES = ("augment", "teacher-logits")
+SHARDS = {"augment": "paragraphs", "teacher-logits": "windows"}
+"""Folder of each pass's shards."""
+DEADLINE_S = 240
+
+
+def commands(folder: Path, model: str) -> dict[str, list[str]]:
+    """Both passes over the same data, one paragraph a shard; ``--output`` is to be added."""
+    data = folder / "data.json"
+    document = tiny.squad_document()
+    articles = []
+    for number in range(PARAGRAPHS // 8):
+        text = json.dumps(document["data"], ensure_ascii=False)
+        # Ids are q0-0, q0-none, …; contexts end in a sentence.
+        text = text.replace('"id": "q', f'"id": "{number}q').replace('.", "qas"', f'. Page {number}.", "qas"')
+        articles += json.loads(text)
+    data.write_text(json.dumps({"version": "v2.0", "data": articles}), encoding="utf-8")
+    shared = ["--data", str(data), "--rows-per-shard", "1"]
+    window = ["--max-seq-len", "64", "--doc-stride", "16", "--max-query-len", "16"]
+    models = ["--tokenizer", model, "--model", model]
+    return {
+        "augment": ["augment", *shared, "--embeddings", model, "--copies", "10"],
+        "teacher-logits": ["teacher-logits", *shared, *window, *models, "--threads", "1"],
+    }
+
+
+def run(command: Sequence[str], output: Path) -> None:
+    """Run a pass in this process, on the Ray that it has."""
+    configs: dict[str, tuple[type[Any], Callable[[Any, str], object]]] = {
+        "augment": (AugmentConfig, augment),
+        "teacher-logits": (TeacherLogitsConfig, teacher_logits),
+    }
+    config, stage = configs[command[0]]
+    flat = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
+    stage(tyro.cli(config, args=command[1:], config=flat), str(output))
+
+
+def shard_files(name: str, output: Path) -> list[Path]:
+    """The shards that a pass has finished."""
+    folder = output / SHARDS[name]
+    return sorted(path for path in folder.glob("part-*") if path.suffix != ".tmp")
+
+
+def content(output: Path) -> dict[str, bytes | dict[str, Any]]:
+    """Every file of a pass; of its marker what is not a time, and no leftover of a killed write."""
+    found: dict[str, bytes | dict[str, Any]] = {
+        str(path.relative_to(output)): path.read_bytes()
+        for path in sorted(output.rglob("*"))
+        if path.is_file() and path.suffix != ".tmp" and path.name != "_SUCCESS.json"
+    }
+    marker = json.loads((output / "_SUCCESS.json").read_text())
+    found["_SUCCESS.json"] = {name: marker[name] for name in marker.keys() - {"seconds", "finished"}}
+    return found
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """Names of files that only one output has, or that are not the same in both."""
+    left, right = content(one), content(other)
+    return sorted(name for name in {*left, *right} if left.get(name) != right.get(name))
+
+
+def wait_for(what: str, met: Callable[[], Any], timeout_s: float = DEADLINE_S) -> Any:
+    """The first true value of ``met``; fails by name at the deadline."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if value := met():
+            return value
+        time.sleep(0.002)
+    raise AssertionError(f"waited {timeout_s:g} s in vain for {what}")
+
+
+@contextlib.contextmanager
+def kill_midway(name: str, output: Path, rng: random.Random, kill: Callable[[], None]) -> Iterator[None]:
+    """Call ``kill`` at a random moment of the pass that runs in the block: some shards finished, most not."""
+    at = rng.randrange(1, PARAGRAPHS // 2)
+    print(f"{name}: to be killed with {at} of {PARAGRAPHS} shards finished")
+    trouble: list[BaseException] = []
+
+    def wait_and_kill() -> None:
+        try:
+            wait_for(f"{at} shards in {output}", lambda: len(shard_files(name, output)) >= at)
+            assert len(shard_files(name, output)) < PARAGRAPHS, "all shards appeared at once"
+            kill()
+        except BaseException as error:
+            trouble.append(error)
+
+    thread = threading.Thread(target=wait_and_kill, daemon=True)
+    thread.start()
+    yield
+    thread.join(DEADLINE_S)
+    assert not thread.is_alive()
+    if trouble:
+        raise trouble[0]
+
+
+class Process(NamedTuple):
+    """A process of this machine, as /proc shows it."""
+
+    number: int
+    parent: int
+    began: int
+    """Tells it from a later one of the same number."""
+    line: str
+
+
+def processes() -> list[Process]:
+    """Every live process of this machine."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            stat = (folder / "stat").read_text().rpartition(")")[2].split()
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if stat[0] != "Z":
+                found.append(Process(int(folder.name), int(stat[1]), int(stat[19]), line))
+    return found
+
+
+def descendants(root: int) -> list[Process]:
+    """The processes that descend from ``root``: another run's are left alone."""
+    everyone = processes()
+    found: list[Process] = []
+    nearest = {root}
+    while nearest:
+        children = [process for process in everyone if process.parent in nearest]
+        nearest = {process.number for process in children}
+        found += children
+    return found
+
+
+def is_actor(line: str) -> bool:
+    """Whether a command line is that of an actor which works shards."""
+    return line.startswith("ray::") and "_ShardWorker" in line
+
+
+def is_other_worker(line: str) -> bool:
+    """Whether a command line is that of any other worker of Ray."""
+    return line.startswith("ray::") and "Agent" not in line and not is_actor(line)
+
+
+def kill_one(chosen: Callable[[str], bool], rng: random.Random) -> None:
+    """SIGKILL a random process among those that descend from this one and whose command line is chosen."""
+    victims = wait_for(
+        "a process to kill",
+        lambda: [process for process in descendants(os.getpid()) if chosen(process.line)],
+    )
+    victim = rng.choice(victims)
+    print(f"to be killed: {victim.line}")
+    os.kill(victim.number, signal.SIGKILL)
+
+
+class Driver:
+    """A process that runs Python with a Ray of its own; at the end of ``with`` nothing of it is left."""
+
+    def __init__(self, *arguments: str) -> None:
+        """Start it with ``arguments`` of the Python interpreter."""
+        # Not below pytest's folder, whose path is too long for Ray's sockets.
+        self._folder = tempfile.mkdtemp(prefix="fire")
+        # A file, not a pipe: what Ray starts may hold a pipe open after the driver is dead.
+        self._printed = Path(self._folder) / "printed"
+        with self._printed.open("w") as printed:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "RAY_TMPDIR": self._folder, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+        self._started: set[tuple[int, int]] = set()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+
+    def result(self) -> tuple[int, str]:
+        """Exit code and what was printed, once it has ended."""
+        return self.process.wait(DEADLINE_S), self._printed.read_text()
+
+    def __enter__(self) -> Driver:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._watcher.join()
+        # Ray has most of them end by themselves, some after half a minute.
+        for process in processes():
+            if (process.number, process.began) in self._started:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.number, signal.SIGKILL)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _watch(self) -> None:
+        # Once the driver is dead, nobody can tell any more what it started.
+        while self.process.poll() is None:
+            self._started.update((process.number, process.began) for process in descendants(self.process.pid))
+            time.sleep(0.2)
