@@ -1,20 +1,25 @@
 """The shell: what it prints, and that a mistake is one line and exit code 2."""
 
 import json
+import runpy
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tinyqa_ray import cli
-from tinyqa_ray.configs import TeacherLogitsConfig
+from tinyqa_ray import cli, recipes
+from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig
 from tinyqa_ray.distill import TeacherLogitsReport
+from tinyqa_ray.runner import StageResult
+from tinyqa_ray.stages import Recipe
 
+REPORT = TeacherLogitsReport(paragraphs=1, questions=2, windows=3, tokens=4, answerable_windows=5)
+
+JOBS = Path(__file__).parents[1] / "jobs"
 COMMANDS = ("quickstart", "ask", "evaluate", "score", "augment", "teacher-logits", "distill", "answer")
 
 
@@ -176,26 +181,6 @@ def test_vocabularies_that_differ_are_named(
     assert not (tmp_path / "out").exists()
 
 
-# Values of --model, as one argument with "=" or as several, each followed by another option.
-models_given = st.lists(st.tuples(st.lists(st.sampled_from("abc"), min_size=1, max_size=3), st.booleans()))
-
-
-@settings(deadline=None, max_examples=60)
-@given(models_given)
-def test_repeated_option_means_all_its_values(groups: list[tuple[list[str], bool]]) -> None:
-    arguments = ["teacher-logits"]
-    for number, (names, joined) in enumerate(groups):
-        mark = [f"--model={names[0]}", *names[1:]] if joined else ["--model", *names]
-        arguments += [*mark, f"--other{number}", str(number)]
-    gathered = cli.gathered(arguments, "--model")
-    if len(groups) < 2:
-        assert gathered == arguments
-        return
-    values = [name for names, _ in groups for name in names]
-    others = [each for number in range(len(groups)) for each in (f"--other{number}", str(number))]
-    assert gathered == ["teacher-logits", "--model", *values, *others]
-
-
 @pytest.mark.parametrize(
     "arguments", [["--model", "A", "B"], ["--model", "A", "--model", "B"], ["--model=A", "--model", "B"]]
 )
@@ -206,7 +191,7 @@ def test_command_and_job_take_several_teachers(
 
     def stage(config: TeacherLogitsConfig, output: str, progress: Any = None) -> TeacherLogitsReport:
         asked.append(config)
-        return TeacherLogitsReport(paragraphs=1, questions=1, windows=1, tokens=1, answerable_windows=1)
+        return REPORT
 
     monkeypatch.setattr("tinyqa_ray.distill.teacher_logits", stage)
     given = [*arguments, "--data", "d", "--teachers", "apart", "--output", "o"]
@@ -214,7 +199,96 @@ def test_command_and_job_take_several_teachers(
     monkeypatch.setattr("sys.argv", ["teacher_logits.py", *given])
     cli.run_job(stage, TeacherLogitsConfig)
     assert asked == [TeacherLogitsConfig(data="d", model=("A", "B"), teachers="apart")] * 2
-    assert '"windows": 1' in capsys.readouterr().out
+    assert '"windows": 3' in capsys.readouterr().out
+
+
+def test_objectives_and_layers_come_with_commas_in_command_and_job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[DistillConfig] = []
+
+    def stage(config: DistillConfig, output: str, progress: Any = None) -> TeacherLogitsReport:
+        asked.append(config)
+        return REPORT
+
+    monkeypatch.setattr("tinyqa_ray.distill.distill", stage)
+    line = "--data d --student s --objective labels,prediction --objective-weights 1,.5 --student-layers=1,3"
+    cli.main(["distill", *line.split(), "--output", "o"])
+    monkeypatch.setattr("sys.argv", ["distill.py", *line.split(), "--output", "o"])
+    cli.run_job(stage, DistillConfig, recipes=True)
+    config = DistillConfig(
+        data="d",
+        student="s",
+        objective=("labels", "prediction"),
+        objective_weights=(1.0, 0.5),
+        student_layers=(1, 3),
+    )
+    assert asked == [config, config]
+    capsys.readouterr()
+
+
+def test_recipe_runs_its_stages_and_prints_their_reports(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[Recipe, str, tuple[str, ...]]] = []
+
+    def run(recipe: Recipe, output: str, starting: Any, done: Any, chosen: Any) -> list[StageResult]:
+        asked.append((recipe, output, chosen))
+        starting("windows")(1, 2)
+        result = StageResult(
+            name="windows", report=REPORT, seconds=2.5, was_finished=False, output="o/windows"
+        )
+        done(result)
+        return [result]
+
+    monkeypatch.setattr("tinyqa_ray.runner.run", run)
+    line = ["distill", "--recipe", "tinybert", "--output", "o", "--data", "d.json", "--stage=windows"]
+    cli.main(line)
+    printed = capfd.readouterr()
+    reports = [{"stage": "windows", "output": "o/windows", "seconds": 2.5, **asdict(REPORT)}]
+    assert json.loads(printed.out) == reports
+    assert "windows: 3 windows of 2 questions in 2 s" in printed.err
+    assert asked == [(recipes.tinybert("d.json"), "o", ("windows",))]
+
+    monkeypatch.setattr("sys.argv", ["jobs/distill.py", *line[1:]])
+    runpy.run_path(str(JOBS / "distill.py"), run_name="__main__")
+    assert json.loads(capfd.readouterr().out.splitlines()[-1]) == reports
+    assert asked[1] == asked[0]
+
+
+def test_recipe_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("distill", "--recipe", "tinybert", "--output", str(tmp_path))
+    assert "--learning-rate" in refused(capsys, *command, "--learnin-rate", "1")
+    assert "batch_size is 0" in refused(capsys, *command, "--student.batch-size", "0")
+    assert "recipe 'bert' is unknown" in refused(capsys, "distill", "--recipe", "bert")
+    line = refused(capsys, *command, "--stage", "student")
+    assert "stage student reads teacher-logits and intermediate, not finished in" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["distill", "--help"], ["distill", "--recipe=tinybert", "-h"]]
+)
+def test_reader_who_leaves_early_ends_it_quietly(arguments: list[str]) -> None:
+    command = [sys.executable, "-u", "-m", "tinyqa_ray", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_help_of_a_recipe_is_light() -> None:
+    """Torch and Ray take seconds to import."""
+    script = (
+        "import sys\nfrom contextlib import suppress\nfrom tinyqa_ray import cli\n"
+        "with suppress(SystemExit): cli.main(['distill', '--recipe', 'tinyroberta', '--help'])\n"
+        "print(*({'torch', 'ray', 'transformers', 'datasets', 'matplotlib'} & sys.modules.keys()))"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "--large-teacher" in ran.stdout
+    assert ran.stdout.splitlines()[-1] == ""
 
 
 def test_folder_of_another_config_is_refused_with_the_difference(

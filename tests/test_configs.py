@@ -13,7 +13,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "WindowConfig": {},
     "AugmentConfig": {"data": "d", "embeddings": "e"},
     "TeacherLogitsConfig": {"data": "d", "tokenizer": "t"},
-    "DistillConfig": {"data": "d", "student": "s", "objective": "labels"},
+    "DistillConfig": {"data": "d", "student": "s", "objective": ("labels",)},
     "EvaluateConfig": {"data": "d", "model": "m"},
     "AnswerConfig": {"model": "m", "documents": "d", "questions": "q"},
 }
@@ -78,6 +78,6 @@ def test_batch_that_does_not_divide_names_the_numbers() -> None:
 
 
 def test_intermediate_distillation_needs_a_teacher() -> None:
-    make("DistillConfig", objective="intermediate", teacher="t")
+    make("DistillConfig", objective=("intermediate",), teacher="t")
     with pytest.raises(InputError, match="give --teacher"):
-        make("DistillConfig", objective="intermediate")
+        make("DistillConfig", objective=("intermediate",))

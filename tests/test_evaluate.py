@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from tinyqa_ray import evaluate as module
 from tinyqa_ray import metrics, models
 from tinyqa_ray.configs import EvaluateConfig, WindowConfig
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.evaluate import EvaluateReport, evaluate
+from tinyqa_ray.evaluate import EvaluateReport, evaluate, measured
+from tinyqa_ray.reader import measure
 from tinyqa_ray.score import read_gold, score_files
 
 WINDOW = WindowConfig(max_seq_len=96, doc_stride=8, max_query_len=20)
@@ -44,6 +46,16 @@ def calibration(tmp_path: Path) -> str:
     return str(path)
 
 
+def write_questions(path: Path, *, answerable: bool) -> str:
+    """The questions of two paragraphs that have an answer there, or those that have none."""
+    document = tiny.squad_document(2)
+    for article in document["data"]:
+        for paragraph in article["paragraphs"]:
+            paragraph["qas"] = [row for row in paragraph["qas"] if bool(row["answers"]) == answerable]
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
 def read(folder: Path, name: str) -> Any:
     return json.loads((folder / name).read_text())
 
@@ -65,6 +77,38 @@ def test_figures_are_the_official_ones_of_the_written_files(config: EvaluateConf
     assert metrics["official"] == official
     assert {name: metrics[name] for name in asdict(report)} == asdict(report)
     assert seen[-1] == (24, 24)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.9])
+def test_figures_measured_beside_training_are_those_of_the_stage(
+    config: EvaluateConfig, tmp_path: Path, threshold: float | None
+) -> None:
+    if threshold is not None:
+        models.write_settings(config.model, models.ModelSettings(no_answer_threshold=threshold))
+    report = evaluate(config, str(tmp_path / "out"))
+    files = sorted(Path(config.model).iterdir())
+    found = measured(config.model, config.data, config.window)
+    for name in ("exact", "f1", "has_ans_f1", "no_ans_f1", "forced_f1", "questions", "parameters"):
+        assert found.pop(name) == getattr(report, name), name
+    official = read(tmp_path / "out", "metrics.json")["official"]
+    assert found == {name: official[name] for name in ("best_exact", "best_f1")}
+    assert official["best_f1"] >= report.f1
+    assert sorted(Path(config.model).iterdir()) == files, "nothing is written"
+
+
+def test_figures_that_the_data_cannot_have_are_none_beside_training_too(model: str, tmp_path: Path) -> None:
+    found = measured(model, write_questions(tmp_path / "none.json", answerable=False), WINDOW)
+    assert (found["has_ans_f1"], found["forced_f1"], found["questions"]) == (None, None, 2)
+    assert found["best_f1"] == 100.0
+
+
+def test_model_or_data_that_is_gone_is_refused_beside_training(
+    model: str, tiny_squad: str, tmp_path: Path
+) -> None:
+    absent = str(tmp_path / "absent")
+    for given in ((absent, tiny_squad), (model, absent)):
+        with pytest.raises(InputError, match=f"^{re.escape(absent)}: "):
+            measured(*given, WINDOW)
 
 
 def test_predictions_stand_in_their_contexts(config: EvaluateConfig, tmp_path: Path) -> None:
@@ -169,7 +213,7 @@ def test_threshold_of_a_hub_model_is_refused_before_anything_is_read(
 ) -> None:
     reader = module._reader(config)
     monkeypatch.setattr(module, "_reader", lambda _: reader)
-    monkeypatch.setattr(module.measure, "read", None)
+    monkeypatch.setattr(measure, "read", None)
     with pytest.raises(InputError, match="give a folder, not a hub id"):
         evaluate(replace(config, model="some/model", fit_threshold=calibration), str(tmp_path / "out"))
 
@@ -186,12 +230,8 @@ def test_model_without_a_head_is_refused(config: EvaluateConfig, tmp_path: Path)
 def test_data_without_unanswerable_questions_has_no_such_figures(
     config: EvaluateConfig, tmp_path: Path
 ) -> None:
-    document = tiny.squad_document(2)
-    for article in document["data"]:
-        for paragraph in article["paragraphs"]:
-            paragraph["qas"] = [question for question in paragraph["qas"] if question["answers"]]
-    (tmp_path / "answerable.json").write_text(json.dumps(document))
-    report = evaluate(replace(config, data=str(tmp_path / "answerable.json")), str(tmp_path / "out"))
+    data = write_questions(tmp_path / "answerable.json", answerable=True)
+    report = evaluate(replace(config, data=data), str(tmp_path / "out"))
     assert isinstance(report, EvaluateReport)
     assert (report.questions, report.no_ans_total, report.no_ans_f1, report.always_abstain) == (
         4,
@@ -202,11 +242,7 @@ def test_data_without_unanswerable_questions_has_no_such_figures(
 
 
 def test_unanswerable_questions_alone_are_measured(config: EvaluateConfig, tmp_path: Path) -> None:
-    document = tiny.squad_document(2)
-    for article in document["data"]:
-        for paragraph in article["paragraphs"]:
-            paragraph["qas"] = [question for question in paragraph["qas"] if not question["answers"]]
-    (tmp_path / "none.json").write_text(json.dumps(document))
-    report = evaluate(replace(config, data=str(tmp_path / "none.json")), str(tmp_path / "out"))
+    data = write_questions(tmp_path / "none.json", answerable=False)
+    report = evaluate(replace(config, data=data), str(tmp_path / "out"))
     assert (report.has_ans_total, report.has_ans_f1, report.forced_f1) == (0, None, None)
     assert report.always_abstain == 100.0

@@ -18,6 +18,7 @@ GROUND = (
     "runs",
     "configs",
     "squad",
+    "texts",
     "windows",
     "metrics",
     "models",

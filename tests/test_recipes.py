@@ -6,23 +6,30 @@ from typing import Any
 import pytest
 
 from tinyqa_ray import recipes, runs
+from tinyqa_ray import stages as wiring
 from tinyqa_ray.configs import (
     AugmentConfig,
+    DistillConfig,
     EvaluateConfig,
     TeacherLogitsConfig,
     WindowConfig,
 )
 from tinyqa_ray.errors import InputError
+from tinyqa_ray.stages import Recipe
 
 RECIPES = [recipes.tinyroberta(), recipes.tinybert()]
+EVERYTHING = [
+    make(student="s", student_layers=(1, 3), general="texts", baseline=True)
+    for make in (recipes.tinyroberta, recipes.tinybert)
+]
 
 
 @pytest.fixture
-def quickstart(tiny_bert: str) -> recipes.Recipe:
+def quickstart(tiny_bert: str) -> Recipe:
     return recipes.quickstart(tiny_bert)
 
 
-def stages(recipe: recipes.Recipe) -> dict[str, Any]:
+def stages(recipe: Recipe) -> dict[str, Any]:
     return dict(recipe.stages)
 
 
@@ -35,7 +42,7 @@ def test_tinyroberta_has_the_numbers_of_its_model_card() -> None:
     has(found["augmented"], copies=20, data="squad_v2:train")
     has(
         found["intermediate"],
-        objective="intermediate",
+        objective=("intermediate",),
         data="@windows",
         student="deepset/tinyroberta-6l-768d",
         teacher="deepset/roberta-base-squad2",
@@ -43,7 +50,7 @@ def test_tinyroberta_has_the_numbers_of_its_model_card() -> None:
     has(found["teacher-logits"], model=("deepset/roberta-large-squad2",), data="squad_v2:train")
     has(
         found["student"],
-        objective="prediction",
+        objective=("prediction",),
         student="@intermediate/model",
         batch_size=96,
         epochs=4,
@@ -62,7 +69,7 @@ def test_tinybert_has_the_numbers_of_its_model_card() -> None:
     shared = {"batch_size": 26, "epochs": 5, "temperature": 1.0}
     has(
         found["intermediate"],
-        objective="intermediate",
+        objective=("intermediate",),
         student="huawei-noah/TinyBERT_General_6L_768D",
         teacher=teacher,
         learning_rate=5e-5,
@@ -70,11 +77,11 @@ def test_tinybert_has_the_numbers_of_its_model_card() -> None:
         **shared,
     )
     has(found["teacher-logits"], model=(teacher,))
-    has(found["student"], objective="prediction", learning_rate=3e-5, distillation_weight=1.0, **shared)
+    has(found["student"], objective=("prediction",), learning_rate=3e-5, distillation_weight=1.0, **shared)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_published_recipes_cut_the_published_windows_and_measure_on_dev(recipe: recipes.Recipe) -> None:
+def test_published_recipes_cut_the_published_windows_and_measure_on_dev(recipe: Recipe) -> None:
     expected = WindowConfig(max_seq_len=384, doc_stride=128, max_query_len=64)
     configs = [config for _, config in recipe.stages]
     windowed = [c for c in configs if isinstance(c, TeacherLogitsConfig | EvaluateConfig)]
@@ -82,32 +89,118 @@ def test_published_recipes_cut_the_published_windows_and_measure_on_dev(recipe: 
     assert configs[-1] == EvaluateConfig(model="@student/model", data="squad_v2:validation")
 
 
-def test_paths_of_earlier_stages_become_folders(quickstart: recipes.Recipe) -> None:
-    for recipe in [quickstart, *RECIPES]:
+def test_paths_of_earlier_stages_become_folders(quickstart: Recipe) -> None:
+    for recipe in [quickstart, *RECIPES, *EVERYTHING]:
         names = [name for name, _ in recipe.stages]
         assert len(set(names)) == len(names)
         for name, config in recipe.stages:
-            assert set(recipes.references(config)) <= set(names[: names.index(name)])
-            found = recipes.resolved(config, "s3://bucket/run")
-            assert recipes.references(found) == []
-            for reference in recipes.references(config):
+            assert set(wiring.references(config)) <= set(names[: names.index(name)])
+            found = wiring.resolved(config, "s3://bucket/run")
+            assert wiring.references(found) == []
+            for reference in wiring.references(config):
                 assert f"s3://bucket/run/{reference}" in str(found)
-    student = recipes.resolved(stages(recipes.tinybert())["student"], "out")
+    student = wiring.resolved(stages(recipes.tinybert())["student"], "out")
     has(student, data="out/teacher-logits", student="out/intermediate/model")
 
 
-def test_quickstart_makes_a_student_of_half_the_layers(quickstart: recipes.Recipe, tiny_bert: str) -> None:
+def test_quickstart_makes_a_student_of_half_the_layers(quickstart: Recipe, tiny_bert: str) -> None:
     found = stages(quickstart)
     has(found["intermediate"], student_layers=(1,), teacher="@teacher/model")
-    has(found["teacher"], student=tiny_bert, objective="labels")
+    has(found["teacher"], student=tiny_bert, objective=("labels",))
+
+
+def test_quickstart_takes_other_data_and_layers(tiny_bert: str) -> None:
+    recipe = recipes.quickstart(tiny_bert, "train.json", "dev.json", student_layers=(0,), baseline=True)
+    found = stages(recipe)
+    assert found["windows"].data == found["augmented"].data == "train.json"
+    assert found["student-evaluation"].data == found["student"].dev == "dev.json"
+    has(found["intermediate"], student_layers=(0,))
+    has(found["baseline"], student="@teacher/model", student_layers=(0,), objective=("labels",))
+
+
+@pytest.mark.parametrize("make", [recipes.tinyroberta, recipes.tinybert])
+def test_published_recipes_run_offline_on_folders(make: Any) -> None:
+    """Every model and file is what the caller gave, or another stage's."""
+    given = {"data": "d", "dev": "v", "student": "s", "teacher": "t"}
+    if make is recipes.tinyroberta:
+        given["large_teacher"] = "l"
+    recipe = make(masked_lm="none", **given)
+    texts = ("data", "tokenizer", "model", "student", "teacher", "masked_lm", "embeddings", "dev")
+    paths = {getattr(config, name, None) for _, config in recipe.stages for name in texts}
+    flat = {each for path in paths for each in (path if isinstance(path, tuple) else (path,))}
+    assert {each for each in flat if each and not each.startswith("@")} == set(given.values())
+    assert stages(recipe)["augmented"].embeddings == "s"
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES, *EVERYTHING], ids=lambda recipe: recipe.name)
+def test_stages_that_teach_the_head_are_measured(recipe: Recipe) -> None:
+    trained = {name: config for name, config in recipe.stages if isinstance(config, DistillConfig)}
+    measured = {name for name, config in trained.items() if config.dev == "squad_v2:validation"}
+    assert measured == trained.keys() & {"baseline", "student"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "plain"), zip(EVERYTHING, RECIPES, strict=True), ids=lambda recipe: recipe.name
+)
+def test_general_distillation_comes_first_on_plain_text(recipe: Recipe, plain: Recipe) -> None:
+    names = [name for name, _ in recipe.stages]
+    assert names[:2] == ["general-windows", "general"]
+    assert [name for name in names[2:] if name != "baseline"] == [name for name, _ in plain.stages]
+    found = stages(recipe)
+    has(found["general-windows"], data="texts", tokenizer="s", model=())
+    has(found["general"], objective=("intermediate",), student="s", student_layers=(1, 3), dev=None)
+    assert found["general"].teacher in ("roberta-base", "bert-base-uncased")
+    has(found["intermediate"], student="@general/model", student_layers=None)
+
+
+@pytest.mark.parametrize("make", [recipes.tinyroberta, recipes.tinybert])
+def test_layers_are_cut_once_where_training_begins(make: Any) -> None:
+    trained = {
+        name: config.student_layers
+        for name, config in make(student_layers=(1, 3), baseline=True).stages
+        if isinstance(config, DistillConfig)
+    }
+    assert trained == {"intermediate": (1, 3), "baseline": (1, 3), "student": None}
+
+
+@pytest.mark.parametrize("recipe", EVERYTHING, ids=lambda recipe: recipe.name)
+def test_baseline_is_the_student_taught_by_labels_alone(recipe: Recipe) -> None:
+    found = stages(recipe)
+    student, baseline = found["student"], found["baseline"]
+    has(baseline, objective=("labels",), student=found["intermediate"].student, baseline=None)
+    assert student.baseline == "@baseline/model"
+    # What else could make a difference is the same.
+    names = ("data", "epochs", "batch_size", "learning_rate", "warmup", "head_dropout", "seed", "workers")
+    has(baseline, **{name: getattr(student, name) for name in names})
+    assert "baseline" in wiring.references(student)
+
+
+def test_no_stage_of_a_baseline_unless_asked(quickstart: Recipe) -> None:
+    for recipe in [quickstart, *RECIPES]:
+        assert "baseline" not in stages(recipe)
+        has(stages(recipe)["student"], baseline=None)
+
+
+def test_tuples_and_none_are_no_references() -> None:
+    config = DistillConfig(
+        data="@windows",
+        student="@a/model",
+        objective=("labels", "prediction"),
+        teacher=None,
+        dev="dev.json",
+        baseline="@b",
+    )
+    assert sorted(wiring.references(config)) == ["a", "b", "windows"]
+    found = wiring.resolved(config, "out")
+    has(found, data="out/windows", student="out/a/model", baseline="out/b", objective=config.objective)
 
 
 def test_reference_to_no_earlier_stage_is_refused() -> None:
     windows = ("windows", TeacherLogitsConfig(data="@augmented", tokenizer="t"))
     augmented = ("augmented", AugmentConfig(data="d", embeddings="e"))
-    recipes.Recipe(name="right", stages=(augmented, windows))
+    Recipe(name="right", stages=(augmented, windows))
     with pytest.raises(InputError, match=r"recipe wrong: stage windows reads @augmented, which no earlier"):
-        recipes.Recipe(name="wrong", stages=(windows, augmented))
+        Recipe(name="wrong", stages=(windows, augmented))
 
 
 def test_fingerprint_is_stable_and_tells_every_number() -> None:

@@ -273,3 +273,48 @@ def test_batches_hold_every_window_once_within_the_budget(lengths: list[int], bu
     assert sorted(int(w) for batch in batches for w in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[w] for w in batch) <= budget
+
+
+@FAMILIES
+@pytest.mark.parametrize("text", ["The owl.", *ODD[:-1]])
+def test_window_of_a_short_text_equals_the_tokenizers_own(family: str, text: str) -> None:
+    own = TOKENIZERS[family](text, return_token_type_ids=True)
+    windows = windower(family, WindowConfig(max_seq_len=128, doc_stride=32)).text_windows([text])
+    if len(own["input_ids"]) == 2:  # nothing but special tokens
+        assert len(windows) == 0
+        return
+    assert [ids.tolist() for ids in windows.input_ids] == [own["input_ids"]]
+    assert [ids.tolist() for ids in windows.type_ids] == [own["token_type_ids"]]
+    assert (windows.first_token.tolist(), windows.context_start.tolist()) == ([0], [1])
+    assert windows.context_tokens.tolist() == [len(own["input_ids"]) - 2]
+
+
+@FAMILIES
+@settings(deadline=None, max_examples=60)
+@given(
+    alone=st.lists(texts, max_size=4), max_seq_len=st.integers(21, 60), doc_stride=st.sampled_from([0, 3, 10])
+)
+def test_windows_of_long_texts_lose_no_token_and_repeat_none(
+    family: str, alone: list[str], max_seq_len: int, doc_stride: int
+) -> None:
+    config = WindowConfig(max_seq_len=max_seq_len, doc_stride=doc_stride, max_query_len=6)
+    windows = windower(family, config).text_windows(alone)
+    before, *_, after = TOKENIZERS[family]("owl")["input_ids"]
+    for number, text in enumerate(alone):
+        mine = np.flatnonzero(windows.pair == number)
+        shown = [windows.input_ids[w].tolist() for w in mine]
+        assert all(ids[0] == before and ids[-1] == after for ids in shown)
+        tokens = TOKENIZERS[family](text, add_special_tokens=False)["input_ids"]
+        assert [token for ids in shown for token in ids[1:-1]] == tokens
+        assert [len(ids) for ids in shown[:-1]] == [max_seq_len] * (len(shown) - 1)
+        assert windows.first_token[mine].tolist() == list(range(0, len(tokens), max_seq_len - 2))
+    assert sorted(windows.pair.tolist()) == windows.pair.tolist()
+    assert not len(windows) or windows.lengths.min() > 2
+    assert not len(windows) or windows.lengths.max() <= max_seq_len
+
+
+@FAMILIES
+def test_texts_without_a_token_make_no_window_and_keep_the_others_numbers(family: str) -> None:
+    windows = windower(family).text_windows(["", "The owl.", "", CONTEXT])
+    assert set(windows.pair.tolist()) == {1, 3}
+    assert len(windower(family).text_windows([])) == 0

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
-import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import tyro
 
-from tinyqa_ray import __version__
-from tinyqa_ray.configs import (
-    AnswerConfig,
-    AugmentConfig,
-    DistillConfig,
-    EvaluateConfig,
-    ExportConfig,
-    TeacherLogitsConfig,
-)
+from tinyqa_ray import __version__, configs, options
 from tinyqa_ray.errors import InputError
 
-_FLAT = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
 _app = tyro.extras.SubcommandApp()
 
 
@@ -42,73 +31,40 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the shell's command; a user's mistake is one line on stderr and exit code 2."""
-    given = gathered(sys.argv[1:] if arguments is None else arguments, "--model")
+    given = options.normalised(sys.argv[1:] if arguments is None else arguments)
     if given == ["--version"]:
         print(f"tinyqa {__version__}")
         return
     described = "Small question-answering models: made by distillation, run over corpora, on Ray."
-    with mistakes_in_one_line():
-        parsed("tinyqa", lambda: _app.cli(prog="tinyqa", description=described, args=given, config=_FLAT))()
+    with options.mistakes_in_one_line():
+        if given[:1] == ["distill"] and options.names_recipe(given):
+            _run_recipe("tinyqa distill", given[1:])
+            return
+        with options.pointing_to_help("tinyqa"):
+            call = options.parsed(
+                lambda: _app.cli(prog="tinyqa", description=described, args=given, config=options.FLAT)
+            )
+        call()
 
 
-def run_job(function: Callable[..., Any], config: type) -> None:
-    """The door of a job: parse a config and ``--output``, run, print a JSON summary as the last line."""
+def run_job(function: Callable[..., Any], config: type, *, recipes: bool = False) -> None:
+    """The door of a job: parse a config and ``--output``, run, print a JSON summary as the last line.
+
+    With ``recipes``, ``--recipe`` may ask for the stages of a recipe instead.
+    """
 
     def job(config: Any, output: str) -> Callable[[], Any]:
         return lambda: {"stage": function.__name__, "output": output, **asdict(function(config, output))}
 
     job.__annotations__ = {"config": config, "output": str}
-    given = gathered(sys.argv[1:], "--model")
-    with mistakes_in_one_line():
-        print(json.dumps(parsed(sys.argv[0], lambda: tyro.cli(job, args=given, config=_FLAT))()))
-
-
-def gathered(arguments: Sequence[str], option: str) -> list[str]:
-    """The arguments with the values of a repeated option all behind its first occurrence.
-
-    The parser takes ``--model A B``, but of ``--model A --model B`` it would keep the last alone.
-    """
-    marks = [i for i, argument in enumerate(arguments) if argument.partition("=")[0] == option]
-    if len(marks) < 2:
-        return list(arguments)
-    before, *pieces = (list(arguments[i:j]) for i, j in itertools.pairwise([0, *marks, len(arguments)]))
-    values: list[str] = []
-    rest: list[str] = []
-    for mark, *others in pieces:
-        _, equals, value = mark.partition("=")
-        own = list(itertools.takewhile(lambda each: not each.startswith("-"), others))
-        values += [value, *own] if equals else own
-        rest += others[len(own) :]
-    return [*before, option, *values, *rest]
-
-
-def parsed(program: str, parse: Callable[[], Any]) -> Any:
-    """What ``parse`` returns; a value that a config refuses is an ``InputError``, not the parser's box."""
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return parse()
-    except SystemExit as stop:
-        cause: BaseException | None = stop
-        while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__context__
-        if cause is not None:
-            raise InputError(f"{cause} (see {program} --help)") from None
-        print(complaint.getvalue(), file=sys.stderr, end="")
-        raise
-
-
-@contextlib.contextmanager
-def mistakes_in_one_line() -> Iterator[None]:
-    """End the process with 2 and one line for an ``InputError``, with 130 when interrupted."""
-    try:
-        yield
-    except InputError as error:
-        print(f"tinyqa: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("tinyqa: interrupted; run the same command again to continue", file=sys.stderr)
-        raise SystemExit(130) from None
+    program, *given = sys.argv[:1] + options.normalised(sys.argv[1:])
+    with options.mistakes_in_one_line():
+        if recipes and options.names_recipe(given):
+            _run_recipe(program, given, as_job=True)
+            return
+        with options.pointing_to_help(program):
+            call = options.parsed(lambda: tyro.cli(job, args=given, config=options.FLAT))
+        print(json.dumps(call()))
 
 
 @command
@@ -120,15 +76,9 @@ def quickstart(output: str = "runs/quickstart", teacher: str | None = None) -> N
         teacher: Encoder or question-answering model to make the teacher of: a folder or hub id. MiniLM-L6 of
             the extra 'quickstart' when not given.
     """
-    from rich.console import Console
+    from tinyqa_ray import console, recipes
 
-    from tinyqa_ray import console, recipes, runner
-
-    terminal = Console()
-    with console.native_noise_in_a_file(), console.StageProgress(terminal) as bars:
-        recipe = recipes.quickstart(teacher)
-        results = runner.run(recipe, output, bars.starting, bars.done)
-    terminal.print(console.quickstart_summary(results, output, plain=not terminal.is_terminal))
+    console.run_quickstart(recipes.quickstart(teacher), output)
 
 
 @command
@@ -180,21 +130,16 @@ def ask(
 
 
 @command
-def evaluate(config: EvaluateConfig, output: str) -> None:
+def evaluate(config: configs.EvaluateConfig, output: str) -> None:
     """Measure a model on SQuAD 2.0 questions: metrics.json, predictions, and a page to read.
 
     Args:
         config: What to measure.
         output: Folder for the results.
     """
-    from rich.console import Console
-
-    from tinyqa_ray import console
     from tinyqa_ray.evaluate import evaluate as stage
 
-    with console.StageProgress(Console(stderr=True)) as bars:
-        report = stage(config, output, bars.starting("questions"))
-    print(json.dumps(asdict(report), indent=2))
+    _run_stage("questions", stage, config, output)
     print(f"report: {output}/report.html", file=sys.stderr)
 
 
@@ -214,7 +159,7 @@ def score(data: str, predictions: str, na_probs: str | None = None, na_prob_thre
 
 
 @command
-def export(config: ExportConfig, output: str) -> None:
+def export(config: configs.ExportConfig, output: str) -> None:
     """Export a model for CPUs, in int8, and check what that costs in F1; needs the extra 'cpu'.
 
     Args:
@@ -227,7 +172,7 @@ def export(config: ExportConfig, output: str) -> None:
 
 
 @command
-def augment(config: AugmentConfig, output: str) -> None:
+def augment(config: configs.AugmentConfig, output: str) -> None:
     """Multiply SQuAD paragraphs: answer-safe copies, their words replaced by a masked LM's or by neighbours.
 
     Args:
@@ -240,7 +185,7 @@ def augment(config: AugmentConfig, output: str) -> None:
 
 
 @command
-def teacher_logits(config: TeacherLogitsConfig, output: str) -> None:
+def teacher_logits(config: configs.TeacherLogitsConfig, output: str) -> None:
     """Write windows of tokens with labels and, with --model, the logits of one or several teachers.
 
     Args:
@@ -253,8 +198,11 @@ def teacher_logits(config: TeacherLogitsConfig, output: str) -> None:
 
 
 @command
-def distill(config: DistillConfig, output: str) -> None:
+def distill(config: configs.DistillConfig, output: str) -> None:
     """Train a student on Ray Train: on labels, a teacher's layers, or its predictions.
+
+    With --recipe tinyroberta, tinybert or quickstart it runs the stages of a recipe instead:
+    tinyqa distill --recipe tinyroberta --help.
 
     Args:
         config: The training stage.
@@ -266,7 +214,7 @@ def distill(config: DistillConfig, output: str) -> None:
 
 
 @command
-def answer(config: AnswerConfig, output: str) -> None:
+def answer(config: configs.AnswerConfig, output: str) -> None:
     """Answer questions about a corpus of documents into Parquet.
 
     Args:
@@ -279,11 +227,20 @@ def answer(config: AnswerConfig, output: str) -> None:
 
 
 def _run_stage(unit: str, stage: Callable[..., Any], config: Any, output: str) -> None:
-    """Run a Ray stage with a progress bar, and print its report as JSON."""
-    from rich.console import Console
-
+    """Run a stage with a progress bar, and print its report as JSON."""
     from tinyqa_ray import console
 
-    with console.native_noise_in_a_file(), console.StageProgress(Console(stderr=True)) as bars:
-        report = stage(config, output, bars.starting(unit))
-    print(json.dumps(asdict(report), indent=2))
+    print(json.dumps(console.run_stage(unit, stage, config, output), indent=2))
+
+
+def _run_recipe(program: str, arguments: Sequence[str], *, as_job: bool = False) -> None:
+    """Run the stages that a command line with ``--recipe`` asks for, and print their reports as JSON."""
+    from tinyqa_ray import overrides
+
+    call = overrides.read(arguments, program)
+    from tinyqa_ray import console
+
+    # What Ray writes belongs in a job's log.
+    with contextlib.nullcontext() if as_job else console.native_noise_in_a_file():
+        reports = console.run_recipe(call.recipe, call.output, call.stages)
+    print(json.dumps(reports, indent=None if as_job else 2))

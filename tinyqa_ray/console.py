@@ -6,7 +6,8 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from tinyqa_ray import runner
 from tinyqa_ray.answer import FOLDER as ANSWERS
 from tinyqa_ray.answer import AnswerReport
 from tinyqa_ray.augment import AugmentReport
 from tinyqa_ray.distill import DistillReport, TeacherLogitsReport
 from tinyqa_ray.evaluate import EvaluateReport
 from tinyqa_ray.runner import StageReport, StageResult
+from tinyqa_ray.stages import Recipe
 
 _SHOWN = 5
 """Questions shown at the end of a quickstart."""
@@ -54,6 +57,30 @@ def native_noise_in_a_file() -> Iterator[Path]:
         os.close(terminal)
 
 
+def run_stage(unit: str, stage: Callable[..., Any], config: Any, output: str) -> dict[str, Any]:
+    """Run one stage with a progress bar of ``unit``; returns its report as plain values."""
+    with native_noise_in_a_file(), StageProgress(Console(stderr=True)) as bars:
+        return asdict(stage(config, output, bars.starting(unit)))
+
+
+def run_recipe(recipe: Recipe, output: str, chosen: Sequence[str]) -> list[dict[str, Any]]:
+    """Run the chosen stages of a recipe with a progress bar each; returns their reports as plain values."""
+    with StageProgress(Console(stderr=True)) as bars:
+        results = runner.run(recipe, output, bars.starting, bars.done, chosen)
+    return [
+        {"stage": each.name, "output": each.output, "seconds": each.seconds, **asdict(each.report)}
+        for each in results
+    ]
+
+
+def run_quickstart(recipe: Recipe, output: str) -> None:
+    """Run every stage of the quickstart, and print its summary."""
+    terminal = Console()
+    with native_noise_in_a_file(), StageProgress(terminal) as bars:
+        results = runner.run(recipe, output, bars.starting, bars.done)
+    terminal.print(quickstart_summary(results, output, plain=not terminal.is_terminal))
+
+
 class StageProgress:
     """A progress bar a stage."""
 
@@ -65,6 +92,7 @@ class StageProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
             console=console,
             transient=True,
         )
@@ -77,9 +105,9 @@ class StageProgress:
         self._bars.stop()
 
     def starting(self, name: str) -> Any:
-        """Begin a stage's bar; returns what its progress is told to."""
-        task = self._bars.add_task(name, total=None)
-        return lambda done, total: self._bars.update(task, completed=done, total=total)
+        """Begin a stage's bar; returns what its progress, and a note on how it goes, are told to."""
+        task = self._bars.add_task(name, total=None, note="")
+        return lambda done, total, note="": self._bars.update(task, completed=done, total=total, note=note)
 
     def done(self, result: StageResult) -> None:
         """End the stage's bar with a line that stays."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tinyqa_ray import calibration, metrics, models, report, runs, storage
 from tinyqa_ray.cluster import cores, quiet_models
-from tinyqa_ray.configs import EvaluateConfig
+from tinyqa_ray.configs import EvaluateConfig, WindowConfig
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.reader import Reader, measure
 from tinyqa_ray.reader.spans import Reading
@@ -101,12 +101,39 @@ def evaluate(config: EvaluateConfig, output: str, progress: measure.Progress | N
         return stage.publish(made)
 
 
-def _reader(config: EvaluateConfig) -> Reader:
+def measured(
+    model: str, data: str, window: WindowConfig, *, device: str = "cpu", threads: int = 0
+) -> dict[str, float | None]:
+    """Figures of a model on the questions of ``data``, in percent, without writing anything.
+
+    Returns:
+        ``exact``, ``f1``, ``has_ans_f1``, ``no_ans_f1`` at the model's own threshold; ``forced_f1``;
+        ``best_f1`` and ``best_exact`` at the thresholds that are best on these very questions; ``questions``
+        and the model's ``parameters``.
+
+    Raises:
+        InputError: model or data that cannot be read.
+    """
+    config = EvaluateConfig(model=model, data=data, window=window, threads=threads)
+    reader, asked = _reader(config, device), measure.questions_of(data)
+    readings, _ = measure.read(reader, asked, config.max_answer_tokens)
+    summary = asdict(measure.summary(asked, readings, reader.settings.no_answer_threshold))
+    official = metrics.score(measure.gold(asked), *measure.predicted(asked, readings))
+    kept = ("exact", "f1", "has_ans_f1", "no_ans_f1", "forced_f1")
+    return {
+        **{name: summary[name] for name in kept},
+        **{name: official[name] for name in ("best_exact", "best_f1")},
+        "questions": len(asked),
+        "parameters": reader.engine.parameters,
+    }
+
+
+def _reader(config: EvaluateConfig, device: str = "auto") -> Reader:
     import torch
 
     quiet_models()
     torch.set_num_threads(config.threads or cores(1))
-    return Reader.from_pretrained(config.model, window=config.window, cut_questions=True)
+    return Reader.from_pretrained(config.model, device=device, window=config.window, cut_questions=True)
 
 
 def _fit(reader: Reader, config: EvaluateConfig, measured: set[str]) -> None:

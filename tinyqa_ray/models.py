@@ -188,8 +188,8 @@ def has_file(name: str, file: str) -> bool:
 
 
 def model_bytes(folder: str) -> int:
-    """Size of a local model's weights on disk, in bytes."""
-    return sum(Path(file).stat().st_size for file in storage.list_files(folder, ".safetensors"))
+    """Size of the weights in a model's folder, in bytes."""
+    return sum(map(storage.size, storage.list_files(folder, ".safetensors")))
 
 
 def read_settings(name: str) -> ModelSettings:

@@ -1,180 +1,88 @@
-"""Recipes: a whole job as a function that returns a frozen config, with every number in sight.
+"""Recipes: a whole job as a function that returns frozen configs, with every number in sight.
 
-A recipe is a list of named stages. A path that starts with ``@`` is the output of an earlier stage:
-``@teacher/model`` is the folder ``model`` that stage ``teacher`` made.
+What a function takes are the data and models; every other number is changed by an override, in one stage or
+in all (``tinyqa distill --recipe NAME --help``). Stages that teach the head are measured on ``dev``; before
+them it is still random. The quickstart's recipe is in ``quickstart.py``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from importlib.resources import files
-from typing import Any, TypeVar
+from collections.abc import Callable
 
-from tinyqa_ray import models, storage
 from tinyqa_ray.configs import (
-    AnswerConfig,
     AugmentConfig,
     DistillConfig,
     EvaluateConfig,
     TeacherLogitsConfig,
+    WindowConfig,
 )
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.quickstart import bundled, quickstart
+from tinyqa_ray.stages import Recipe, Stages, with_baseline
 
-StageConfig = AugmentConfig | TeacherLogitsConfig | DistillConfig | EvaluateConfig | AnswerConfig
-Config = TypeVar("Config", bound=StageConfig)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """Stages in the order in which they run."""
-
-    name: str
-    stages: tuple[tuple[str, StageConfig], ...]
-    """Name and config of each stage; the name is also its folder's."""
-
-    def __post_init__(self) -> None:
-        seen: set[str] = set()
-        for name, config in self.stages:
-            for path in references(config):
-                if path not in seen:
-                    raise InputError(
-                        f"recipe {self.name}: stage {name} reads @{path}, which no earlier one makes"
-                    )
-            seen.add(name)
+__all__ = ["RECIPES", "bundled", "quickstart", "tinybert", "tinyroberta"]
 
 
-def references(config: StageConfig) -> list[str]:
-    """Names of the stages whose output a config reads."""
-    values = [getattr(config, field.name) for field in fields(config)]
-    paths = [path for value in values for path in (value if isinstance(value, tuple) else (value,))]
-    return [path[1:].split("/")[0] for path in paths if isinstance(path, str) and path.startswith("@")]
-
-
-def resolved(config: Config, output: str) -> Config:
-    """The config with its ``@`` paths as folders under ``output``."""
-
-    def folder(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(map(folder, value))
-        is_reference = isinstance(value, str) and value.startswith("@")
-        return storage.join(output, value[1:]) if is_reference else value
-
-    return replace(config, **{field.name: folder(getattr(config, field.name)) for field in fields(config)})
-
-
-def bundled(name: str) -> str:
-    """Path of a file that the package carries (see its ATTRIBUTION.md)."""
-    return str(files("tinyqa_ray") / "data" / name)
-
-
-def quickstart(teacher: str | None = None) -> Recipe:
-    """Every stage on real data within minutes on two cores: small excerpt, small teacher, smaller student.
-
-    Args:
-        teacher: encoder or question-answering model to make the teacher of; MiniLM-L6 of the ``quickstart``
-            extra when not given.
-    """
-    encoder = teacher or models.default_encoder()
-    layers = int(models.load_config(encoder).num_hidden_layers)
-    kept = tuple(range(layers % 2 + 1, layers, 2))
-    train, dev = bundled("squad2_train.json"), bundled("squad2_dev.json")
-    calibration = bundled("squad2_calibration.json")
-    return Recipe(
-        name="quickstart",
-        stages=(
-            ("windows", TeacherLogitsConfig(data=train, tokenizer=encoder)),
-            (
-                "teacher",
-                DistillConfig(
-                    data="@windows",
-                    student=encoder,
-                    objective="labels",
-                    epochs=3,
-                    batch_size=8,
-                    learning_rate=3e-4,
-                    attention_dropout=0.0,
-                    checkpoint_steps=100,
-                ),
-            ),
-            ("augmented", AugmentConfig(data=train, embeddings=encoder, copies=2, rows_per_shard=32)),
-            (
-                "teacher-logits",
-                TeacherLogitsConfig(data="@augmented", tokenizer="@teacher/model", model=("@teacher/model",)),
-            ),
-            (
-                "intermediate",
-                DistillConfig(
-                    data="@teacher-logits",
-                    student="@teacher/model",
-                    student_layers=kept,
-                    teacher="@teacher/model",
-                    objective="intermediate",
-                    epochs=0.5,
-                    batch_size=8,
-                    learning_rate=5e-4,
-                    attention_dropout=0.0,
-                    checkpoint_steps=100,
-                ),
-            ),
-            (
-                "student",
-                DistillConfig(
-                    data="@teacher-logits",
-                    student="@intermediate/model",
-                    objective="prediction",
-                    distillation_weight=0.75,
-                    temperature=1.5,
-                    epochs=1.5,
-                    batch_size=8,
-                    learning_rate=3e-4,
-                    attention_dropout=0.0,
-                    checkpoint_steps=100,
-                ),
-            ),
-            (
-                "teacher-evaluation",
-                EvaluateConfig(model="@teacher/model", data=dev, fit_threshold=calibration),
-            ),
-            (
-                "student-evaluation",
-                EvaluateConfig(model="@student/model", data=dev, fit_threshold=calibration),
-            ),
-            (
-                "answers",
-                AnswerConfig(
-                    model="@student/model",
-                    documents=bundled("corpus_documents.jsonl"),
-                    questions=bundled("corpus_questions.jsonl"),
-                    rows_per_shard=32,
-                ),
-            ),
-        ),
-    )
-
-
-def tinyroberta(data: str = "squad_v2:train", dev: str = "squad_v2:validation") -> Recipe:
+def tinyroberta(
+    data: str = "squad_v2:train",
+    dev: str = "squad_v2:validation",
+    student: str = "deepset/tinyroberta-6l-768d",
+    student_layers: tuple[int, ...] | None = None,
+    teacher: str = "deepset/roberta-base-squad2",
+    large_teacher: str = "deepset/roberta-large-squad2",
+    masked_lm: str | None = "roberta-base",
+    general: str | None = None,
+    general_teacher: str = "roberta-base",
+    baseline: bool = False,
+) -> Recipe:
     """``deepset/tinyroberta-squad2``: 6 x 768 RoBERTa; published EM 78.69, F1 81.92 on SQuAD 2.0 dev.
 
     Stage 0 (general distillation) is in the published student that it starts from. Numbers of stage 2 are
     the model card's; those of stage 1, which the card does not give, are our choice.
+
+    Args:
+        data: SQuAD 2.0 data to learn from.
+        dev: SQuAD 2.0 data to measure on.
+        student: Folder or hub id of the encoder that the student starts from.
+        student_layers: Layers of the student to keep, from 0; all when not given.
+        teacher: Question-answering model whose layers are taught.
+        large_teacher: Question-answering model whose predictions are taught.
+        masked_lm: Model that proposes words for the copies; with 'none', neighbours in the student's input
+            embeddings do.
+        general: Plain text files for general distillation, which then comes first.
+        general_teacher: Encoder whose layers are taught in general distillation.
+        baseline: Also teach the same student by labels alone, to compare with.
     """
-    student = "deepset/tinyroberta-6l-768d"
+    start, layers, general_stages = _general(general, student, student_layers, general_teacher, workers=4)
+    taught = DistillConfig(
+        data="@teacher-logits",
+        student="@intermediate/model",
+        objective=("prediction",),
+        distillation_weight=0.75,
+        temperature=1.5,
+        batch_size=96,
+        epochs=4,
+        learning_rate=3e-5,
+        warmup=0.2,
+        dev=dev,
+        checkpoint_steps=500,
+        workers=4,
+        use_gpu=True,
+    )
     return Recipe(
         name="tinyroberta",
         stages=(
-            (
-                "augmented",
-                # Cased, as the student is; words that it splits get neighbours in its own embeddings.
-                AugmentConfig(data=data, masked_lm="roberta-base", actors=4, num_gpus_per_actor=1),
-            ),
+            *general_stages,
+            # Cased, as the student is; words that it splits get neighbours in its own embeddings.
+            ("augmented", _copies(data, masked_lm, student)),
             ("windows", TeacherLogitsConfig(data="@augmented", tokenizer=student, actors=16)),
             (
                 "intermediate",
                 DistillConfig(
                     data="@windows",
-                    student=student,
-                    teacher="deepset/roberta-base-squad2",
-                    objective="intermediate",
+                    student=start,
+                    student_layers=layers,
+                    teacher=teacher,
+                    objective=("intermediate",),
                     batch_size=96,  # our choice, like the four below
                     epochs=2,
                     learning_rate=5e-5,
@@ -189,56 +97,76 @@ def tinyroberta(data: str = "squad_v2:train", dev: str = "squad_v2:validation") 
                 TeacherLogitsConfig(
                     data=data,
                     tokenizer=student,
-                    model=("deepset/roberta-large-squad2",),
+                    model=(large_teacher,),
                     max_batch_tokens=32768,
                     actors=4,
                     num_gpus_per_actor=1.0,
                 ),
             ),
-            (
-                "student",
-                DistillConfig(
-                    data="@teacher-logits",
-                    student="@intermediate/model",
-                    objective="prediction",
-                    distillation_weight=0.75,
-                    temperature=1.5,
-                    batch_size=96,
-                    epochs=4,
-                    learning_rate=3e-5,
-                    warmup=0.2,
-                    checkpoint_steps=500,
-                    workers=4,
-                    use_gpu=True,
-                ),
-            ),
+            *with_baseline(taught, start, layers, baseline),
             ("evaluation", EvaluateConfig(model="@student/model", data=dev)),
         ),
     )
 
 
-def tinybert(data: str = "squad_v2:train", dev: str = "squad_v2:validation") -> Recipe:
+def tinybert(
+    data: str = "squad_v2:train",
+    dev: str = "squad_v2:validation",
+    student: str = "huawei-noah/TinyBERT_General_6L_768D",
+    student_layers: tuple[int, ...] | None = None,
+    teacher: str = "deepset/bert-base-uncased-squad2",
+    masked_lm: str | None = "bert-base-uncased",
+    general: str | None = None,
+    general_teacher: str = "bert-base-uncased",
+    baseline: bool = False,
+) -> Recipe:
     """``deepset/tinybert-6l-768d-squad2``: published EM 71.88, F1 76.36 on SQuAD 2.0 dev.
 
     The published general student, then two stages with the numbers of the model card; what it does not
     give (the warm-up of stage 1) is our choice.
+
+    Args:
+        data: SQuAD 2.0 data to learn from.
+        dev: SQuAD 2.0 data to measure on.
+        student: Folder or hub id of the encoder that the student starts from.
+        student_layers: Layers of the student to keep, from 0; all when not given.
+        teacher: Question-answering model whose layers and predictions are taught.
+        masked_lm: Model that proposes words for the copies; with 'none', neighbours in the student's input
+            embeddings do.
+        general: Plain text files for general distillation, which then comes first.
+        general_teacher: Encoder whose layers are taught in general distillation.
+        baseline: Also teach the same student by labels alone, to compare with.
     """
-    student, teacher = "huawei-noah/TinyBERT_General_6L_768D", "deepset/bert-base-uncased-squad2"
+    start, layers, general_stages = _general(general, student, student_layers, general_teacher, workers=1)
+    taught = DistillConfig(
+        data="@teacher-logits",
+        student="@intermediate/model",
+        objective=("prediction",),
+        distillation_weight=1.0,
+        temperature=1.0,
+        batch_size=26,
+        epochs=5,
+        learning_rate=3e-5,
+        warmup=0.2,
+        head_dropout=0.1,
+        dev=dev,
+        checkpoint_steps=2000,
+        use_gpu=True,
+    )
     return Recipe(
         name="tinybert",
         stages=(
-            (
-                "augmented",
-                AugmentConfig(data=data, masked_lm="bert-base-uncased", actors=4, num_gpus_per_actor=1),
-            ),
+            *general_stages,
+            ("augmented", _copies(data, masked_lm, student)),
             ("windows", TeacherLogitsConfig(data="@augmented", tokenizer=student, actors=16)),
             (
                 "intermediate",
                 DistillConfig(
                     data="@windows",
-                    student=student,
+                    student=start,
+                    student_layers=layers,
                     teacher=teacher,
-                    objective="intermediate",
+                    objective=("intermediate",),
                     batch_size=26,
                     epochs=5,
                     learning_rate=5e-5,
@@ -259,23 +187,57 @@ def tinybert(data: str = "squad_v2:train", dev: str = "squad_v2:validation") -> 
                     num_gpus_per_actor=1.0,
                 ),
             ),
-            (
-                "student",
-                DistillConfig(
-                    data="@teacher-logits",
-                    student="@intermediate/model",
-                    objective="prediction",
-                    distillation_weight=1.0,
-                    temperature=1.0,
-                    batch_size=26,
-                    epochs=5,
-                    learning_rate=3e-5,
-                    warmup=0.2,
-                    head_dropout=0.1,
-                    checkpoint_steps=2000,
-                    use_gpu=True,
-                ),
-            ),
+            *with_baseline(taught, start, layers, baseline),
             ("evaluation", EvaluateConfig(model="@student/model", data=dev)),
         ),
     )
+
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "tinyroberta": tinyroberta,
+    "tinybert": tinybert,
+    "quickstart": quickstart,
+}
+"""The recipes by name."""
+
+
+def _copies(data: str, masked_lm: str | None, student: str) -> AugmentConfig:
+    """Twenty copies of each paragraph; without a masked LM, words come from the student's embeddings."""
+    alone = masked_lm is None or masked_lm == "none"
+    return AugmentConfig(
+        data=data,
+        masked_lm=masked_lm,
+        embeddings=student if alone else None,
+        actors=4,
+        num_gpus_per_actor=1,
+    )
+
+
+def _general(
+    texts: str | None, student: str, layers: tuple[int, ...] | None, teacher: str, workers: int
+) -> tuple[str, tuple[int, ...] | None, Stages]:
+    """Stage 0, general distillation, if there are ``texts``.
+
+    Returns:
+        where the student of the next stage starts, the layers of it to keep, and the stages to run first.
+    """
+    if texts is None:
+        return student, layers, ()
+    # TinyBERT's (arXiv 1909.10351): 3 epochs of plain text at 128 tokens. The other numbers are our choice.
+    windows = TeacherLogitsConfig(
+        data=texts, tokenizer=student, window=WindowConfig(max_seq_len=128, doc_stride=0), actors=16
+    )
+    taught = DistillConfig(
+        data="@general-windows",
+        student=student,
+        student_layers=layers,
+        teacher=teacher,
+        objective=("intermediate",),
+        batch_size=256,
+        epochs=3,
+        learning_rate=5e-5,
+        checkpoint_steps=2000,
+        workers=workers,
+        use_gpu=True,
+    )
+    return "@general/model", None, (("general-windows", windows), ("general", taught))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,9 @@ from tinyqa_ray.configs import (
     TeacherLogitsConfig,
 )
 from tinyqa_ray.distill import DistillReport, TeacherLogitsReport, distill, teacher_logits
+from tinyqa_ray.errors import InputError
 from tinyqa_ray.evaluate import EvaluateReport, evaluate
-from tinyqa_ray.recipes import Recipe, resolved
+from tinyqa_ray.stages import Recipe, references, resolved
 
 StageReport = AugmentReport | TeacherLogitsReport | DistillReport | EvaluateReport | AnswerReport
 Progress = Callable[[int, int], None]
@@ -54,6 +55,7 @@ def run(
     output: str,
     starting: Callable[[str], Progress | None] = lambda name: None,
     done: Callable[[StageResult], None] = lambda result: None,
+    chosen: Collection[str] | None = None,
 ) -> list[StageResult]:
     """Run the stages of a recipe under ``output``; run again, it does only what is left.
 
@@ -62,16 +64,26 @@ def run(
         output: folder of all stages, local or a URL that every worker reaches.
         starting: called with each stage's name as it begins; returns where its progress goes.
         done: called with each stage's result.
+        chosen: names of the stages to run, if not all; what they read from others must be finished.
 
     Raises:
-        InputError: a stage cannot run as configured, or its folder belongs to another config.
+        InputError: a stage cannot run as configured, reads one that is neither chosen nor finished, or its
+            folder belongs to another config.
     """
     results = []
-    folders = {name: storage.join(output, name) for name, _ in recipe.stages}
+    stages = [(name, config) for name, config in recipe.stages if chosen is None or name in chosen]
+    folders = {name: storage.join(output, name) for name, _ in stages}
     finished = {name for name, folder in folders.items() if runs.is_finished(folder)}
+    for name, config in stages:
+        others = [other for other in dict.fromkeys(references(config)) if other not in folders]
+        if missing := [other for other in others if not runs.is_finished(storage.join(output, other))]:
+            raise InputError(
+                f"stage {name} reads {' and '.join(missing)}, not finished in {output}; "
+                f"run first, or as well, --stage {' '.join(missing)}"
+            )
     # One Ray for all stages; none where nothing is left to do.
     with connected() if len(finished) < len(folders) else nullcontext():
-        for name, config in recipe.stages:
+        for name, config in stages:
             folder, was_finished = folders[name], name in finished
             progress = starting(name)
             report = _STAGES[type(config)](resolved(config, output), folder, progress)

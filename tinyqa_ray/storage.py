@@ -163,6 +163,19 @@ def delete_folder(path: str) -> None:
         filesystem.delete_dir(inner)
 
 
+def delete_file(path: str) -> None:
+    """Delete a file, if it is there."""
+    filesystem, inner = resolve(path)
+    if kind(path) == "file":
+        filesystem.delete_file(inner)
+
+
+def size(path: str) -> int:
+    """Bytes of a file."""
+    filesystem, inner = resolve(path)
+    return int(filesystem.get_file_info(inner).size)
+
+
 def identity(path: str) -> str:
     """What stands for the content of an input: the same bytes give the same string.
 

@@ -1,4 +1,4 @@
-"""Question + context → windows of tokens, with offsets into the context and labels.
+"""Question + context, or a text alone → windows of tokens, with offsets into the context and labels.
 
 Questions and contexts are tokenised apart, each text once however often it is paired, and glued as the
 tokenizer would glue them. Everything is ragged: windows are padded only when a batch is formed.
@@ -31,7 +31,10 @@ NO_LABEL = -1
 
 @dataclass(frozen=True, slots=True)
 class _Glue:
-    """What the tokenizer puts around a pair: ids before the question, between, after the context."""
+    """What the tokenizer puts around a pair: ids before the question, between, after the context.
+
+    Around a text alone, which takes the place of the context, nothing is between.
+    """
 
     before: Int
     between: Int
@@ -45,14 +48,14 @@ class _Glue:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """W windows of P pairs, ragged.
+    """W windows of P pairs, or of P texts alone, ragged.
 
     Shapes:
         input_ids, type_ids: one array of ``(tokens,)`` a window.
         pair, first_token, context_start, context_tokens: ``(W,)``. Window w shows context tokens
             ``first_token : first_token + context_tokens`` of its pair, at positions ``context_start``
             and on.
-        offsets: one array ``(context tokens, 2)`` a pair: half-open character spans.
+        offsets: one array ``(context tokens, 2)`` a pair: half-open character spans; none for texts alone.
         words: one array ``(context tokens,)`` a pair, when asked for: number of the word that a token
             is part of, -1 where the tokenizer names none.
     """
@@ -107,6 +110,7 @@ class Windower:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._glue = _glue(self._tokenizer)
+        self._text_glue = _text_glue(self._tokenizer)
 
     def windows(
         self,
@@ -141,17 +145,33 @@ class Windower:
         numbers = [_word_numbers(encoding) for encoding in encodings] if words else None
         made = _Rows()
         for number, (q, c) in enumerate(pairs):
-            self._cut(made, number, question_ids[q], context_ids[c])
-        return Windows(
-            made.input_ids,
-            made.type_ids,
-            np.array(made.pair, dtype=np.int32),
-            np.array(made.first_token, dtype=np.int32),
-            np.array(made.context_start, dtype=np.int32),
-            np.array(made.context_tokens, dtype=np.int32),
-            [offsets[c] for _, c in pairs],
-            None if numbers is None else [numbers[c] for _, c in pairs],
+            room, step = self._room(question_ids[q], context_ids[c])
+            made.cut(self._glue, number, question_ids[q], context_ids[c], room, step)
+        return made.windows(
+            [offsets[c] for _, c in pairs], None if numbers is None else [numbers[c] for _, c in pairs]
         )
+
+    def text_windows(self, texts: Sequence[str]) -> Windows:
+        """Cut texts alone, each into consecutive windows of at most ``max_seq_len`` tokens.
+
+        A window holds part of one text and what the tokenizer puts around a single text (``[CLS] … [SEP]``).
+        A text's windows hold each of its tokens once: they do not overlap, for no answer could lie on their
+        border, and so ``doc_stride`` has no part in them.
+
+        Args:
+            texts: T texts.
+
+        Returns:
+            windows in the order of the texts, ``pair`` being the number of the text; none of a text without
+            a token.
+        """
+        made = _Rows()
+        nothing = np.empty(0, dtype=np.int32)
+        room = self.config.max_seq_len - len(self._text_glue)
+        for number, encoding in enumerate(self._encode(texts)):
+            if len(encoding):
+                made.cut(self._text_glue, number, nothing, _ids(encoding), room, room)
+        return made.windows([])
 
     def resized(self, config: WindowConfig) -> Windower:
         """The same windower with other sizes; the tokenizer is shared."""
@@ -171,9 +191,9 @@ class Windower:
         """The texts' tokens, without special tokens."""
         return self._tokenizer.encode_batch([whole(text) for text in texts], add_special_tokens=False)
 
-    def _cut(self, made: _Rows, pair: int, question: Int, context: Int) -> None:
-        glue = self._glue
-        room = self.config.max_seq_len - len(question) - len(glue)
+    def _room(self, question: Int, context: Int) -> tuple[int, int]:
+        """Context tokens of a window, and by how many the next one is further on."""
+        room = self.config.max_seq_len - len(question) - len(self._glue)
         step = room - self.config.doc_stride
         if step <= 0 and len(context) > room:
             raise InputError(
@@ -181,21 +201,7 @@ class Windower:
                 f"{self.config.max_seq_len}, not more than doc_stride {self.config.doc_stride}; "
                 "shorten the question, raise max_seq_len or lower doc_stride"
             )
-        head = np.concatenate([glue.before, question, glue.between])
-        first = 0
-        while True:
-            part = context[first : first + room]
-            made.input_ids.append(np.concatenate([head, part, glue.after]))
-            types = np.full(len(made.input_ids[-1]), glue.context_type, dtype=np.int32)
-            types[: len(head)] = glue.question_type
-            made.type_ids.append(types)
-            made.pair.append(pair)
-            made.first_token.append(first)
-            made.context_start.append(len(head))
-            made.context_tokens.append(len(part))
-            if first + room >= len(context):
-                return
-            first += step
+        return room, step
 
 
 class _Rows:
@@ -208,6 +214,37 @@ class _Rows:
         self.first_token: list[int] = []
         self.context_start: list[int] = []
         self.context_tokens: list[int] = []
+
+    def cut(self, glue: _Glue, pair: int, question: Int, context: Int, room: int, step: int) -> None:
+        """Add the windows of a pair: ``room`` tokens of its context each, ``step`` further on each time."""
+        head = np.concatenate([glue.before, question, glue.between])
+        first = 0
+        while True:
+            part = context[first : first + room]
+            self.input_ids.append(np.concatenate([head, part, glue.after]))
+            types = np.full(len(self.input_ids[-1]), glue.context_type, dtype=np.int32)
+            types[: len(head)] = glue.question_type
+            self.type_ids.append(types)
+            self.pair.append(pair)
+            self.first_token.append(first)
+            self.context_start.append(len(head))
+            self.context_tokens.append(len(part))
+            if first + room >= len(context):
+                return
+            first += step
+
+    def windows(self, offsets: list[Int], words: list[Int] | None = None) -> Windows:
+        """All of them."""
+        return Windows(
+            self.input_ids,
+            self.type_ids,
+            np.array(self.pair, dtype=np.int32),
+            np.array(self.first_token, dtype=np.int32),
+            np.array(self.context_start, dtype=np.int32),
+            np.array(self.context_tokens, dtype=np.int32),
+            offsets,
+            words,
+        )
 
 
 def whole(text: str) -> str:
@@ -293,3 +330,12 @@ def _glue(tokenizer: Tokenizer) -> _Glue:
         int(probe.type_ids[first]),
         int(probe.type_ids[second]),
     )
+
+
+def _text_glue(tokenizer: Tokenizer) -> _Glue:
+    """Read the template of a text alone off the tokenizer by encoding one."""
+    probe = tokenizer.encode("a")
+    sequence = probe.sequence_ids
+    first, end = sequence.index(0), len(sequence) - sequence[::-1].index(0)
+    ids, kind = np.array(probe.ids, dtype=np.int32), int(probe.type_ids[first])
+    return _Glue(ids[:first], ids[:0], ids[end:], kind, kind)

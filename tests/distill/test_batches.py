@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyqa_ray.distill.batches import Order, WindowData, micro_batches
-from tinyqa_ray.distill.teacher_logits import WINDOWS
+from tinyqa_ray.distill.batches import Order, WindowData, micro_batch_parts, micro_batches
+from tinyqa_ray.distill.window_folder import logit_columns, schema
 from tinyqa_ray.errors import InputError
 
 PAD = 7
@@ -27,10 +29,18 @@ orders = st.builds(
 
 
 def write_windows(
-    path: Path, lengths: list[int], first: int = 0, typed: bool = True, logits: bool = True
+    path: Path,
+    lengths: list[int],
+    first: int = 0,
+    *,
+    typed: bool = True,
+    logits: bool = True,
+    labels: bool = True,
+    teachers: int = 1,
 ) -> str:
-    """A file of windows whose every value tells its row."""
-    rows = []
+    """A file of windows whose every value tells its row, and of logits also the teacher."""
+    columns = schema(teachers)
+    rows: list[dict[str, Any]] = []
     for i, length in enumerate(lengths, start=first):
         rows.append(
             {
@@ -42,14 +52,16 @@ def write_windows(
                 "token_type_ids": [0] + [1] * (length - 1) if typed else None,
                 "context_start": 1,
                 "offsets": [],
-                "start_position": i % length,
+                "start_position": i % length if labels else -1,
                 "end_position": -1,
-                "start_logits": np.full(length, i + 0.5, np.float16) if logits else None,
-                "end_logits": np.full(length, -i, np.float16) if logits else None,
             }
         )
-    table = pa.Table.from_pylist(rows, schema=WINDOWS)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, WINDOWS) as writer:
+        for teacher in range(teachers if logits else 0):
+            start, end = logit_columns(teacher)
+            rows[-1][start] = np.full(length, i + 0.5 + 10 * teacher, np.float16)
+            rows[-1][end] = np.full(length, -i - 10 * teacher, np.float16)
+    table = pa.Table.from_pylist(rows, schema=columns)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, columns) as writer:
         writer.write_table(table)
     return str(path)
 
@@ -97,6 +109,44 @@ def test_workers_and_accumulation_part_the_same_global_batch(workers: int, parts
     assert sorted(np.concatenate([micro for mine in dealt for micro in mine])) == sorted(batch)
 
 
+@st.composite
+def elastic(draw: st.DrawFn) -> tuple[int, int, int, int]:
+    """Batch size, accumulation and workers that fit, and how many of the workers are at work."""
+    accumulation, workers, each = draw(st.integers(1, 6)), draw(st.integers(1, 12)), draw(st.integers(1, 9))
+    return accumulation * workers * each, accumulation, workers, draw(st.integers(1, workers))
+
+
+@settings(deadline=None, max_examples=200)
+@given(elastic())
+def test_any_number_of_workers_parts_the_global_batch(sizes: tuple[int, int, int, int]) -> None:
+    """Every rank makes as many forwards, none of them empty: workers wait for each other."""
+    batch_size, accumulation, workers, present = sizes
+    parts = micro_batch_parts(batch_size, accumulation, workers, present)
+    batch = np.random.default_rng(0).permutation(10_000)[:batch_size]
+    dealt = [micro_batches(batch, rank, present, parts) for rank in range(present)]
+    assert {len(mine) for mine in dealt} == {parts}
+    assert min(len(part) for mine in dealt for part in mine) >= 1
+    assert sorted(np.concatenate([part for mine in dealt for part in mine])) == sorted(batch)
+
+
+@settings(deadline=None, max_examples=200)
+@given(elastic())
+def test_fewer_workers_make_more_forwards_of_the_same_size(sizes: tuple[int, int, int, int]) -> None:
+    """What fits into memory with all workers fits with some."""
+    batch_size, accumulation, workers, present = sizes
+    each = batch_size // (accumulation * workers)
+    parts = micro_batch_parts(batch_size, accumulation, workers, present)
+    assert micro_batch_parts(batch_size, accumulation, workers, workers) == accumulation
+    largest = max(
+        len(part)
+        for rank in range(present)
+        for part in micro_batches(np.arange(batch_size), rank, present, parts)
+    )
+    # Where a forward holds one window, some must hold two: every rank makes as many.
+    assert largest <= max(each, 2)
+    assert (parts - 1) * present < accumulation * workers, "a forward more than needed"
+
+
 def test_workers_get_like_shares_of_the_long_windows() -> None:
     lengths = np.random.default_rng(0).integers(10, 384, size=640)
     batch = Order(lengths, 64, 1, 0).batch(0)
@@ -127,8 +177,8 @@ def test_batch_is_padded_to_its_longest_window(tmp_path: Path) -> None:
     assert batch.end_positions.tolist() == [-1, -1]
     assert batch.start_logits is not None
     assert batch.end_logits is not None
-    assert batch.start_logits.tolist() == [[2.5, 2.5, 2.5], [1.5, 1.5, 0.0]]
-    assert batch.end_logits.tolist() == [[-2.0, -2.0, -2.0], [-1.0, -1.0, 0.0]]
+    assert batch.start_logits.tolist() == [[[2.5, 2.5, 2.5], [1.5, 1.5, 0.0]]]
+    assert batch.end_logits.tolist() == [[[-2.0, -2.0, -2.0], [-1.0, -1.0, 0.0]]]
     assert batch.start_logits.dtype == torch.float32
     # Counts are of the global batch, whose windows have 4, 2 and 3 tokens.
     assert (batch.samples, batch.tokens, batch.pairs) == (3, 9, 29)
@@ -137,7 +187,7 @@ def test_batch_is_padded_to_its_longest_window(tmp_path: Path) -> None:
 def test_windows_without_types_or_logits_are_read(tmp_path: Path) -> None:
     data = WindowData([write_windows(tmp_path / "a.arrow", [2, 3], typed=False, logits=False)], PAD)
     batch = data.batch(np.array([0, 1]), np.array([0, 1]))
-    assert not data.has_logits
+    assert data.logits == []
     assert batch.start_logits is None
     assert batch.end_logits is None
     assert batch.token_type_ids.tolist() == [[0, 0, 0], [0, 0, 0]]
@@ -148,7 +198,43 @@ def test_one_file_without_logits_means_none(tmp_path: Path) -> None:
         write_windows(tmp_path / "a.arrow", [2]),
         write_windows(tmp_path / "b.arrow", [2], first=1, logits=False),
     ]
-    assert not WindowData(files, PAD).has_logits
+    assert WindowData(files, PAD).logits == []
+
+
+@pytest.mark.parametrize("teachers", [1, 2, 3])
+def test_teachers_kept_apart_come_one_by_one(tmp_path: Path, teachers: int) -> None:
+    """As (teachers, windows, tokens), 0 on padding."""
+    data = WindowData([write_windows(tmp_path / "a.arrow", [4, 2, 3], teachers=teachers)], PAD)
+    batch = data.batch(np.array([2, 1]), np.array([2, 1, 0]))
+    assert len(data.logits) == teachers
+    assert batch.start_logits is not None
+    assert batch.end_logits is not None
+    assert batch.start_logits.shape == batch.end_logits.shape == (teachers, 2, 3)
+    for teacher in range(teachers):
+        shift = 10 * teacher
+        assert (batch.start_logits[teacher] - shift).tolist() == [[2.5, 2.5, 2.5], [1.5, 1.5, -shift]]
+        assert (batch.end_logits[teacher] + shift).tolist() == [[-2.0, -2.0, -2.0], [-1.0, -1.0, shift]]
+
+
+def test_batch_moves_with_all_its_tensors(tmp_path: Path) -> None:
+    data = WindowData([write_windows(tmp_path / "a.arrow", [4, 2], teachers=2)], PAD)
+    batch = data.batch(np.array([0]), np.array([0, 1]))
+    moved = batch.to(torch.device("meta"))
+    for field in fields(batch):
+        before, after = getattr(batch, field.name), getattr(moved, field.name)
+        if isinstance(before, torch.Tensor):
+            assert (after.device.type, after.shape) == ("meta", before.shape), field.name
+        else:
+            assert after == before, field.name
+
+
+def test_windows_of_plain_text_have_no_labels(tmp_path: Path) -> None:
+    labelled = write_windows(tmp_path / "a.arrow", [3])
+    plain = write_windows(tmp_path / "b.arrow", [3, 4], first=1, labels=False)
+    assert not WindowData([plain], PAD).has_labels
+    assert WindowData([plain, labelled], PAD).has_labels
+    batch = WindowData([plain], PAD).batch(np.array([0, 1]), np.array([0, 1]))
+    assert batch.start_positions.tolist() == batch.end_positions.tolist() == [-1, -1]
 
 
 @settings(deadline=None, max_examples=30)

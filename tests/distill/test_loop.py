@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
 
-from tinyqa_ray import models, runs, shards, squad, storage
-from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig, WindowConfig
+from tinyqa_ray import models, storage
+from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.distill.batches import WindowData
-from tinyqa_ray.distill.loop import MODEL, STATE, adamw, build, linear_schedule, train, train_step
-from tinyqa_ray.distill.session import LocalSession
-from tinyqa_ray.distill.teacher_logits import FOLDER, TeacherLogitsReport, WindowWriter, window_files
+from tinyqa_ray.distill.loop import FORMAT, MODEL, STATE, build, rate_factor, train, train_step
+from tinyqa_ray.distill.session import LocalSession, Write
+from tinyqa_ray.distill.strategies import DataParallel, NotFiniteError, adamw
+from tinyqa_ray.distill.window_folder import window_files
+from tinyqa_ray.errors import InputError
 
 STEPS = 10
 # Softmax cancels what these add to every token: their gradient is rounding alone, which AdamW scales up.
@@ -34,10 +35,10 @@ class DyingSession(LocalSession):
         super().__init__(folder)
         self.step, self.kept = step, kept
 
-    def checkpoint(self, folder: Path, metrics: dict[str, Any]) -> None:
+    def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
         if metrics["step"] == self.step and not self.kept:
             raise KilledError
-        super().checkpoint(folder, metrics)
+        super().checkpoint(write, metrics, measure=measure)
         if metrics["step"] == self.step:
             raise KilledError
 
@@ -52,35 +53,13 @@ def still_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture(scope="module")
-def windows(tiny_squad: str, tiny_bert: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A finished teacher-logits stage, made without Ray."""
-    output = str(tmp_path_factory.mktemp("windows") / "out")
-    config = TeacherLogitsConfig(
-        data=tiny_squad,
-        tokenizer=tiny_bert,
-        model=(tiny_bert,),
-        window=WindowConfig(max_seq_len=64, doc_stride=8, max_query_len=20),
-    )
-    with runs.stage(output, config, inputs=("data", "tokenizer", "model")) as stage:
-        source = stage.path("_input.parquet")
-        pq.write_table(squad.to_table(squad.read_squad(tiny_squad)), source)
-        writer = WindowWriter(config)
-        for shard in shards.cut([source], 3, stage.path(FOLDER), "arrow"):
-            shards.work(shard, writer)
-        stage.publish(
-            TeacherLogitsReport(paragraphs=8, questions=24, windows=0, tokens=0, answerable_windows=0)
-        )
-    return output
-
-
 @pytest.fixture
-def config(windows: str, tiny_bert: str) -> DistillConfig:
-    rows = len(WindowData(window_files(windows), 0))
+def config(tiny_windows: str, tiny_bert: str) -> DistillConfig:
+    rows = len(WindowData(window_files(tiny_windows), 0))
     return DistillConfig(
-        data=windows,
+        data=tiny_windows,
         student=tiny_bert,
-        objective="prediction",
+        objective=("prediction",),
         distillation_weight=0.5,
         batch_size=4,
         epochs=STEPS * 4 / rows,
@@ -139,7 +118,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
 def test_resumed_layer_distillation_still_distils(
     config: DistillConfig, still_bert: str, tiny_bert: str, tmp_path: Path
 ) -> None:
-    taught = replace(config, objective="intermediate", student=still_bert, teacher=tiny_bert)
+    taught = replace(config, objective=("intermediate",), student=still_bert, teacher=tiny_bert)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(taught, LocalSession(whole))
     with pytest.raises(KilledError):
@@ -177,39 +156,32 @@ def test_loss_that_is_not_finite_stops_before_the_step_and_names_the_windows(
 ) -> None:
     data = WindowData(window_files(config.data), 0)
     model = build(config)
-    optimizer = adamw(model, config)
+    session = LocalSession(tmp_path)
+    strategy = DataParallel(model, config, session)
     with torch.no_grad():
         model.student.qa_outputs.weight.fill_(float("nan"))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     batch = np.array([3, 1, 0, 2])
-    with pytest.raises(RuntimeError) as caught:
-        train_step(model, data, batch, optimizer, config, LocalSession(tmp_path))
+    with pytest.raises(NotFiniteError) as caught:
+        train_step(strategy, data, batch, session, 1, 1e-3)
     assert "stopped before the optimiser step" in str(caught.value)
     assert all(str(number) in str(caught.value) for number in data.window_ids(batch))
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor.nan_to_num(), before[name].nan_to_num())
-    assert not optimizer.state
+    assert not strategy.optimizer.state
 
 
-def rates(config: DistillConfig, warmup: float, steps: int) -> list[float]:
-    """Learning rate of each step, and the one after the last."""
-    config = replace(config, warmup=warmup, learning_rate=1.0)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    made = linear_schedule(optimizer, config, steps)
-    found = [float(made.get_last_lr()[0])]
-    for _ in range(steps):
-        optimizer.step()
-        made.step()
-        found.append(float(made.get_last_lr()[0]))
-    return found
+def rates(warmup: float, steps: int) -> list[float]:
+    """Share of the learning rate at each step, and of the one after the last."""
+    return [rate_factor(warmup, step, steps) for step in range(steps + 1)]
 
 
-def test_learning_rate_rises_and_falls_linearly(config: DistillConfig) -> None:
-    assert rates(config, 0.2, 10) == pytest.approx(
+def test_learning_rate_rises_and_falls_linearly() -> None:
+    assert rates(0.2, 10) == pytest.approx(
         [0.5, 1.0, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0.0]
     )
-    assert rates(config, 0.0, 4) == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
-    assert rates(config, 1.0, 2) == pytest.approx([0.5, 1.0, 0.0])
+    assert rates(0.0, 4) == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
+    assert rates(1.0, 2) == pytest.approx([0.5, 1.0, 0.0])
 
 
 def test_only_matrices_decay(config: DistillConfig) -> None:
@@ -230,3 +202,46 @@ def test_checkpoint_that_is_not_whole_is_not_resumed(config: DistillConfig, tmp_
     train(config, LocalSession(tmp_path / "torn"))
     assert equal(weights(tmp_path / "torn"), weights(tmp_path / "whole"))
     assert storage.kind(str(half)) == "absent"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_lower_precision_resumes_bit_for_bit(config: DistillConfig, tmp_path: Path, precision: str) -> None:
+    lower = replace(config, precision=precision)  # type: ignore[arg-type]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(lower, LocalSession(whole), str(whole / "metrics.jsonl"))
+    with pytest.raises(KilledError):
+        train(lower, DyingSession(broken, 6, kept=True))
+    train(lower, LocalSession(broken))
+    assert equal(weights(broken), weights(whole))
+    assert not equal(weights(whole), models.load_qa_model(config.student).state_dict())
+    scales = [json.loads(line).get("loss_scale") for line in (whole / "metrics.jsonl").open()]
+    assert all(scale is not None and scale >= 1 for scale in scales) == (precision == "fp16")
+
+
+def test_fp16_overflow_skips_the_step_and_lowers_the_scale(config: DistillConfig, tmp_path: Path) -> None:
+    session = LocalSession(tmp_path)
+    model = build(replace(config, precision="fp16"))
+    strategy = DataParallel(model, config, session)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    strategy.scaler = torch.amp.GradScaler("cpu", 2.0**40)
+    data = WindowData(window_files(config.data), 0)
+    _, norm = train_step(strategy, data, np.arange(4), session, 1, 1e-3)
+    assert not np.isfinite(norm)
+    assert strategy.loss_scale == 2.0**39
+    assert equal(dict(model.state_dict()), before)
+    for _ in range(40):
+        train_step(strategy, data, np.arange(4), session, 1, 1e-3)
+    assert strategy.loss_scale < 2.0**39
+    assert not equal(dict(model.state_dict()), before)
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+
+
+def test_checkpoint_of_another_version_is_refused_by_its_format(
+    config: DistillConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(KilledError):
+        train(config, DyingSession(tmp_path, 3, kept=True))
+    file = tmp_path / "step-000000003" / STATE
+    torch.save({**torch.load(file), "format": FORMAT + 1}, file)
+    with pytest.raises(InputError, match=f"has format {FORMAT + 1}, .* continues format {FORMAT}"):
+        train(config, LocalSession(tmp_path))

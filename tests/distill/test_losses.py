@@ -16,6 +16,7 @@ from tinyqa_ray.distill.losses import (
     hidden_loss,
     label_loss,
     prediction_loss,
+    prefers_gram,
     relation_loss,
     score_loss,
 )
@@ -47,11 +48,12 @@ class Batch:
         self.vectors = [tensor(rows, TOKENS, WIDTH), tensor(rows, TOKENS, 2 * WIDTH)]
         self.positions = [torch.tensor(rng.integers(0, lengths)) for _ in range(2)]
         self.positions[0][0] = -1
+        self.keys = [tensor(rows, TOKENS, WIDTH), tensor(rows, TOKENS, 2 * WIDTH)]
 
     def rows(self, chosen: slice) -> Batch:
         part = Batch.__new__(Batch)
         part.lengths, part.mask = self.lengths[chosen], self.mask[chosen]
-        for name in ("logits", "hidden", "maps", "vectors", "positions"):
+        for name in ("logits", "hidden", "maps", "vectors", "positions", "keys"):
             setattr(part, name, [tensor[chosen] for tensor in getattr(self, name)])
         return part
 
@@ -61,6 +63,7 @@ class Batch:
         changed.logits = [t.masked_fill(~self.mask, value) for t in self.logits]
         changed.hidden = [t.masked_fill(~self.mask[:, :, None], value) for t in self.hidden]
         changed.vectors = [t.masked_fill(~self.mask[:, :, None], value) for t in self.vectors]
+        changed.keys = [t.masked_fill(~self.mask[:, :, None], value) for t in self.keys]
         changed.maps = [t.masked_fill(~pairs, value) for t in self.maps]
         return changed
 
@@ -85,6 +88,12 @@ def relation(batch: Batch, heads: int = HEADS) -> Tensor:
     return relation_loss(student, teacher, batch.mask, heads, REAL)
 
 
+def score(batch: Batch) -> Tensor:
+    """Of the vectors as queries."""
+    student, teacher = ((query, key) for query, key in zip(batch.vectors, batch.keys, strict=True))
+    return score_loss(student, teacher, batch.mask, HEADS, PAIRS)
+
+
 LOSSES: dict[str, Callable[[Batch], Tensor]] = {
     "label": label,
     "kl": lambda batch: prediction(batch, "kl"),
@@ -92,6 +101,7 @@ LOSSES: dict[str, Callable[[Batch], Tensor]] = {
     "hidden": lambda batch: hidden_loss(batch.hidden[0], batch.hidden[1], batch.mask, REAL),
     "attention": lambda batch: attention_loss(batch.maps[0], batch.maps[1], batch.mask, PAIRS),
     "relation": relation,
+    "score": score,
 }
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
@@ -104,6 +114,14 @@ def softmax(values: Array) -> Array:
 
 def divergence(teacher: Array, student: Array) -> float:
     return float((teacher * (np.log(teacher) - np.log(student))).sum())
+
+
+def products(queries: Tensor, keys: Tensor, head: int) -> Array:
+    """Scaled dot products of one head's queries and keys, (n, D) each."""
+    width = queries.shape[-1] // HEADS
+    query, key = (t[:, head * width : (head + 1) * width].double().numpy() for t in (queries, keys))
+    scores: Array = query @ key.T / np.sqrt(width)
+    return scores
 
 
 def expected(name: str, batch: Batch) -> float:
@@ -127,14 +145,18 @@ def expected(name: str, batch: Batch) -> float:
         elif name == "attention":
             student, teacher = (t[row, :, :n, :n].double().numpy() for t in batch.maps)
             total += ((student - teacher) ** 2).sum() / (PAIRS * HEADS)
+        elif name == "score":
+            for head in range(HEADS):
+                student, teacher = (
+                    products(query[row, :n], key[row, :n], head)
+                    for query, key in zip(batch.vectors, batch.keys, strict=True)
+                )
+                total += ((student - teacher) ** 2).sum() / (PAIRS * HEADS)
         else:
             for head in range(HEADS):
-                relations = []
-                for vectors in batch.vectors:
-                    width = vectors.shape[-1] // HEADS
-                    part = vectors[row, :n, head * width : (head + 1) * width].double().numpy()
-                    relations.append(softmax(part @ part.T / np.sqrt(width)))
-                student, teacher = relations
+                student, teacher = (
+                    softmax(products(vectors[row, :n], vectors[row, :n], head)) for vectors in batch.vectors
+                )
                 # Far-off relations underflow in the naive logarithm; their share is 0.
                 ratio = np.log(np.maximum(teacher, 1e-300)) - np.log(np.maximum(student, 1e-300))
                 total += (teacher * ratio).sum() / (HEADS * REAL)
@@ -151,10 +173,10 @@ def test_loss_equals_its_formula(name: str, seed: int) -> None:
 
 @every_loss
 @given(seed=seeds, value=st.sampled_from([0.0, -7.5, 1e30, float("inf"), float("nan")]))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 def test_padding_changes_neither_loss_nor_gradient(name: str, seed: int, value: float) -> None:
     def run(batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        leaves = [*batch.logits[:2], batch.hidden[0], batch.maps[0], batch.vectors[0]]
+        leaves = [*batch.logits[:2], batch.hidden[0], batch.maps[0], batch.vectors[0], batch.keys[0]]
         for leaf in leaves:
             leaf.requires_grad_()
         loss = LOSSES[name](batch)
@@ -170,7 +192,7 @@ def test_padding_changes_neither_loss_nor_gradient(name: str, seed: int, value: 
 
 @every_loss
 @given(seed=seeds, cut=st.integers(1, ROWS - 1))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 def test_micro_batches_add_up_to_the_global_batch(name: str, seed: int, cut: int) -> None:
     batch = Batch(seed)
     parts = LOSSES[name](batch.rows(slice(None, cut))) + LOSSES[name](batch.rows(slice(cut, None)))
@@ -181,8 +203,10 @@ def test_micro_batches_add_up_to_the_global_batch(name: str, seed: int, cut: int
 def test_a_student_equal_to_its_teacher_has_no_loss(name: str) -> None:
     batch = Batch(0)
     batch.logits[2:] = batch.logits[:2]
-    batch.hidden[1], batch.maps[1], batch.vectors[1] = batch.hidden[0], batch.maps[0], batch.vectors[0]
-    assert float(LOSSES[name](batch)) == pytest.approx(0.0, abs=1e-6)
+    for pair in (batch.hidden, batch.maps, batch.vectors, batch.keys):
+        pair[1] = pair[0]
+    size = float(LOSSES[name](Batch(0)))
+    assert float(LOSSES[name](batch)) == pytest.approx(0.0, abs=1e-6 * max(1.0, size))
 
 
 @every_loss
@@ -251,14 +275,29 @@ def test_scores_of_a_perfect_student_cost_nothing() -> None:
     assert abs(float(score_loss(pair, pair, mask, 3, 128**2 + 77**2))) < 1e-6 * size
 
 
-def test_scores_ignore_padding() -> None:
-    batch = Batch(3)
-    query, key = batch.hidden
-    dirty = [tensor.masked_fill(~batch.mask[:, :, None], float("nan")) for tensor in (query, key)]
-    clean = score_loss((query, key), (key, query), batch.mask, HEADS, PAIRS)
-    assert float(score_loss((dirty[0], dirty[1]), (dirty[1], dirty[0]), batch.mask, HEADS, PAIRS)) == float(
-        clean
+@pytest.mark.parametrize("tokens_more", [-2, -1, 0, 1])
+@pytest.mark.parametrize("width", [4, 32])
+def test_scores_cost_the_same_on_both_sides_of_the_switch(width: int, tokens_more: int) -> None:
+    """From three widths of a head on, the maps are no longer made."""
+    tokens = 3 * width + tokens_more
+    assert prefers_gram(tokens, width) == (tokens_more >= 0)
+    generator = torch.Generator().manual_seed(tokens)
+    query, key, its_query, its_key = (
+        torch.randn(2, tokens, HEADS * width, generator=generator) for _ in range(4)
     )
+    lengths = torch.tensor([[tokens], [tokens // 2]])
+    mask = torch.arange(tokens)[None, :] < lengths
+    pairs = int((lengths**2).sum())
+    maps = [attention_scores(*pair, HEADS) for pair in ((query, key), (its_query, its_key))]
+    slow = attention_loss(maps[0], maps[1], mask, pairs)
+    fast = score_loss((query, key), (its_query, its_key), mask, HEADS, pairs)
+    torch.testing.assert_close(fast, slow, rtol=1e-5, atol=0)
+
+
+@given(tokens=st.integers(1, 600), width=st.integers(1, 128))
+@settings(deadline=None)
+def test_maps_are_left_out_once_and_for_all_longer_windows(tokens: int, width: int) -> None:
+    assert prefers_gram(tokens + 1, width) >= prefers_gram(tokens, width) >= prefers_gram(tokens, width + 1)
 
 
 @pytest.mark.parametrize("heads", [0, 5])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import torch
 from tinyqa_ray import models, squad
 from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.distill.batches import Batch, WindowData
-from tinyqa_ray.distill.loop import adamw, build, train_step
+from tinyqa_ray.distill.layers import Intermediate
+from tinyqa_ray.distill.loop import build, train_step
 from tinyqa_ray.distill.losses import label_loss, prediction_loss
-from tinyqa_ray.distill.objectives import Intermediate, Trainee
+from tinyqa_ray.distill.objectives import Trainee
 from tinyqa_ray.distill.session import LocalSession
+from tinyqa_ray.distill.strategies import DataParallel, adamw
 from tinyqa_ray.distill.teacher_logits import WindowWriter
 from tinyqa_ray.errors import InputError
 
@@ -54,7 +57,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny.save_qa_model(tmp_path_factory.mktemp("narrow") / "m", layers=1, hidden=16, seed=1))
 
 
-def trainee(student: str, objective: str, teacher: str | None = None, **options: Any) -> Trainee:
+def trainee(student: str, *objective: str, teacher: str | None = None, **options: Any) -> Trainee:
     given = {"data": "-", "student": student, "objective": objective, "teacher": teacher, **options}
     return build(DistillConfig(**{"learning_rate": 1e-3, "attention_dropout": 0.0, **given}))
 
@@ -65,8 +68,8 @@ def loss(model: Trainee, batch: Batch) -> torch.Tensor:
 
 @pytest.mark.parametrize("maps", ["scores", "probabilities"])
 def test_student_that_is_its_teacher_has_nothing_to_learn(tiny_bert: str, batch: Batch, maps: str) -> None:
-    same = trainee(tiny_bert, "intermediate", tiny_bert, attention_maps=maps).eval()
-    other = trainee(tiny_bert, "intermediate", tiny_bert, attention_maps=maps).eval()
+    same = trainee(tiny_bert, "intermediate", teacher=tiny_bert, attention_maps=maps).eval()
+    other = trainee(tiny_bert, "intermediate", teacher=tiny_bert, attention_maps=maps).eval()
     with torch.no_grad():
         for parameter in other.student.parameters():
             parameter.mul_(1.5)
@@ -79,32 +82,44 @@ def test_student_that_is_its_teacher_has_nothing_to_learn(tiny_bert: str, batch:
     assert norm < 1e-2 * scale
 
 
-OBJECTIVES: dict[str, dict[str, Any]] = {
-    "labels": {"objective": "labels"},
-    "scores": {"objective": "intermediate", "attention_maps": "scores"},
-    "probabilities": {"objective": "intermediate", "attention_maps": "probabilities"},
-    "relations": {"objective": "relations"},
-    "prediction": {"objective": "prediction", "distillation_weight": 0.75, "temperature": 1.5},
+OBJECTIVES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "labels": (("labels",), {}),
+    "scores": (("intermediate",), {"attention_maps": "scores"}),
+    "probabilities": (("intermediate",), {"attention_maps": "probabilities"}),
+    "relations": (("relations",), {}),
+    "prediction": (("prediction",), {"distillation_weight": 0.75, "temperature": 1.5}),
+    "layers and prediction": (("intermediate", "prediction"), {"objective_weights": (0.5, 1.0)}),
+    "all": (("labels", "intermediate", "relations", "prediction"), {"prediction_loss": "mse"}),
 }
+LAYERS = {"intermediate", "relations"}
+
+
+def one_of(name: str, student: str, teacher: str) -> Trainee:
+    """The trainee of an entry of ``OBJECTIVES``."""
+    objectives, options = OBJECTIVES[name]
+    beside = teacher if LAYERS & set(objectives) else None
+    return trainee(student, *objectives, teacher=beside, **options)
+
+
+def one_step(model: Trainee, data: WindowData, folder: Path) -> dict[str, float]:
+    session = LocalSession(folder)
+    return train_step(DataParallel(model, model.config, session), data, ROWS, session, 1, 1e-3)[0]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_loss_falls_and_the_teacher_stays(
     name: str, student: str, tiny_bert: str, data: WindowData, tmp_path: Path
 ) -> None:
-    options = dict(OBJECTIVES[name])
-    taught = options["objective"] in ("intermediate", "relations")
-    model = trainee(student, teacher=tiny_bert if taught else None, **options)
-    optimizer = adamw(model, model.config)
+    model = one_of(name, student, tiny_bert)
     session = LocalSession(tmp_path)
+    strategy = DataParallel(model, model.config, session)
     losses = []
     for _ in range(12):
-        terms, _ = train_step(model, data, ROWS, optimizer, model.config, session)
+        terms, _ = train_step(strategy, data, ROWS, session, 1, 1e-3)
         losses.append(sum(terms.values()))
     assert losses[-1] < 0.9 * losses[0]
-    if taught:
-        assert model.layers is not None
-        (teacher,) = model.layers._teacher
+    if model.beside is not None:
+        (teacher,) = model.beside._teacher
         fresh = models.load_qa_model(tiny_bert).state_dict()
         assert all(torch.equal(fresh[key], tensor) for key, tensor in teacher.state_dict().items())
         assert all(parameter.grad is None for parameter in teacher.parameters())
@@ -115,15 +130,14 @@ def test_loss_falls_and_the_teacher_stays(
 def test_step_after_an_evaluation_trains_again_and_the_teacher_never_does(
     student: str, tiny_bert: str, data: WindowData, tmp_path: Path
 ) -> None:
-    model = trainee(student, "intermediate", tiny_bert)
-    optimizer = adamw(model, model.config)
+    model = trainee(student, "intermediate", teacher=tiny_bert)
     seen: list[tuple[bool, bool]] = []
-    assert model.layers is not None
-    (teacher,) = model.layers._teacher
+    assert model.beside is not None
+    (teacher,) = model.beside._teacher
     teacher.register_forward_hook(lambda *_: seen.append((teacher.training, model.student.training)))
     for _ in range(2):
         model.student.eval()
-        train_step(model, data, ROWS, optimizer, model.config, LocalSession(tmp_path))
+        one_step(model, data, tmp_path)
     assert seen == [(False, True), (False, True)]
     assert not any(module.training for module in teacher.modules())
     assert all(module.training for module in model.student.modules())
@@ -132,18 +146,18 @@ def test_step_after_an_evaluation_trains_again_and_the_teacher_never_does(
 def test_projections_to_a_wider_teacher_are_trained(
     narrow: str, tiny_bert: str, data: WindowData, tmp_path: Path
 ) -> None:
-    model = trainee(narrow, "intermediate", tiny_bert)
-    assert isinstance(model.layers, Intermediate)
-    maps = list(model.layers.projections.parameters())
+    model = trainee(narrow, "intermediate", teacher=tiny_bert)
+    assert model.beside is not None
+    objective = model.beside.objectives["intermediate"]
+    assert isinstance(objective, Intermediate)
+    maps = list(objective.projections.parameters())
     assert [tuple(each.shape) for each in maps] == [(32, 16), (32, 16)]
     before = [each.detach().clone() for each in maps]
     optimizer = adamw(model, model.config)
     optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     assert {id(each) for each in maps} <= optimized
-    train_step(model, data, ROWS, optimizer, model.config, LocalSession(tmp_path))
+    one_step(model, data, tmp_path)
     for each, old in zip(maps, before, strict=True):
-        assert each.grad is not None
-        assert each.grad.abs().sum() > 0
         assert not torch.equal(each, old)
 
 
@@ -152,7 +166,7 @@ def test_every_trained_parameter_gets_a_gradient(
     name: str, student: str, tiny_bert: str, batch: Batch
 ) -> None:
     """Data parallelism waits for each of them."""
-    model = trainee(student, teacher=tiny_bert, **OBJECTIVES[name])
+    model = one_of(name, student, tiny_bert)
     torch.autograd.backward(loss(model, batch))
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
@@ -170,7 +184,9 @@ def test_prediction_mixes_the_teacher_and_the_labels_by_weight(
     logits = (output.start_logits, output.end_logits)
     assert batch.start_logits is not None
     assert batch.end_logits is not None
-    taught = prediction_loss(*logits, batch.start_logits, batch.end_logits, batch.token_mask, 1.5, len(ROWS))
+    taught = prediction_loss(
+        *logits, batch.start_logits[0], batch.end_logits[0], batch.token_mask, 1.5, len(ROWS)
+    )
     label = label_loss(*logits, batch.start_positions, batch.end_positions, batch.token_mask, len(ROWS))
     torch.testing.assert_close(loss(model, batch), weight * taught + (1 - weight) * label)
 
@@ -179,7 +195,7 @@ def test_prediction_mixes_the_teacher_and_the_labels_by_weight(
 def test_micro_batches_add_up_to_the_global_batch(
     name: str, student: str, tiny_bert: str, data: WindowData, batch: Batch
 ) -> None:
-    model = trainee(student, teacher=tiny_bert, **OBJECTIVES[name]).eval()
+    model = one_of(name, student, tiny_bert).eval()
     parts = [loss(model, data.batch(rows, ROWS)) for rows in np.array_split(ROWS, 3)]
     torch.testing.assert_close(torch.stack(parts).sum(), loss(model, batch), rtol=1e-5, atol=1e-6)
 
@@ -200,5 +216,53 @@ def test_teacher_with_other_heads_is_refused_for_attention_but_serves_for_relati
 ) -> None:
     teacher = tiny.save_qa_model(tmp_path / "wide", hidden=64, heads=8)
     with pytest.raises(InputError, match=r"student has 4 attention heads, the teacher 8"):
-        trainee(student, "intermediate", teacher)
-    assert loss(trainee(student, "relations", teacher), batch).isfinite()
+        trainee(student, "intermediate", teacher=teacher)
+    assert loss(trainee(student, "relations", teacher=teacher), batch).isfinite()
+
+
+def test_sum_of_objectives_is_the_weighted_sum_of_each(student: str, tiny_bert: str, batch: Batch) -> None:
+    weights = (2.0, 0.5, 3.0)
+    names = ("labels", "intermediate", "prediction")
+    mixed = trainee(student, *names, teacher=tiny_bert, objective_weights=weights).eval()
+    alone = [trainee(student, name, teacher=tiny_bert).eval() for name in names]
+    expected = sum(weight * loss(model, batch) for weight, model in zip(weights, alone, strict=True))
+    torch.testing.assert_close(loss(mixed, batch), expected)
+    assert mixed.student.qa_outputs.weight.requires_grad
+
+
+@pytest.mark.parametrize("weights", [None, (3.0, 1.0)])
+def test_several_teachers_are_averaged_by_their_weights(
+    student: str, batch: Batch, weights: tuple[float, ...] | None
+) -> None:
+    assert batch.start_logits is not None
+    assert batch.end_logits is not None
+    generator = torch.Generator().manual_seed(0)
+    other = [torch.randn(each.shape, generator=generator) for each in (batch.start_logits, batch.end_logits)]
+    both = replace(
+        batch,
+        start_logits=torch.cat([batch.start_logits, other[0]]),
+        end_logits=torch.cat([batch.end_logits, other[1]]),
+    )
+    model = trainee(student, "prediction", teacher_weights=weights).eval()
+    plain = trainee(student, "prediction").eval()
+    first, second = (
+        float(loss(plain, each).detach())
+        for each in (batch, replace(batch, start_logits=other[0], end_logits=other[1]))
+    )
+    shares = (0.5, 0.5) if weights is None else (0.75, 0.25)
+    expected = shares[0] * first + shares[1] * second
+    assert float(loss(model, both).detach()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_lower_precision_gives_nearly_the_loss_of_fp32(
+    name: str, precision: str, student: str, tiny_bert: str, batch: Batch
+) -> None:
+    model = one_of(name, student, tiny_bert).eval()
+    full = loss(model, batch)
+    model.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    lower = loss(model, batch)
+    assert lower.dtype == torch.float32
+    assert not torch.equal(lower, full)
+    torch.testing.assert_close(lower, full, rtol=0.05, atol=1e-3)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +17,39 @@ import tiny
 import torch
 from transformers import BertTokenizerFast
 
-from tinyqa_ray import models, squad
+from tinyqa_ray import models, shards, squad, texts
 from tinyqa_ray.configs import TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.distill.teacher_logits import (
-    WINDOWS,
     TeacherLogitsReport,
+    TextWriter,
     WindowWriter,
+    teacher_logits,
+)
+from tinyqa_ray.distill.window_folder import (
+    WINDOWS,
     logit_columns,
     schema,
-    teacher_logits,
     window_files,
+    window_teachers,
+    window_tokenizer,
 )
 from tinyqa_ray.errors import InputError
+from tinyqa_ray.windows import NO_LABEL
 
 # Small windows, so that a context takes several.
 WINDOW = WindowConfig(max_seq_len=48, doc_stride=8, max_query_len=20)
 LOGITS = ["start_logits", "end_logits"]
+
+TEXT = """The owl hunts at dusk. It eats beetles, worms and mice.
+
+Rye bread keeps for a week, because its dough is sour. The bakers of Tarn mix flour, water and salt in the
+evening and bake at five in the morning, in ovens of brick; by eight the loaves are on the market, and
+by noon they are gone. On the eve of the fair they bake twice, and the whole village helps to carry.
+
+\u200b
+
+An owl."""
 
 
 @pytest.fixture(params=["bert", "roberta"])
@@ -57,6 +75,13 @@ def other_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def flat(table: pa.Table, name: str) -> Any:
     return np.concatenate(table[name].to_pylist()).astype(np.float64)
+
+
+def write(table: pa.Table, path: Path) -> str:
+    """Windows in a file as a shard leaves it."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return str(path)
 
 
 @pytest.fixture
@@ -188,22 +213,20 @@ def test_teachers_apart_are_in_columns_of_their_own(
             assert made[column] == table[name]
 
 
-def test_training_reads_windows_of_teachers_apart_as_the_first_ones(
+def test_training_reads_each_of_the_teachers_kept_apart(
     tiny_squad: str, tiny_bert: str, other_bert: str, paragraphs: list[squad.Paragraph], tmp_path: Path
 ) -> None:
-    both = {"model": (tiny_bert, other_bert), "teachers": "apart"}
+    both = (tiny_bert, other_bert)
     read = []
-    for name, options in (("first", {}), ("apart", both)):
-        made = WindowWriter(config(tiny_squad, tiny_bert, **options))(squad.to_table(paragraphs))[0]
-        path = tmp_path / f"{name}.arrow"
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, made.schema) as writer:
-            writer.write_table(made)
-        data = WindowData([str(path), str(path)], 0)
-        assert data.has_logits
-        read.append(data.batch(np.arange(5), np.arange(20)))
-    first, apart = read
-    for field in ("input_ids", "token_mask", "start_positions", "start_logits", "end_logits"):
-        assert torch.equal(getattr(first, field), getattr(apart, field))
+    for name, given in (("both", both), ("mine", both[:1]), ("its", both[1:])):
+        asked = config(tiny_squad, tiny_bert, model=given, teachers="apart")
+        path = write(WindowWriter(asked)(squad.to_table(paragraphs))[0], tmp_path / f"{name}.arrow")
+        read.append(WindowData([path, path], 0).batch(np.arange(5), np.arange(20)))
+    apart, *each = read
+    for teacher, alone in enumerate(each):
+        assert torch.equal(apart.input_ids, alone.input_ids)
+        for side in LOGITS:
+            assert torch.equal(getattr(apart, side)[teacher], getattr(alone, side)[0])
 
 
 def test_tokenizer_is_the_first_teachers_when_not_given(
@@ -258,6 +281,151 @@ def test_folder_that_is_no_paragraphs_is_refused_before_ray_starts(
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "data" / "part.parquet")
     with pytest.raises(InputError, match=r"part\.parquet: lacks paragraph_id"):
         teacher_logits(config(str(tmp_path / "data"), tiny_bert), str(tmp_path / "out"))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> str:
+    """A plain text file."""
+    (tmp_path / "corpus.txt").write_text(TEXT, encoding="utf-8")
+    return str(tmp_path / "corpus.txt")
+
+
+def text_windows(corpus: str, model: str, **options: Any) -> tuple[pa.Table, dict[str, float]]:
+    writer = TextWriter(config(corpus, model, model=(), **options))
+    return writer(next(texts.paragraph_tables(corpus)))
+
+
+def test_windows_of_text_have_the_published_schema_and_teach_no_span(corpus: str, model: str) -> None:
+    table, counts = text_windows(corpus, model)
+    assert table.schema == WINDOWS
+    table.validate(full=True)
+    empty = ["question_id", "offsets", *LOGITS]
+    assert [table[name].null_count for name in empty] == [table.num_rows] * 4
+    required = [name for name in WINDOWS.names if name not in [*empty, "token_type_ids"]]
+    assert {name: table[name].null_count for name in required} == dict.fromkeys(required, 0)
+    for name in ("start_position", "end_position"):
+        assert set(table[name].to_pylist()) == {NO_LABEL}
+    ids = table["input_ids"].to_pylist()
+    assert counts == {
+        "paragraphs": 4,
+        "questions": 0,
+        "windows": len(ids),
+        "tokens": sum(map(len, ids)),
+        "answerable_windows": 0,
+    }
+
+
+def test_windows_of_text_hold_each_paragraph_as_its_tokenizer_reads_it(corpus: str, model: str) -> None:
+    table, _ = text_windows(corpus, model)
+    tokenizer = models.load_tokenizer(model)
+    rows = table.to_pylist()
+    assert len({row["window_id"] for row in rows}) == len(rows) > 4
+    for number, paragraph in enumerate(TEXT.split("\n\n")):
+        shown = [row["input_ids"] for row in rows if row["paragraph_id"] == f"corpus.txt#{number}"]
+        tokens = tokenizer(paragraph, add_special_tokens=False)["input_ids"]
+        assert [token for ids in shown for token in ids[1:-1]] == tokens
+        if 0 < len(tokens) <= WINDOW.max_seq_len - 2:
+            assert shown == [tokenizer(paragraph)["input_ids"]]
+        else:
+            assert len(shown) == -(-len(tokens) // (WINDOW.max_seq_len - 2))
+
+
+def test_windows_of_text_do_not_depend_on_how_many_are_cut_together(
+    corpus: str, tiny_bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = text_windows(corpus, tiny_bert)
+    monkeypatch.setattr(sys.modules[TextWriter.__module__], "_TEXTS_AT_ONCE", 1)
+    assert text_windows(corpus, tiny_bert) == whole
+
+
+def test_training_reads_windows_of_text(corpus: str, model: str, tmp_path: Path) -> None:
+    table, _ = text_windows(corpus, model)
+    data = WindowData([write(table, tmp_path / "part.arrow")], 1)
+    assert (data.logits, data.has_labels) == ([], False)
+    rows = np.arange(len(data))
+    batch = data.batch(rows, rows)
+    assert batch.start_positions.tolist() == batch.end_positions.tolist() == [NO_LABEL] * len(data)
+    assert batch.token_mask.sum(1).tolist() == list(map(len, table["input_ids"].to_pylist()))
+
+
+def test_teacher_for_plain_text_is_refused(corpus: str, tiny_bert: str, tmp_path: Path) -> None:
+    message = r"corpus\.txt: is plain text, which asks no questions .*; leave --model out"
+    for given in (config(corpus, tiny_bert), TeacherLogitsConfig(data=corpus, model=(tiny_bert,))):
+        with pytest.raises(InputError, match=message):
+            teacher_logits(given, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [(b"An owl.\n\nA caf\xe9.", r"a\.txt: not UTF-8 at byte 14;"), (b"\n \n", r"text: holds no text;")],
+)
+def test_text_that_cannot_be_read_is_refused_and_leaves_nothing(
+    text: bytes, complaint: str, tiny_bert: str, tmp_path: Path
+) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_bytes(text)
+    with pytest.raises(InputError, match=complaint):
+        teacher_logits(config(str(tmp_path / "text"), tiny_bert, model=()), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def files_of(output: Path) -> dict[str, bytes]:
+    """Every file but the mark of success, which holds times."""
+    return {
+        str(path.relative_to(output)): path.read_bytes()
+        for path in sorted(output.rglob("*"))
+        if path.is_file() and path.name != "_SUCCESS.json"
+    }
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_interrupted_pass_over_text_goes_on_to_the_same_bytes(
+    corpus: str, tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(texts, "_TABLE", 1)  # a file a paragraph
+    asked = config(corpus, tiny_bert, model=(), rows_per_shard=1)
+    report = teacher_logits(asked, str(tmp_path / "whole"))
+    assert (report.paragraphs, report.questions, report.answerable_windows) == (4, 0, 0)
+    assert report.windows > 4
+    whole = files_of(tmp_path / "whole")
+    assert len([name for name in whole if name.startswith("_input/part-")]) == 4
+
+    def killed_while_writing_the_input(path: str, table: pa.Table) -> None:
+        if path.endswith("part-000002.parquet"):
+            raise KeyboardInterrupt
+        write_input(path, table)
+
+    def killed_after_two_shards(done: int, total: int) -> None:
+        if done >= 2:
+            raise KeyboardInterrupt
+
+    def in_this_process(todo: list[shards.Shard], mapper: Any, options: Any, _: object) -> Iterator[int]:
+        for shard in todo:
+            shards.work(shard, mapper(**options))
+            yield shard.rows
+
+    broken = tmp_path / "broken"
+    write_input = shards.write_input
+    monkeypatch.setattr(shards, "_worked", in_this_process)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write_input", killed_while_writing_the_input)
+        with pytest.raises(KeyboardInterrupt):
+            teacher_logits(asked, str(broken))
+    assert len(list((broken / "_input").iterdir())) == 2
+    with pytest.raises(KeyboardInterrupt):
+        teacher_logits(asked, str(broken), killed_after_two_shards)
+    assert not (broken / "_SUCCESS.json").exists()
+    assert teacher_logits(asked, str(broken)) == report
+    assert files_of(broken) == whole
+
+    files = [pa.ipc.open_stream(pa.memory_map(file)).read_all() for file in window_files(str(broken))]
+    made = pa.concat_tables(file.replace_schema_metadata(None) for file in files)
+    expected = [TextWriter(asked)(table)[0] for table in texts.paragraph_tables(corpus)]
+    assert made.to_pylist() == pa.concat_tables(expected).to_pylist()
+    assert window_teachers(str(broken)) == ()
+    assert window_tokenizer(str(broken)).get_vocab() == tiny.wordpiece_tokenizer().get_vocab()
 
 
 @pytest.mark.ray

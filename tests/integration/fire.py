@@ -1,4 +1,4 @@
-"""What the tests of kills share: two passes as shell commands, processes to kill, and folders to compare."""
+"""What the tests of kills share: stages as commands and configs, processes to kill, outputs to compare."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tiny
+import torch
 import tyro
+from transformers import AutoModelForQuestionAnswering
 
 from tinyqa_ray.augment import augment
-from tinyqa_ray.configs import AugmentConfig, TeacherLogitsConfig
+from tinyqa_ray.configs import AugmentConfig, DistillConfig, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.distill import teacher_logits
+from tinyqa_ray.distill.batches import WindowData
+from tinyqa_ray.distill.window_folder import window_files
 
 PARAGRAPHS = 64
 PASSES = ("augment", "teacher-logits")
@@ -60,6 +64,53 @@ def run(command: Sequence[str], output: Path) -> None:
     config, stage = configs[command[0]]
     flat = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
     stage(tyro.cli(config, args=command[1:], config=flat), str(output))
+
+
+def training(folder: Path, data: str, steps: int, *, dropout: float) -> DistillConfig:
+    """A training stage of so many steps: windows with logits, a teacher of two layers, a student of one."""
+    teacher = tiny.save_qa_model(folder / "teacher", seed=2)
+    student = tiny.save_qa_model(folder / "student", layers=1, seed=1)
+    file = Path(student) / "config.json"
+    rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **rates}))
+    window = WindowConfig(max_seq_len=64, doc_stride=8, max_query_len=20)
+    windows = str(folder / "windows")
+    teacher_logits(TeacherLogitsConfig(data=data, model=(teacher,), window=window, threads=1), windows)
+    return DistillConfig(
+        data=windows,
+        student=student,
+        teacher=teacher,
+        objective=("intermediate", "prediction"),
+        batch_size=4,
+        epochs=steps * 4 / len(WindowData(window_files(windows), 0)),
+        learning_rate=1e-3,
+        log_steps=5,
+        threads=1,
+    )
+
+
+def weights(model: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a model folder, by name."""
+    return dict(AutoModelForQuestionAnswering.from_pretrained(model).state_dict())
+
+
+def unlike(model: Path, other: Path) -> list[str]:
+    """Names of weights that only one model has, or that differ in a bit."""
+    left, right = weights(model), weights(other)
+    same = {name for name in left.keys() & right.keys() if torch.equal(left[name], right[name])}
+    return sorted((left.keys() | right.keys()) - same)
+
+
+def rows(output: Path) -> list[dict[str, float]]:
+    """What a training stage has logged so far."""
+    file = output / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def curve(output: Path) -> list[dict[str, float]]:
+    """The rows without what depends on the clock."""
+    timed = ("samples_per_s", "tokens_per_s")
+    return [{name: row[name] for name in row if name not in timed} for row in rows(output)]
 
 
 def shard_files(name: str, output: Path) -> list[Path]:
@@ -166,6 +217,11 @@ def is_other_worker(line: str) -> bool:
     return line.startswith("ray::") and "Agent" not in line and not is_actor(line)
 
 
+def is_train_worker(line: str) -> bool:
+    """Whether a command line is that of a worker of Ray Train."""
+    return line.startswith("ray::") and "RayTrainWorker" in line
+
+
 def kill_one(chosen: Callable[[str], bool], rng: random.Random) -> None:
     """SIGKILL a random process among those that descend from this one and whose command line is chosen."""
     victims = wait_for(
@@ -200,6 +256,16 @@ class Driver:
     def result(self) -> tuple[int, str]:
         """Exit code and what was printed, once it has ended."""
         return self.process.wait(DEADLINE_S), self._printed.read_text()
+
+    def kill_all(self) -> None:
+        """SIGKILL every process that it started, and then itself: a machine that loses its power."""
+        # Standing still, it cannot notice, and nobody asks what it started of a dead parent.
+        self.process.send_signal(signal.SIGSTOP)
+        while left := descendants(self.process.pid):
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.number, signal.SIGKILL)
+        self.process.kill()
 
     def __enter__(self) -> Driver:
         return self

@@ -1,10 +1,11 @@
 """A whole small recipe through Ray: every stage, then nothing left to do."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from tinyqa_ray import runner
+from tinyqa_ray import cli, runner
 from tinyqa_ray.configs import (
     AugmentConfig,
     DistillConfig,
@@ -13,7 +14,7 @@ from tinyqa_ray.configs import (
     WindowConfig,
 )
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.recipes import Recipe
+from tinyqa_ray.stages import Recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -32,7 +33,7 @@ def recipe(data: str, model: str, copies: int = 2) -> Recipe:
                     data="@logits",
                     student=model,
                     student_layers=(1,),
-                    objective="prediction",
+                    objective=("prediction",),
                     epochs=1,
                     batch_size=8,
                 ),
@@ -61,3 +62,36 @@ def test_other_numbers_in_the_same_folder_are_refused(
     changed = recipe(tiny_squad, tiny_bert, copies=3).stages[:1]
     with pytest.raises(InputError, match="copies 2 there, 3 here"):
         runner.run(Recipe(name="tiny", stages=changed), str(tmp_path / "run"))
+
+
+def test_chosen_stages_run_alone_once_what_they_read_is_finished(
+    tiny_squad: str, tiny_bert: str, tmp_path: Path
+) -> None:
+    output, begun = str(tmp_path / "run"), []
+    tiny = recipe(tiny_squad, tiny_bert)
+    with pytest.raises(InputError, match=r"stage student reads logits, not finished in .*--stage logits$"):
+        runner.run(tiny, output, chosen=["augmented", "student"])
+    assert not Path(output).exists()
+    runner.run(tiny, output, chosen=["augmented"])
+    (result,) = runner.run(tiny, output, lambda name: begun.append(name), chosen=["logits"])
+    assert begun == ["logits"]
+    assert result.name == "logits"
+    assert sorted(path.name for path in Path(output).iterdir()) == ["augmented", "logits"]
+
+
+def test_command_runs_the_first_stages_of_a_published_recipe_offline(
+    tiny_squad: str, tiny_bert: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = (
+        f"distill --recipe tinybert --output {tmp_path} --data {tiny_squad} --dev {tiny_squad} "
+        f"--student {tiny_bert} --teacher {tiny_bert} --masked-lm none --actors 1 --num-gpus-per-actor 0 "
+        "--max-seq-len 64 --doc-stride 16 --max-query-len 16"
+    )
+    for _ in range(2):
+        cli.main([*line.split(), "--copies", "2", "--stage", "augmented,windows"])
+        printed = capfd.readouterr()
+        augmented, windows = json.loads(printed.out)
+        assert [augmented["stage"], windows["stage"]] == ["augmented", "windows"]
+        assert augmented["copies"] == 24
+        assert windows["questions"] == 72
+    assert "augmented: was finished" in printed.err

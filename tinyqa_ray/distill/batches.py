@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tinyqa_ray import storage
+from tinyqa_ray.distill.window_folder import logit_columns
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.windows import pad
 
@@ -32,7 +33,7 @@ class Batch:
     Shapes:
         input_ids, token_type_ids, token_mask: ``(B, T)``, the mask True on real tokens.
         start_positions, end_positions: ``(B,)``.
-        start_logits, end_logits: the teacher's, ``(B, T)``; None when the windows carry none.
+        start_logits, end_logits: of N teachers, ``(N, B, T)``; None when the windows carry none.
         samples, tokens, pairs: windows, real tokens, and real (query, key) pairs of the global batch.
     """
 
@@ -66,10 +67,16 @@ class WindowData:
         self.first: Index = np.cumsum([0, *(file.num_rows for file in self.files)])[:-1]
         self.pad_id = pad_id
         self.lengths: Index = pc.list_value_length(self.table["input_ids"]).to_numpy().astype(np.int64)
-        self.has_logits = self.table["start_logits"].null_count == 0
+        names = [logit_columns(teacher) for teacher in range(self.table.num_columns)]
+        self.logits = [pair for pair in names if pair[0] in self.table.column_names and self._holds(pair[0])]
+        """Columns of start and end logits, a pair a teacher."""
+        self.has_labels = bool((self.table["start_position"].to_numpy() >= 0).any())
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    def _holds(self, column: str) -> bool:
+        return bool(self.table[column].null_count == 0)
 
     def window_ids(self, rows: Index) -> list[int]:
         """Ids of windows, for a message that names them."""
@@ -92,8 +99,8 @@ class WindowData:
             samples=len(whole),
             tokens=int(counted.sum()),
             pairs=int((counted**2).sum()),
-            start_logits=_floats(part, "start_logits") if self.has_logits else None,
-            end_logits=_floats(part, "end_logits") if self.has_logits else None,
+            start_logits=_floats(part, [start for start, _ in self.logits]),
+            end_logits=_floats(part, [end for _, end in self.logits]),
         )
 
     def _take(self, rows: Index) -> pa.Table:
@@ -148,13 +155,20 @@ class Order:
         return laid[start - shift : stop - shift]
 
 
-def micro_batches(batch: Index, rank: int, workers: int, accumulation: int) -> list[Index]:
-    """A worker's share of a global batch, in ``accumulation`` parts of windows of like length.
+def micro_batches(batch: Index, rank: int, workers: int, parts: int) -> list[Index]:
+    """A worker's share of a global batch, in ``parts`` of windows of like length.
 
     Dealing every ``workers``-th window gives each worker its share of the long ones.
     """
-    mine = batch[rank::workers]
-    return np.array_split(mine, accumulation)
+    return np.array_split(batch[rank::workers], parts)
+
+
+def micro_batch_parts(batch_size: int, accumulation: int, workers: int, present: int) -> int:
+    """Forwards a worker makes for one step when ``present`` of ``workers`` are at work.
+
+    As many as keep a forward at the size it has with all workers; at least one window each.
+    """
+    return max(1, min(-(-accumulation * workers // present), batch_size // present))
 
 
 def _open(file: str) -> pa.Table:
@@ -178,9 +192,13 @@ def _matrix(part: pa.Table, name: str, value: int) -> Tensor:
     return torch.from_numpy(pad(_rows(part, name), value))  # type: ignore[arg-type]
 
 
-def _floats(part: pa.Table, name: str) -> Tensor:
-    rows = _rows(part, name)
-    padded = np.zeros((len(rows), max(map(len, rows))), dtype=np.float32)
-    for i, row in enumerate(rows):
-        padded[i, : len(row)] = row
+def _floats(part: pa.Table, columns: Sequence[str]) -> Tensor | None:
+    """Columns of N numbers lists as ``(N, B, T)``, 0 on padding."""
+    if not columns:
+        return None
+    rows = [_rows(part, column) for column in columns]
+    padded = np.zeros((len(rows), len(part), max(map(len, rows[0]))), dtype=np.float32)
+    for n, column in enumerate(rows):
+        for i, row in enumerate(column):
+            padded[n, i, : len(row)] = row
     return torch.from_numpy(padded)

@@ -186,6 +186,15 @@ def score_loss(
         return (products.sum() / (denominator_pairs * heads)).float()
 
 
+def prefers_gram(tokens: int, head_width: int) -> bool:
+    """Whether ``score_loss`` is faster than ``attention_loss`` of maps, at a length and a width of heads.
+
+    Its products cost 8 T d² a head, those of the maps 2 T² d and several passes over T² numbers: measured
+    (``benchmarks/score_loss.py``), they break even at about three widths.
+    """
+    return tokens >= 3 * head_width
+
+
 def relation_loss(
     student: Tensor, teacher: Tensor, token_mask: Tensor, heads: int, denominator_tokens: int
 ) -> Tensor:

@@ -1,14 +1,22 @@
-"""What the training loop knows of its surroundings; Ray Train's and an in-process one."""
+"""What the training loop knows of its surroundings; Ray Train's, a torch.distributed group's, and none."""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+
+from tinyqa_ray.distill.checkpoints import local_checkpoint, newest_checkpoint, seal
+
+Write = Callable[[Path], None]
+"""Writes what a worker has of a checkpoint into a folder; most workers have nothing."""
 
 
 class Session(Protocol):
@@ -25,19 +33,25 @@ class Session(Protocol):
         """Values summed over workers."""
 
     def latest(self) -> AbstractContextManager[Path | None]:
-        """The folder of the newest checkpoint, None when there is none."""
+        """A local folder with the newest whole checkpoint, None when there is none."""
 
-    def checkpoint(self, folder: Path, metrics: dict[str, Any]) -> None:
-        """Keep what rank 0 wrote into ``folder``, in place of the checkpoint before.
+    def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
+        """Keep what all workers write, in place of the checkpoint before.
 
         Every rank calls it equally often.
+
+        Args:
+            write: called at once, with an empty folder.
+            metrics: of this moment; has the ``step``.
+            measure: the checkpoint holds a model that is to be measured, where the session does that.
         """
 
 
 class LocalSession:
-    """One worker, in this process: tests, notebooks, and machines without Ray."""
+    """One worker, in this process: tests, notebooks, and machines without Ray. It measures nothing."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
+        """Keep the newest checkpoint in ``folder``, as ``step-000000400``."""
         self.rank, self.world_size = 0, 1
         self.device = torch.device(device)
         self._folder = folder
@@ -55,30 +69,61 @@ class LocalSession:
         found = sorted(path for path in self._folder.glob("step-*") if path.suffix != ".tmp")
         return nullcontext(found[-1] if found else None)
 
-    def checkpoint(self, folder: Path, metrics: dict[str, Any]) -> None:
-        """Move the folder into place, then delete the checkpoints before it."""
-        earlier = list(self._folder.glob("step-*"))
+    def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
+        """Write beside the earlier checkpoints, move into place, then delete those."""
         target = self._folder / f"step-{metrics['step']:09d}"
         temporary = target.with_suffix(".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(folder, temporary)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        for path in earlier:
-            if path != target:
+        if self.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        self._meet()
+        write(temporary)
+        self._meet()
+        if self.rank == 0:
+            earlier = [path for path in self._folder.glob("step-*") if path not in (target, temporary)]
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+            for path in earlier:
                 shutil.rmtree(path, ignore_errors=True)
+        self._meet()
+
+    def _meet(self) -> None:
+        """Wait for the other workers."""
+
+
+class GroupSession(LocalSession):
+    """A worker of an initialised torch.distributed group (torchrun's, say); ``folder`` is shared by all."""
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        super().__init__(folder, device)
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module under DistributedDataParallel, when there are other workers."""
+        module = module.to(self.device)
+        return nn.parallel.DistributedDataParallel(module) if self.world_size > 1 else module
+
+    def total(self, values: Tensor) -> Tensor:
+        """Values summed over workers."""
+        dist.all_reduce(values)
+        return values
+
+    def _meet(self) -> None:
+        dist.barrier()
 
 
 class RaySession:
     """A worker of Ray Train, in its own process, with torch.distributed set up by Ray."""
 
-    def __init__(self) -> None:
+    def __init__(self, storage_path: str) -> None:
+        """Find the newest of the run's checkpoints under ``storage_path``."""
         import ray.train
         import ray.train.torch
 
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
+        self._storage_path = storage_path
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module on the worker's device, under DistributedDataParallel when there are others."""
@@ -90,33 +135,36 @@ class RaySession:
     def total(self, values: Tensor) -> Tensor:
         """Values summed over workers."""
         if self.world_size > 1:
-            torch.distributed.all_reduce(values)
+            dist.all_reduce(values)
         return values
 
     def latest(self) -> AbstractContextManager[Path | None]:
-        """The newest checkpoint of this run, also of an earlier attempt."""
+        """The newest whole checkpoint of this run, also of an earlier attempt; all ranks get the same.
+
+        Ray's own notion of it is a file that a kill can tear.
+        """
+        from ray.train.collective import broadcast_from_rank_zero
+
+        found = newest_checkpoint(self._storage_path) if self.rank == 0 else None
+        folder = broadcast_from_rank_zero(found)
+        return nullcontext(None) if folder is None else local_checkpoint(folder)
+
+    def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
+        """Write here, then upload in the background; training goes on meanwhile."""
         import ray.train
+        from ray.train import CheckpointUploadMode
 
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return nullcontext(None)
-        folder: AbstractContextManager[Any] = checkpoint.as_directory()
-        return _AsPath(folder)
-
-    def checkpoint(self, folder: Path, metrics: dict[str, Any]) -> None:
-        """Upload rank 0's folder to the run's storage."""
-        import ray.train
-
-        kept = ray.train.Checkpoint.from_directory(str(folder)) if self.rank == 0 else None
-        ray.train.report(metrics, checkpoint=kept)
-
-
-class _AsPath(AbstractContextManager[Path | None]):
-    def __init__(self, folder: AbstractContextManager[Any]) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> Path:
-        return Path(self._folder.__enter__())
-
-    def __exit__(self, *error: Any) -> None:
-        self._folder.__exit__(*error)
+        folder = Path(tempfile.mkdtemp(prefix="tinyqa-checkpoint-"))
+        try:
+            write(folder)
+            seal(folder, self.rank, self.world_size, metrics)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        # Ray deletes the folder once it is uploaded.
+        ray.train.report(
+            metrics,
+            checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            validation=measure,
+        )

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+import platform
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tinyqa_ray import models, runs, storage
 from tinyqa_ray.cluster import connected
-from tinyqa_ray.configs import DistillConfig
-from tinyqa_ray.distill.batches import Order, WindowData
+from tinyqa_ray.configs import DistillConfig, WindowConfig
+from tinyqa_ray.distill.checkpoints import (
+    as_checkpoint,
+    local_checkpoint,
+    mend_list,
+    sealed,
+    whole_checkpoints,
+)
+from tinyqa_ray.distill.checks import check, check_room
+from tinyqa_ray.distill.curves import read_rows
+from tinyqa_ray.distill.failures import explained
 from tinyqa_ray.distill.loop import MODEL, train
-from tinyqa_ray.distill.objectives import check_heads
 from tinyqa_ray.distill.session import RaySession
-from tinyqa_ray.distill.students import layer_pairs
-from tinyqa_ray.distill.teacher_logits import window_files
+from tinyqa_ray.distill.shown import DEV, METRICS, show, trackers
+from tinyqa_ray.distill.watch import Progress, dev_figures, watched
+from tinyqa_ray.distill.window_folder import window_sizes
 from tinyqa_ray.errors import InputError
 
-Progress = Callable[[int, int], None]
-"""Called with optimiser steps done and in all."""
-
-METRICS = "metrics.jsonl"
-_POLL_S = 0.5
+BEST = "best"
+CHECKPOINTS = "checkpoints"
+FAILURE = "failure.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +45,14 @@ class DistillReport:
     """Parameters of the student."""
     model_bytes: int
     """Size of the student's weights on disk, in bytes."""
+    published_step: int
+    """Step whose student is ``model``."""
+    dev_exact: float | None = None
+    """EM of that student on dev, in percent, at its own threshold; None where nothing was measured."""
+    dev_f1: float | None = None
+    """F1, likewise."""
+    dev_best_f1: float | None = None
+    """F1 at the threshold that is best on dev."""
 
 
 def distill(config: DistillConfig, output: str, progress: Progress | None = None) -> DistillReport:
@@ -47,144 +61,202 @@ def distill(config: DistillConfig, output: str, progress: Progress | None = None
     Killed and run again, it continues from its last checkpoint.
 
     Raises:
-        InputError: windows or models that cannot be read or do not fit together, or a folder of another
-            run.
+        InputError: windows or models that cannot be read or do not fit together, a folder of another run,
+            or a run that cannot go on (a loss that is not finite, no memory, no disk).
     """
-    with runs.stage(output, config, inputs=("data", "student", "teacher")) as stage:
+    inputs = ("data", "student", "teacher", "dev", "baseline")
+    with runs.stage(output, config, inputs=inputs) as stage:
         if stage.finished:
             return stage.report(DistillReport)
         windows = check(config)
-        with connected(), _watched(stage.path(METRICS), progress):
-            result = _fit(config, stage)
-        _publish_model(result.checkpoint, stage.path(MODEL))
-        rows = _metrics(stage.path(METRICS))
-        network = models.load_qa_model(stage.path(MODEL))
-        report = DistillReport(
-            windows=windows,
-            steps=int(rows[-1]["steps"]),
-            loss=rows[-1]["loss"],
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
-            model_bytes=models.model_bytes(stage.path(MODEL)),
-        )
-        stage.publish(report)
-        # The optimiser's state is of no more use.
-        storage.delete_folder(stage.path("checkpoints"))
-        return report
+        with connected():
+            logs = trackers(config, stage)
+            with watched(stage.path(METRICS), stage.path(DEV), progress, logs):
+                result = _fit(config, stage)
+                _measure_rest(config, stage)
+            return _publish(config, stage, windows, result)
 
 
-def train_loop_per_worker(options: dict[str, Any]) -> None:
-    """What each Ray Train worker runs."""
-    train(options["config"], RaySession(), options["metrics_file"])
+def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any] | None:
+    """What each Ray Train worker runs; returns what it ran on.
 
-
-def check(config: DistillConfig) -> int:
-    """Refuse, before anything starts, what cannot be trained; return the number of windows.
-
-    Raises:
-        InputError: unfinished windows, fewer than a batch, windows without a teacher's logits, or a
-            teacher whose layers or heads do not fit the student's.
+    A failure that would only repeat is written down for the driver, and the attempt after it ends at once:
+    Ray retries every other one.
     """
-    tokenizer = models.load_tokenizer(config.student)
-    data = WindowData(window_files(config.data), tokenizer.pad_token_id or 0)
-    if len(data) < config.batch_size:
-        raise InputError(
-            f"{config.data}: holds {len(data)} windows, fewer than batch_size {config.batch_size}; "
-            "lower --batch-size or give more data"
-        )
-    if config.objective == "prediction" and not data.has_logits:
-        raise InputError(
-            f"{config.data}: its windows carry no teacher's logits; run 'teacher-logits' with --model"
-        )
-    student = models.load_config(config.student)
-    layers = range(int(student.num_hidden_layers))
-    chosen = tuple(layers) if config.student_layers is None else config.student_layers
-    if not chosen or not set(chosen) <= set(layers) or len(set(chosen)) < len(chosen):
-        raise InputError(
-            f"student_layers are {chosen}; {config.student} has layers 0 to {layers[-1]}; give each once"
-        )
-    models.check_window(config.student, student, int(data.lengths.max()))
-    if config.objective == "intermediate":
-        assert config.teacher is not None
-        teacher = models.load_config(config.teacher)
-        check_heads(student, teacher)
-        layer_pairs(int(teacher.num_hidden_layers), len(chosen))
-    if config.teacher is not None:
-        models.load_qa_model(config.teacher, new_head=True)
-    models.load_qa_model(config.student, new_head=True)
-    assert Order(data.lengths, config.batch_size, config.epochs, config.seed).steps > 0
-    return len(data)
+    config, failure = options["config"], options["failure_file"]
+    if storage.kind(failure) == "file":
+        return None
+    session = RaySession(options["checkpoints"])
+    try:
+        train(config, session, options["metrics_file"])
+    except Exception as error:
+        message = explained(error, config)
+        if message is None:
+            raise
+        storage.write_json(failure, {"message": message})
+        if session.world_size > 1:
+            raise  # the other workers may be waiting for this one
+    return {"device": _device(session), "workers": session.world_size}
+
+
+def measure_checkpoint(
+    checkpoint: Any, *, dev: str, folder: str, window: dict[str, int], device: str
+) -> dict[str, float]:
+    """Measure the student of a checkpoint on dev and keep the figures: a task beside training."""
+    from tinyqa_ray.evaluate import measured
+
+    with checkpoint.as_directory() as local:
+        step = sealed(Path(local))["step"]
+        file = storage.join(folder, f"step-{step:09d}.json")
+        if storage.kind(file) != "file":
+            figures = measured(str(Path(local) / MODEL), dev, WindowConfig(**window), device=device)
+            storage.write_json(file, {"step": step, **figures})
+    return {"dev_best_f1": storage.read_json(file)["best_f1"]}
 
 
 def _fit(config: DistillConfig, stage: runs.Stage) -> Any:
     """Run the workers; an earlier attempt's checkpoint of the same config is continued."""
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    if not os.environ.get("RAY_ADDRESS"):
+        check_room(config, ray.cluster_resources())
+    mend_list(_run_folder(stage))
+    storage.delete_file(stage.path(FAILURE))
+    fewest = config.min_workers or config.workers
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config={
             "config": runs.for_workers(config, "data", "student", "teacher"),
             "metrics_file": stage.path(METRICS),
+            "failure_file": stage.path(FAILURE),
+            "checkpoints": _run_folder(stage),
         },
-        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.use_gpu),
+        scaling_config=ScalingConfig(
+            num_workers=config.workers if fewest == config.workers else (fewest, config.workers),
+            use_gpu=config.use_gpu,
+        ),
         run_config=RunConfig(
-            # The name carries the config: Ray resumes whatever has the same name.
             name=runs.fingerprint(config),
-            storage_path=stage.path("checkpoints"),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            storage_path=stage.path(CHECKPOINTS),
+            checkpoint_config=_checkpoint_config(config),
             failure_config=FailureConfig(max_failures=3),
         ),
+        validation_config=_validation_config(config, stage, ray.cluster_resources()),
     )
     try:
-        return trainer.fit()
+        result = trainer.fit()
     except TrainingFailedError as error:
-        for cause in _causes(error):
-            if isinstance(cause, InputError):
-                raise InputError(str(cause)) from None
+        message = explained(error, config)
+        if message is not None:
+            raise InputError(message) from None
         raise
+    if storage.kind(stage.path(FAILURE)) == "file":
+        message = storage.read_json(stage.path(FAILURE))["message"]
+        storage.delete_file(stage.path(FAILURE))
+        raise InputError(message)
+    return result
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error of Ray Train and the workers' errors within it."""
-    yield error
-    for inner in (getattr(error, "worker_failures", None) or {}).values():
-        yield from _causes(inner)
-    for inner in (error.__cause__, getattr(error, "cause", None)):
-        if isinstance(inner, BaseException):
-            yield from _causes(inner)
+def _checkpoint_config(config: DistillConfig) -> Any:
+    """Ray keeps the newest checkpoint beside those that are best on dev."""
+    from ray.train import CheckpointConfig
+
+    if config.dev is None:
+        return CheckpointConfig(num_to_keep=1)
+    return CheckpointConfig(
+        num_to_keep=config.keep_best,
+        checkpoint_score_attribute="dev_best_f1",
+        checkpoint_score_order="max",
+    )
 
 
-def _publish_model(checkpoint: Any, target: str) -> None:
-    with checkpoint.as_directory() as folder:
-        for file in sorted((Path(folder) / MODEL).iterdir()):
+def _run_folder(stage: runs.Stage) -> str:
+    """Where Ray keeps the run; its name carries the config, since Ray resumes whatever has the same name."""
+    return stage.path(CHECKPOINTS, runs.fingerprint(stage.config))
+
+
+def _validation_config(config: DistillConfig, stage: runs.Stage, resources: dict[str, float]) -> Any:
+    """The task that measures checkpoints; where workers hold every CPU it shares one."""
+    from ray.train.v2.api.validation_config import ValidationConfig, ValidationTaskConfig
+
+    if config.dev is None:
+        return None
+    cpus = 1 if resources.get("CPU", 0) > config.workers else 0
+    return ValidationConfig(
+        measure_checkpoint,
+        ValidationTaskConfig(fn_kwargs=_measured_how(config, stage)),
+        ray_remote_kwargs={"num_cpus": cpus, "num_gpus": config.num_gpus_per_evaluation},
+    )
+
+
+def _measured_how(config: DistillConfig, stage: runs.Stage) -> dict[str, Any]:
+    """The options of ``measure_checkpoint``."""
+    return {
+        "dev": runs.for_workers(config, "dev").dev,
+        "folder": stage.path(DEV),
+        "window": asdict(window_sizes(config.data)),
+        "device": "cuda" if config.num_gpus_per_evaluation else "cpu",
+    }
+
+
+def _measure_rest(config: DistillConfig, stage: runs.Stage) -> None:
+    """Measure the checkpoints that Ray did not list before a kill."""
+    import ray
+
+    if config.dev is None:
+        return
+    known = {row["step"] for row in dev_figures(stage.path(DEV))}
+    task = ray.remote(measure_checkpoint).options(num_cpus=1, num_gpus=config.num_gpus_per_evaluation)
+    for folder, step in whole_checkpoints(_run_folder(stage)).items():
+        if step not in known:
+            ray.get(task.remote(as_checkpoint(folder), **_measured_how(config, stage)))
+
+
+def _publish(config: DistillConfig, stage: runs.Stage, windows: int, result: Any) -> DistillReport:
+    """Put the student in its place, with its page and card, and mark the stage as finished."""
+    rows, dev = read_rows(stage.path(METRICS)), dev_figures(stage.path(DEV))
+    kept = {step: folder for folder, step in whole_checkpoints(_run_folder(stage)).items()}
+    ranked = sorted(
+        (row for row in dev if row["step"] in kept), key=lambda row: (-row["best_f1"], row["step"])
+    )
+    for row in ranked[: config.keep_best]:
+        copy_model(kept[row["step"]], stage.path(BEST, f"step-{row['step']:09d}"))
+    step = int(rows[-1]["step"]) if config.publish == "last" else int(ranked[0]["step"])
+    copy_model(kept[step], stage.path(MODEL))
+    parameters = sum(weight.numel() for weight in models.load_qa_model(stage.path(MODEL)).parameters())
+    figures: dict[str, Any] = next((row for row in dev if row["step"] == step), {})
+    report = DistillReport(
+        windows=windows,
+        steps=int(rows[-1]["steps"]),
+        loss=rows[-1]["loss"],
+        parameters=parameters,
+        model_bytes=models.model_bytes(stage.path(MODEL)),
+        published_step=step,
+        dev_exact=figures.get("exact"),
+        dev_f1=figures.get("f1"),
+        dev_best_f1=figures.get("best_f1"),
+    )
+    show(config, stage, report, result.return_value or {})
+    stage.publish(report)
+    # The optimiser's state is of no more use.
+    storage.delete_folder(stage.path(CHECKPOINTS))
+    return report
+
+
+def copy_model(checkpoint: str, target: str) -> None:
+    """Copy the student of a checkpoint into a model folder."""
+    with local_checkpoint(checkpoint) as folder:
+        for file in sorted((folder / MODEL).iterdir()):
             storage.write_atomic(storage.join(target, file.name), file.read_bytes())
 
 
-def _metrics(file: str) -> list[dict[str, float]]:
-    import json
+def _device(session: RaySession) -> str:
+    """What a worker computes on, for people."""
+    import torch
 
-    return [json.loads(line) for line in storage.read_bytes(file).splitlines()]
-
-
-@contextmanager
-def _watched(metrics_file: str, progress: Progress | None) -> Iterator[None]:
-    """Report progress from the newest row of the metrics, which a worker writes elsewhere."""
-    if progress is None:
-        yield
-        return
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(_POLL_S):
-            if storage.kind(metrics_file) == "file":
-                row = _metrics(metrics_file)[-1]
-                progress(int(row["step"]), int(row["steps"]))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    if session.device.type == "cuda":
+        return torch.cuda.get_device_name(session.device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

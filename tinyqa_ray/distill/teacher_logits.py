@@ -1,4 +1,8 @@
-"""The teachers' pass: paragraphs → windows with labels and, given teachers, their logits, on Ray Data."""
+"""The teachers' pass: paragraphs → windows with labels and, given teachers, their logits, on Ray Data.
+
+Plain text becomes windows too, for general distillation: the first stage of TinyBERT (arXiv 1909.10351),
+in which the teacher's layers are taught on texts that no question is asked of.
+"""
 
 from __future__ import annotations
 
@@ -9,39 +13,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tinyqa_ray import models, runs, shards, squad, storage
+from tinyqa_ray import models, runs, shards, squad, storage, texts
 from tinyqa_ray.cluster import connected, cores, quiet_models
 from tinyqa_ray.configs import TeacherLogitsConfig
 from tinyqa_ray.distill.students import same_tokens
+from tinyqa_ray.distill.window_folder import FOLDER, logit_columns, save_tokenizer, schema
+from tinyqa_ray.distill.window_folder import window_files as window_files
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.windows import Windower, Windows, labels
+from tinyqa_ray.windows import NO_LABEL, Windower, Windows, labels
 
 Logits = NDArray[np.float32]
 
-FOLDER = "windows"
-"""Where the stage keeps its Arrow files, within its output."""
-
-WINDOWS = pa.schema(
-    [
-        pa.field("window_id", pa.int64()),
-        pa.field("question_id", pa.string()),
-        pa.field("paragraph_id", pa.string()),
-        pa.field("copy", pa.int32()),
-        pa.field("input_ids", pa.list_(pa.int32())),
-        pa.field("token_type_ids", pa.list_(pa.int32())),
-        pa.field("context_start", pa.int32()),
-        # Start and end of each context token in turn, in characters: two numbers a token.
-        pa.field("offsets", pa.list_(pa.int32())),
-        pa.field("start_position", pa.int32()),
-        pa.field("end_position", pa.int32()),
-        # Unpadded, as long as input_ids; null without a teacher.
-        pa.field("start_logits", pa.list_(pa.float16())),
-        pa.field("end_logits", pa.list_(pa.float16())),
-    ]
-)
-"""Columns of the windows; teachers kept apart add two each, see ``schema``."""
+_TEXTS_AT_ONCE = 64
+"""Texts that are tokenised together: a shard may hold very many."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,35 +49,35 @@ def teacher_logits(
 ) -> TeacherLogitsReport:
     """Write windows, and the logits of the teachers for them, as Arrow under ``output/windows``.
 
-    Run again, it continues. A later stage reads the files memory-mapped.
+    Run again, it continues. A later stage reads the files memory-mapped. The windows of plain text
+    (``texts.is_text``) do not overlap, and have neither questions nor labels nor logits.
 
     Raises:
-        InputError: data or models that cannot be read, a teacher whose tokens are not the student's, or a
-            folder of another run.
+        InputError: data or models that cannot be read, a teacher whose tokens are not the student's,
+            teachers for plain text, or a folder of another run.
     """
     with runs.stage(output, config, inputs=("data", "tokenizer", "model")) as stage:
         if stage.finished:
             return stage.report(TeacherLogitsReport)
-        _check_models(config)
-        files = _paragraphs(config.data, stage.path("_input.parquet"))
+        plain = texts.is_text(config.data)
+        if plain and config.model:
+            raise InputError(
+                f"{config.data}: is plain text, which asks no questions for the logits of {config.model[0]}; "
+                "leave --model out, and name the student with --tokenizer"
+            )
+        tokenizer = models.load_tokenizer(_tokenizer(config))
+        _check_models(config, tokenizer)
+        if plain:
+            files = _text_paragraphs(config.data, stage.path("_input"))
+        else:
+            files = _paragraphs(config.data, stage.path("_input.parquet"))
+        save_tokenizer(tokenizer, stage.output)
         plan = shards.cut(files, config.rows_per_shard, stage.path(FOLDER), "arrow")
         workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus_per_actor)
         options = {"config": runs.for_workers(config, "tokenizer", "model")}
         with connected():
-            counts = shards.run(plan, WindowWriter, options, workers, progress)
+            counts = shards.run(plan, TextWriter if plain else WindowWriter, options, workers, progress)
         return stage.publish(TeacherLogitsReport(**{name: int(value) for name, value in counts.items()}))
-
-
-def logit_columns(teacher: int = 0) -> tuple[str, str]:
-    """Columns of a teacher's start and end logits; 0 is the first teacher, or the mean of all."""
-    suffix = f"_{teacher}" if teacher else ""
-    return f"start_logits{suffix}", f"end_logits{suffix}"
-
-
-def schema(teachers: int = 1) -> pa.Schema:
-    """``WINDOWS``, with two more columns for each of ``teachers`` after the first."""
-    added = [name for teacher in range(1, teachers) for name in logit_columns(teacher)]
-    return pa.schema([*WINDOWS, *(pa.field(name, pa.list_(pa.float16())) for name in added)])
 
 
 class WindowWriter:
@@ -133,13 +120,7 @@ class WindowWriter:
         positions = labels(windows, spans)
         named = [(paragraphs[p], question.id) for p, question in asked]
         made = _table(windows, named, positions, self._logits(windows))
-        return made, {
-            "paragraphs": len(paragraphs),
-            "questions": len(asked),
-            "windows": len(windows),
-            "tokens": int(windows.lengths.sum()),
-            "answerable_windows": int((positions[0] > 0).sum()),
-        }
+        return made, _counts(made, len(paragraphs), len(asked))
 
     def _logits(self, windows: Windows) -> list[tuple[Logits, Logits]]:
         """Start and end logits to be written, of all windows end to end: one pair, or one a teacher."""
@@ -153,21 +134,54 @@ class WindowWriter:
         return [(_mean(starts), _mean(ends))]
 
 
+class TextWriter:
+    """Cuts the windows of a shard of plain text."""
+
+    def __init__(self, config: TeacherLogitsConfig) -> None:
+        quiet_models()
+        self.windower = Windower(models.load_tokenizer(_tokenizer(config)), config.window)
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        """Paragraphs in, windows out, in the order of paragraphs."""
+        parts = [schema().empty_table()]
+        for first in range(0, rows.num_rows, _TEXTS_AT_ONCE):
+            part = squad.from_table(rows.slice(first, _TEXTS_AT_ONCE))
+            windows = self.windower.text_windows([paragraph.context for paragraph in part])
+            untaught = np.full(len(windows), NO_LABEL, dtype=np.int32)
+            parts.append(_table(windows, [(paragraph, None) for paragraph in part], (untaught, untaught), []))
+        made = pa.concat_tables(parts).combine_chunks()
+        return made, _counts(made, rows.num_rows, 0)
+
+
+def _counts(made: pa.Table, paragraphs: int, questions: int) -> dict[str, float]:
+    """The shard's share of ``TeacherLogitsReport``."""
+    return {
+        "paragraphs": paragraphs,
+        "questions": questions,
+        "windows": made.num_rows,
+        "tokens": len(pc.list_flatten(made["input_ids"])),
+        "answerable_windows": int((made["start_position"].to_numpy() > 0).sum()),
+    }
+
+
 def _table(
     windows: Windows,
-    asked: list[tuple[squad.Paragraph, str]],
+    asked: Sequence[tuple[squad.Paragraph, str | None]],
     positions: tuple[Any, Any],
     logits: list[tuple[Logits, Logits]],
 ) -> pa.Table:
-    """Windows as rows of ``schema``; without a teacher, their logits are null."""
+    """Windows as rows of ``schema``; logits are null without a teacher, offsets of texts alone."""
     pairs = [asked[pair] for pair in windows.pair]
-    keys = [f"{paragraph.paragraph_id}\t{question}" for paragraph, question in pairs]
+    keys = [f"{paragraph.paragraph_id}\t{question or ''}" for paragraph, question in pairs]
     ids = [_window_id(key, int(first)) for key, first in zip(keys, windows.first_token, strict=True)]
     lengths = windows.lengths
     types = pa.nulls(len(windows), pa.list_(pa.int32()))
     if any(row.any() for row in windows.type_ids):
         types = _lists(_end_to_end(windows.type_ids, np.int32), lengths)
-    offsets = [windows.window_offsets(window).reshape(-1) for window in range(len(windows))]
+    offsets = pa.nulls(len(windows), pa.list_(pa.int32()))
+    if windows.offsets:
+        spans = [windows.window_offsets(window).reshape(-1) for window in range(len(windows))]
+        offsets = _lists(_end_to_end(spans, np.int32), 2 * windows.context_tokens)
     columns = {
         "window_id": ids,
         "question_id": [question for _, question in pairs],
@@ -176,7 +190,7 @@ def _table(
         "input_ids": _lists(_end_to_end(windows.input_ids, np.int32), lengths),
         "token_type_ids": types,
         "context_start": windows.context_start,
-        "offsets": _lists(_end_to_end(offsets, np.int32), 2 * windows.context_tokens),
+        "offsets": offsets,
         "start_position": positions[0],
         "end_position": positions[1],
     }
@@ -218,9 +232,8 @@ def _tokenizer(config: TeacherLogitsConfig) -> str:
     return config.model[0] if config.tokenizer is None else config.tokenizer
 
 
-def _check_models(config: TeacherLogitsConfig) -> None:
+def _check_models(config: TeacherLogitsConfig, tokenizer: Any) -> None:
     """Refuse, before any work, a teacher that cannot read the student's windows."""
-    tokenizer = models.load_tokenizer(_tokenizer(config))
     Windower(tokenizer, config.window)
     for model in config.model:
         same_tokens(tokenizer, models.load_tokenizer(model))
@@ -237,14 +250,14 @@ def _paragraphs(data: str, copy: str) -> list[str]:
     return [copy]
 
 
-def window_files(folder: str) -> list[str]:
-    """Arrow files of a finished teacher-logits stage.
-
-    Raises:
-        InputError: the folder is not one.
-    """
-    runs.require_finished(folder, "teacher-logits")
-    files = storage.list_files(storage.join(folder, FOLDER), ".arrow")
-    if not files:
-        raise InputError(f"{folder}: holds no windows; its data had no questions")
-    return files
+def _text_paragraphs(data: str, folder: str) -> list[str]:
+    """Parquet files of the paragraphs of plain text, in ``folder``, where they are written once."""
+    written = storage.join(folder, "_FILES.json")
+    if storage.kind(written) == "absent":
+        texts.check_texts(data)
+        names: list[str] = []
+        for table in texts.paragraph_tables(data):
+            names.append(f"part-{len(names):06d}.parquet")
+            shards.write_input(storage.join(folder, names[-1]), table)
+        storage.write_json(written, names)
+    return [storage.join(folder, name) for name in storage.read_json(written)]

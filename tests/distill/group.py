@@ -1,0 +1,82 @@
+"""Several workers of one training run, as processes of this machine, without Ray."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import multiprocessing
+
+from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.distill.batches import WindowData, micro_batch_parts
+from tinyqa_ray.distill.loop import build, train, train_step
+from tinyqa_ray.distill.session import GroupSession, Session, Write
+from tinyqa_ray.distill.strategies import DataParallel
+from tinyqa_ray.distill.window_folder import window_files
+
+
+def run(workers: int, work: Callable[..., None], *arguments: Any) -> None:
+    """Run ``work(*arguments)`` in every process of a gloo group."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(_worker, (workers, port, work, arguments), nprocs=workers)
+
+
+def _worker(
+    rank: int, workers: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(workers)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=workers)
+    work(*arguments)
+    dist.destroy_process_group()
+
+
+def train_in_group(config: DistillConfig, folder: Path) -> None:
+    """A whole run."""
+    train(config, GroupSession(folder))
+
+
+def train_until(config: DistillConfig, folder: Path, step: int) -> None:
+    """A run whose workers die once the checkpoint of ``step`` is kept."""
+
+    class Dying(GroupSession):
+        def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
+            super().checkpoint(write, metrics, measure=measure)
+            if metrics["step"] == step:
+                raise RuntimeError(f"killed at {step}")
+
+    train(config, Dying(folder))
+
+
+def gradients(configs: Sequence[DistillConfig], rows: Any, folder: Path) -> None:
+    """Save each config's gradients of one step over the global batch ``rows``, as rank 0 has them."""
+    session = GroupSession(folder)
+    for number, config in enumerate(configs):
+        found = gradient(config, rows, session)
+        if session.rank == 0:
+            torch.save(found, folder / f"{number}.pt")
+
+
+def gradient(config: DistillConfig, rows: Any, session: Session) -> dict[str, torch.Tensor]:
+    """Gradients by parameter, before clipping."""
+    trainee = build(config)
+    taught = DataParallel(trainee, config, session)
+    found: dict[str, torch.Tensor] = {}
+
+    def keep(learning_rate: float) -> float:
+        found.update({name: p.grad.clone() for name, p in trainee.named_parameters() if p.grad is not None})
+        return 1.0
+
+    taught.step = keep  # type: ignore[method-assign]
+    data = WindowData(window_files(config.data), 0)
+    parts = micro_batch_parts(config.batch_size, config.accumulation, config.workers, session.world_size)
+    train_step(taught, data, rows, session, parts, 1e-3)
+    return found

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import math
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyqa_ray import storage
+from tinyqa_ray.distill.curves import Curves, read_rows
+
+TERMS = {"attention": 1.0, "hidden": 2.5}
+
+
+class Clock:
+    """Stands for ``time``, and for a store whose writes take ``cost_s``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cost_s: float = 0.0) -> None:
+        self.now_s = 1000.0
+        self.writes = 0
+        write = storage.write_atomic
+
+        def slow(path: str, data: bytes) -> None:
+            self.now_s += cost_s
+            self.writes += 1
+            write(path, data)
+
+        monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(storage, "write_atomic", slow)
+
+
+def add(curves: Curves, step: int, steps: int = 100, **options: Any) -> None:
+    given = {"terms": TERMS, "grad_norm": 0.5, "learning_rate": 3e-5, "loss_scale": None, **options}
+    curves.add(step, steps, **given)
+
+
+def test_row_tells_step_loss_and_its_terms(tmp_path: Path) -> None:
+    file = str(tmp_path / "metrics.jsonl")
+    curves = Curves(file)
+    add(curves, 5)
+    (row,) = read_rows(file)
+    assert row == curves.rows[0]
+    assert {key: row[key] for key in ("step", "steps", "loss", "attention", "hidden")} == {
+        "step": 5,
+        "steps": 100,
+        "loss": 3.5,
+        **TERMS,
+    }
+    assert (row["grad_norm"], row["learning_rate"]) == (0.5, 3e-5)
+    assert "loss_scale" not in row
+
+
+def test_loss_scale_of_fp16_is_told(tmp_path: Path) -> None:
+    curves = Curves(str(tmp_path / "metrics.jsonl"))
+    add(curves, 5, loss_scale=65536.0, grad_norm=math.inf)
+    (row,) = read_rows(str(tmp_path / "metrics.jsonl"))
+    assert (row["loss_scale"], row["grad_norm"]) == (65536.0, math.inf)
+
+
+def test_speed_is_that_since_the_row_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    curves = Curves(None)
+    for seconds, batches in ((2.0, 4), (5.0, 1)):
+        for _ in range(batches):
+            curves.count(8, 800)
+        clock.now_s += seconds
+        add(curves, 5)
+    speeds = [(row["samples_per_s"], row["tokens_per_s"]) for row in curves.rows]
+    assert speeds == [(16.0, 1600.0), (1.6, 160.0)]
+
+
+def test_clock_that_stood_still_gives_a_finite_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    curves = Curves(None)
+    curves.count(8, 800)
+    add(curves, 5)
+    assert math.isfinite(curves.rows[0]["tokens_per_s"])
+
+
+def test_rank_without_a_file_keeps_its_rows_to_itself(tmp_path: Path) -> None:
+    curves = Curves(None)
+    add(curves, 5)
+    assert len(curves.rows) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resumed_curve_has_no_gap_and_no_repeat(tmp_path: Path) -> None:
+    file = str(tmp_path / "metrics.jsonl")
+    first = Curves(file)
+    for step in (5, 10, 15):
+        add(first, step)
+    second = Curves(file)
+    second.rows = first.rows[:2]  # as of the checkpoint of step 10
+    for step in (15, 20):
+        add(second, step, steps=20)
+    assert [row["step"] for row in read_rows(file)] == [5, 10, 15, 20]
+
+
+def test_slow_store_is_written_less_often_but_the_last_step_always(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = str(tmp_path / "metrics.jsonl")
+    clock = Clock(monkeypatch, cost_s=1.0)
+    curves = Curves(file)
+    for step in range(1, 101):
+        clock.now_s += 1.0
+        add(curves, step)
+        if step == 1:
+            assert len(read_rows(file)) == 1, "the driver waits for the first row"
+    assert 4 <= clock.writes <= 7
+    assert read_rows(file) == curves.rows
+    assert len(curves.rows) == 100
+
+
+def test_fast_store_gets_every_row_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = str(tmp_path / "metrics.jsonl")
+    clock = Clock(monkeypatch, cost_s=0.001)
+    curves = Curves(file)
+    for step in range(1, 6):
+        clock.now_s += 0.1
+        add(curves, step)
+        assert len(read_rows(file)) == step
+
+
+@pytest.mark.parametrize("where", ["local", "memory"])
+def test_run_that_wrote_nothing_has_no_rows(tmp_path: Path, where: str) -> None:
+    folder = str(tmp_path) if where == "local" else f"memory://{uuid.uuid4().hex}"
+    assert read_rows(storage.join(folder, "metrics.jsonl")) == []
+
+
+@settings(deadline=None, max_examples=30)
+@given(values=st.lists(st.floats(allow_nan=False), min_size=1, max_size=5))
+def test_numbers_are_read_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, values: list[float]
+) -> None:
+    file = str(tmp_path_factory.mktemp("rows") / "metrics.jsonl")
+    curves = Curves(file)
+    for step, value in enumerate(values, start=1):
+        add(curves, step, len(values), terms={"label": value}, grad_norm=value)
+    assert read_rows(file) == curves.rows
+    assert [row["label"] for row in read_rows(file)] == values
+    lines = Path(file).read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, len(values) + 1))

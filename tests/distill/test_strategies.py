@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import group
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from tinyqa_ray import models
+from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.distill.batches import WindowData
+from tinyqa_ray.distill.loop import MODEL
+from tinyqa_ray.distill.session import LocalSession
+from tinyqa_ray.distill.window_folder import window_files
+from tinyqa_ray.errors import InputError
+
+STEPS = 20
+# Softmax cancels what these add to every token: their gradient is rounding alone, which AdamW scales up.
+UNSEEN = ("key.bias", "layer.0.output.LayerNorm.bias", "qa_outputs.bias")
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="the extra 'deepspeed' is not installed"
+)
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "labels": {"objective": ("labels",)},
+    "layers": {"objective": ("intermediate",)},
+    "relations": {"objective": ("relations",)},
+    "sum": {"objective": ("intermediate", "relations", "prediction"), "distillation_weight": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A student without dropout, so that any number of workers trains it alike."""
+    folder = tiny.save_qa_model(tmp_path_factory.mktemp("still") / "m", layers=1, seed=1)
+    file = Path(folder) / "config.json"
+    settings = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def config(tiny_windows: str, still: str, tiny_bert: str) -> DistillConfig:
+    windows = len(WindowData(window_files(tiny_windows), 0))
+    return DistillConfig(
+        data=tiny_windows,
+        student=still,
+        teacher=tiny_bert,
+        objective=("prediction",),
+        batch_size=8,
+        epochs=STEPS * 8 / windows,
+        learning_rate=1e-3,
+        threads=1,
+    )
+
+
+def trained(config: DistillConfig, workers: int, folder: Path) -> dict[str, torch.Tensor]:
+    """Weights of the student that a group of workers makes."""
+    group.run(workers, group.train_in_group, config, folder)
+    (last,) = folder.glob("step-*")
+    assert last.name == f"step-{STEPS:09d}"
+    return dict(models.load_qa_model(str(last / MODEL)).state_dict())
+
+
+def check_gradients(configs: list[DistillConfig], workers: int, folder: Path) -> None:
+    """Compare the gradients of a group of workers with those of one process."""
+    rows = np.array([7, 2, 11, 0, 9, 4, 1, 6])
+    group.run(workers, group.gradients, configs, rows, folder)
+    for number, config in enumerate(configs):
+        alone = replace(config, workers=1, min_workers=None, accumulation=1)
+        expected = group.gradient(alone, rows, LocalSession(folder))
+        found = torch.load(folder / f"{number}.pt")
+        assert found.keys() == expected.keys()
+        scale = max(float(gradient.abs().max()) for gradient in expected.values())
+        assert scale > 1e-3
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-5 * max(1.0, scale), msg=name)
+
+
+def test_two_workers_give_the_gradients_of_one(config: DistillConfig, tmp_path: Path) -> None:
+    taught = [replace(config, objective_weights=None, **options) for options in OBJECTIVES.values()]
+    split = [replace(each, workers=2, accumulation=parts) for each in taught for parts in (1, 2)]
+    check_gradients(split, 2, tmp_path)
+
+
+def test_workers_that_do_not_divide_the_batch_still_give_its_gradients(
+    config: DistillConfig, tmp_path: Path
+) -> None:
+    """An elastic run may have three of its four workers."""
+    check_gradients([replace(config, workers=4, min_workers=2, accumulation=2)], 3, tmp_path)
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("strategy", ["zero1", "zero2"])
+def test_zero_gives_the_weights_of_ddp(config: DistillConfig, tmp_path: Path, strategy: str) -> None:
+    config = replace(config, workers=2, accumulation=2)
+    expected = trained(config, 2, tmp_path / "ddp")
+    found = trained(replace(config, strategy=strategy), 2, tmp_path / strategy)  # type: ignore[arg-type]
+    start = models.load_qa_model(config.student).state_dict()
+    moved = max(float((tensor - start[name]).abs().max()) for name, tensor in expected.items())
+    assert moved > 1e-3
+    for name, tensor in expected.items():
+        if not name.endswith(UNSEEN):
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=2e-5, msg=name)
+
+
+@needs_deepspeed
+def test_zero_resumes_bit_for_bit_and_only_with_its_number_of_workers(
+    config: DistillConfig, tmp_path: Path
+) -> None:
+    config = replace(config, workers=2, strategy="zero2", checkpoint_steps=7)
+    whole = trained(config, 2, tmp_path / "whole")
+    half = tmp_path / "half"
+    with pytest.raises(Exception, match="killed at 14"):
+        group.run(2, group.train_until, config, half, 14)
+    with pytest.raises(Exception, match="of 2 workers, and cannot be continued with 1"):
+        group.run(1, group.train_in_group, config, half)
+    resumed = trained(config, 2, half)
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+@needs_deepspeed
+def test_zero_trains_in_bf16(config: DistillConfig, tmp_path: Path) -> None:
+    config = replace(config, workers=2, strategy="zero1", precision="bf16")
+    made = trained(config, 2, tmp_path)
+    start = models.load_qa_model(config.student).state_dict()
+    assert any(float((tensor - start[name]).abs().max()) > 1e-3 for name, tensor in made.items())
+    assert all(tensor.dtype == torch.float32 for tensor in made.values())
+
+
+def test_elastic_zero_and_too_few_workers_are_refused(config: DistillConfig) -> None:
+    with pytest.raises(InputError, match="DeepSpeed's state is bound to its number of workers"):
+        replace(config, strategy="zero1", workers=2, min_workers=1)
+    with pytest.raises(InputError, match="min_workers 4 is above workers 2"):
+        replace(config, workers=2, min_workers=4)

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinyqa_ray import storage
+from tinyqa_ray.distill import watch as module
+from tinyqa_ray.distill.curves import read_rows
+from tinyqa_ray.distill.watch import dev_figures, watched
+from tinyqa_ray.errors import InputError
+
+WAIT_S = 120.0
+
+
+class Log:
+    """A tracker that remembers."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, Mapping[str, float]]] = []
+        self.closed: list[bool] = []
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        assert not self.closed
+        self.points.append((step, values))
+
+    def close(self, *, failed: bool = False) -> None:
+        self.closed.append(failed)
+
+    def curve(self, name: str) -> list[tuple[int, float]]:
+        return [(step, values[name]) for step, values in self.points if name in values]
+
+
+class Run:
+    """The files of a run, as its workers write them."""
+
+    def __init__(self, folder: str) -> None:
+        self.metrics, self.dev = storage.join(folder, "metrics.jsonl"), storage.join(folder, "dev")
+        self.log = Log()
+        self.told: list[tuple[int, int, str]] = []
+
+    def write_rows(self, *steps: int, loss: float = 1.0) -> None:
+        rows = [
+            {"step": step, "steps": 40, "loss": loss, "label": loss, "samples_per_s": 12.34} for step in steps
+        ]
+        storage.write_atomic(self.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def write_dev(self, step: int, f1: float) -> None:
+        figures = {"exact": f1 - 5, "f1": f1, "best_f1": f1 + 1, "has_ans_f1": None, "questions": 300}
+        storage.write_json(storage.join(self.dev, f"step-{step:09d}.json"), {"step": step, **figures})
+
+    def progress(self, step: int, steps: int, *, note: str) -> None:
+        self.told.append((step, steps, note))
+
+    def watched(self) -> Any:
+        return watched(self.metrics, self.dev, self.progress, [self.log])
+
+
+@pytest.fixture(params=["local", "memory"])
+def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(module, "_POLL_S", 0.01)
+    monkeypatch.setattr(module, "_REMOTE_POLL_S", 0.01)
+    return Run(str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}/out")
+
+
+def wait(until: Callable[[], object]) -> None:
+    end = time.monotonic() + WAIT_S
+    while not until():
+        assert time.monotonic() < end, "nothing was passed on"
+        time.sleep(0.005)
+
+
+def test_rows_and_figures_are_passed_on_while_the_run_goes_on(run: Run) -> None:
+    with run.watched():
+        run.write_rows(5, 10)
+        wait(lambda: len(run.log.points) == 2)
+        run.write_dev(10, 60.0)
+        wait(lambda: len(run.log.points) == 3)
+        run.write_rows(5, 10, 15)
+        run.write_dev(20, 70.0)
+        wait(lambda: len(run.log.points) == 5)
+        assert run.log.closed == []
+    assert run.log.curve("loss/total") == [(5, 1.0), (10, 1.0), (15, 1.0)]
+    assert run.log.curve("loss/label") == [(5, 1.0), (10, 1.0), (15, 1.0)]
+    assert run.log.curve("dev/f1") == [(10, 60.0), (20, 70.0)]
+    assert run.log.closed == [False]
+
+
+def test_what_comes_last_is_passed_on_in_order_as_the_run_ends(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_POLL_S", 3600.0)
+    monkeypatch.setattr(module, "_REMOTE_POLL_S", 3600.0)
+    with run.watched():
+        run.write_rows(5, 10, 15)
+        for step, f1 in ((20, 70.0), (10, 60.0)):
+            run.write_dev(step, f1)
+    assert [step for step, _ in run.log.curve("loss/total")] == [5, 10, 15]
+    assert [step for step, _ in run.log.curve("dev/f1")] == [10, 20]
+    assert len(run.told) == 1
+
+
+def test_rows_written_again_after_a_retry_are_passed_once(run: Run) -> None:
+    run.write_rows(5, 10, 15)
+    with run.watched():
+        wait(lambda: len(run.log.points) == 3)
+        run.write_rows(5, 10, loss=7.0)  # as of the checkpoint of step 10
+        wait(lambda: [step for step, *_ in run.told[-1:]] == [10])
+        run.write_rows(5, 10, 15, loss=7.0)
+        wait(lambda: [step for step, *_ in run.told[-1:]] == [15])
+        run.write_rows(5, 10, 15, 20, loss=7.0)
+    assert run.log.curve("loss/total") == [(5, 1.0), (10, 1.0), (15, 1.0), (20, 7.0)]
+
+
+def test_resumed_run_passes_on_all_that_is_there(run: Run) -> None:
+    """A tracker that is opened anew starts from nothing."""
+    run.write_rows(5, 10)
+    run.write_dev(10, 60.0)
+    for _ in range(2):
+        run.log = Log()
+        with run.watched():
+            pass
+        assert [step for step, _ in run.log.curve("loss/total")] == [5, 10]
+        assert run.log.curve("dev/f1") == [(10, 60.0)]
+
+
+def test_progress_is_told_steps_loss_speed_and_dev(run: Run) -> None:
+    with run.watched():
+        run.write_rows(5)
+        wait(lambda: run.told)
+        assert run.told[0] == (5, 40, "loss 1.000, 12.3 windows/s")
+        run.write_dev(5, 60.0)
+        run.write_rows(5, 10)
+    step, steps, note = run.told[-1]
+    assert (step, steps) == (10, 40)
+    assert note == "loss 1.000, 12.3 windows/s, dev EM 55.0 F1 60.0 (best threshold 61.0)"
+
+
+def test_progress_is_told_nothing_before_the_first_row(run: Run) -> None:
+    with run.watched():
+        time.sleep(0.05)
+    assert run.told == []
+
+
+def test_run_is_watched_without_progress_or_trackers(run: Run) -> None:
+    run.write_rows(5)
+    with watched(run.metrics, run.dev, None, []):
+        pass
+
+
+@pytest.mark.parametrize("error", [InputError, KeyboardInterrupt])
+def test_failed_run_closes_its_trackers_as_failed(run: Run, error: type[BaseException]) -> None:
+    def fail() -> None:
+        with run.watched():
+            run.write_rows(5, 10)
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert [step for step, _ in run.log.curve("loss/total")] == [5, 10]
+    assert run.log.closed == [True]
+
+
+def test_store_that_does_not_answer_for_a_while_is_asked_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def flaky(file: str) -> list[dict[str, Any]]:
+        asked.append(file)
+        if len(asked) <= 3:
+            raise InputError(f"{file}: no route to host")
+        return read_rows(file)
+
+    monkeypatch.setattr(module, "read_rows", flaky)
+    with run.watched():
+        run.write_rows(5)
+        wait(lambda: run.log.points)
+    assert run.log.curve("loss/total") == [(5, 1.0)]
+
+
+def test_trackers_are_closed_though_the_store_is_gone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(file: str) -> list[dict[str, Any]]:
+        raise InputError(f"{file}: no route to host")
+
+    monkeypatch.setattr(module, "read_rows", gone)
+    with pytest.raises(InputError, match="no route to host"), run.watched():
+        pass
+    assert len(run.log.closed) == 1
+
+
+@pytest.mark.parametrize("output", ["out", "step-1-layers/out", "step-2"])
+def test_dev_figures_are_those_of_checkpoints_by_step(tmp_path: Path, output: str) -> None:
+    """Also where a folder on the way is called like one of theirs."""
+    run = Run(str(tmp_path / output))
+    assert dev_figures(run.dev) == []
+    for step in (1000, 200, 30):
+        run.write_dev(step, 50.0)
+    storage.write_json(storage.join(run.dev, "teacher-0.json"), {"model": "m", "f1": 80.0})
+    storage.write_json(storage.join(run.dev, "baseline.json"), {"model": "m", "f1": 40.0})
+    assert [row["step"] for row in dev_figures(run.dev)] == [30, 200, 1000]

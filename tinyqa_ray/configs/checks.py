@@ -1,0 +1,37 @@
+"""Checks of a config's values; each names the field, what was given and what is allowed."""
+
+from __future__ import annotations
+
+import math
+
+from tinyqa_ray.errors import InputError
+
+
+def at_least(config: object, minimum: float, *names: str) -> None:
+    """Refuse a field below ``minimum``, or not finite; None passes."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not (math.isfinite(value) and value >= minimum):
+            raise InputError(f"{name} is {value}; it must be at least {minimum:g}")
+
+
+def share(config: object, *names: str, zero: bool = True) -> None:
+    """Refuse a field outside [0, 1] or, without ``zero``, (0, 1]."""
+    for name in names:
+        value = getattr(config, name)
+        if not (0.0 <= value <= 1.0) or (value == 0.0 and not zero):
+            raise InputError(f"{name} is {value}; it must lie in {'[' if zero else '('}0, 1]")
+
+
+def default(config: object, name: str, value: object) -> None:
+    """Fill in a field that was not given, so that the fingerprint names the value."""
+    if getattr(config, name) is None:
+        object.__setattr__(config, name, value)
+
+
+def positive(config: object, *names: str) -> None:
+    """Refuse a field that is not above 0, or not finite."""
+    for name in names:
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name} is {value}; it must be above 0")

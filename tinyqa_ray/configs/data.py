@@ -1,0 +1,136 @@
+"""How questions become windows: cut, multiplied, and read by teachers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tinyqa_ray.configs.checks import at_least, default, share
+from tinyqa_ray.errors import InputError
+from tinyqa_ray.runs import execution
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowConfig:
+    """How a question and its context become windows of tokens."""
+
+    max_seq_len: int = 384
+    """Tokens in a window: question, part of the context, and special tokens."""
+    doc_stride: int = 128
+    """Tokens that neighbouring windows of a context share (the overlap, as in transformers); windows of plain
+    text share none."""
+    max_query_len: int = 64
+    """Tokens of a question; a longer question is cut."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "doc_stride")
+        at_least(self, 1, "max_seq_len", "max_query_len")
+        # Four is the most special tokens that a pair takes (RoBERTa).
+        room = self.max_seq_len - self.max_query_len - 4
+        if room <= self.doc_stride:
+            raise InputError(
+                f"max_seq_len {self.max_seq_len} leaves {max(room, 0)} context tokens beside max_query_len "
+                f"{self.max_query_len}, not more than doc_stride {self.doc_stride}; windows would not advance"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """How paragraphs are multiplied (TinyBERT, arXiv 1909.10351, algorithm 1, made safe for answers)."""
+
+    data: str
+    """SQuAD 2.0 JSON, a folder of paragraphs, or a hub id."""
+    masked_lm: str | None = None
+    """Masked language model that proposes words for their context: a folder or hub id; without one, or with
+    'none', neighbours alone are candidates."""
+    word_vectors: str | None = None
+    """GloVe text file: neighbours of the words that the masked LM splits, or of all words without one."""
+    embeddings: str | None = None
+    """Model folder or hub id whose input embeddings stand in for GloVe; the masked LM's own when neither is
+    given."""
+    copies: int = 20
+    """Copies of each paragraph, beside the original."""
+    replace_probability: float = 0.4
+    """Chance that a word which may change does change, in a copy."""
+    candidates: int | None = None
+    """Best words among which a replacement is drawn; 15, or 20 in Haystack's style, when not given."""
+    masked_share: float | None = None
+    """Share of a paragraph's words that one forward masks; 0 masks one word a forward, the exact algorithm;
+    0.15, or 0 in Haystack's style, when not given."""
+    style: Literal["safe", "haystack"] = "safe"
+    """'haystack' draws as Haystack 1's augment_squad does: stop-words may change, the word itself is a
+    candidate, copies may repeat. Unlike there, answers, numbers, case, spacing and the original stay."""
+    teacher: str | None = None
+    """Question-answering model asked whether it still finds the gold span in the copies, for the report."""
+    keep_if_teacher_agrees: bool = False
+    """Leave out a copy's question when the teacher does not find its gold span any more."""
+    squad_json: str | None = None
+    """File to write all copies to as one SQuAD JSON, ids unique, copy 0 first."""
+    max_word_vectors: int = 100_000
+    """Word vectors read, from the top of the file: GloVe's are sorted by frequency."""
+    seed: int = 42
+    """Seed of every draw; with the paragraph's id it decides a copy."""
+    rows_per_shard: int = 256
+    """Paragraphs in one output file, the unit of work that is done once."""
+    max_batch_tokens: int = 4096
+    """Tokens in one forward of the masked LM or the teacher, padding included."""
+    actors: int = execution(1)
+    """Ray actors that rewrite at the same time."""
+    threads: int = execution(0)
+    """Torch threads of an actor; 0 shares the machine's cores among the actors."""
+    num_gpus_per_actor: float = execution(0.0)
+    """GPUs of an actor; 0 runs on the CPU."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "copies", "seed", "threads", "num_gpus_per_actor")
+        haystack = self.style == "haystack"
+        default(self, "candidates", 20 if haystack else 15)
+        default(self, "masked_share", 0.0 if haystack else 0.15)
+        if self.masked_lm == "none":
+            object.__setattr__(self, "masked_lm", None)
+        if not (self.masked_lm or self.word_vectors or self.embeddings):
+            raise InputError("nothing proposes words; give masked_lm, word_vectors or embeddings")
+        if self.keep_if_teacher_agrees and self.teacher is None:
+            raise InputError("keep_if_teacher_agrees asks a teacher; give one with teacher")
+        at_least(self, 1, "candidates", "rows_per_shard", "actors", "max_batch_tokens")
+        at_least(self, 2, "max_word_vectors")
+        share(self, "replace_probability", zero=False)
+        share(self, "masked_share")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherLogitsConfig:
+    """How paragraphs become windows with teachers' logits."""
+
+    data: str
+    """SQuAD 2.0 JSON, a folder of paragraphs (also augmented ones), or a hub id. For general distillation,
+    plain text: a .txt file, or a folder of them, paragraphs parted by blank lines."""
+    tokenizer: str | None = None
+    """Folder or hub id of the student, or of any model with its tokenizer; the first teacher's when not
+    given."""
+    model: tuple[str, ...] = ()
+    """Teachers, one or several: folders or hub ids with a question-answering head; without one, windows carry
+    labels only. Plain text takes none."""
+    teachers: Literal["average", "apart"] = "average"
+    """What is kept of several teachers: the mean of their logits, or each one's in columns of its own."""
+    window: WindowConfig = WindowConfig()
+    """Sizes of the windows."""
+    rows_per_shard: int = 64
+    """Paragraphs in one output file, the unit of work that is done once; thousands suit plain text."""
+    max_batch_tokens: int | None = None
+    """Tokens in one forward of a teacher, padding included; what suits the CPU or GPU when not given."""
+    actors: int = execution(1)
+    """Ray actors, each with its own copy of the teachers."""
+    threads: int = execution(0)
+    """Torch threads of an actor; 0 shares the machine's cores among the actors."""
+    num_gpus_per_actor: float = execution(0.0)
+    """GPUs of an actor; 0 runs on the CPU."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "threads", "num_gpus_per_actor")
+        at_least(self, 1, "rows_per_shard", "max_batch_tokens", "actors")
+        given: object = self.model
+        if isinstance(given, str):  # a string is a sequence of names too, of one letter each
+            raise InputError(f"model is {given!r}; it must be a tuple of folders or hub ids: ({given!r},)")
+        if self.tokenizer is None and not self.model:
+            raise InputError("neither tokenizer nor model is given; name the student whose windows to cut")

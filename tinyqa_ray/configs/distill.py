@@ -1,0 +1,158 @@
+"""How a student is taught."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from tinyqa_ray.configs.checks import at_least, default, positive, share
+from tinyqa_ray.errors import InputError
+from tinyqa_ray.runs import execution
+
+Objective = Literal["labels", "intermediate", "relations", "prediction"]
+LAYER_OBJECTIVES: tuple[Objective, ...] = ("intermediate", "relations")
+"""Those that run the teacher beside the student."""
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillConfig:
+    """One training stage: labels, the teacher's layers, its relations or predictions, or their sum."""
+
+    data: str
+    """Finished folder of windows (of 'teacher-logits')."""
+    student: str
+    """Folder or hub id that the student starts from."""
+    objective: tuple[Objective, ...]
+    """What is taught; of several, the sum. labels: gold spans. intermediate: the teacher's attention and
+    hidden states. relations: MiniLMv2's self-attention relations. prediction: the teacher's logits."""
+    objective_weights: tuple[float, ...] | None = None
+    """Weight of each objective in the sum; 1 when not given."""
+    student_layers: tuple[int, ...] | None = None
+    """Layers of ``student`` to keep, counted from 0; all when not given."""
+    teacher: str | None = None
+    """Folder or hub id of the teacher, run beside the student; for 'intermediate' and 'relations'."""
+    attention_maps: Literal["scores", "probabilities"] = "scores"
+    """What 'intermediate' compares: attention before softmax (TinyBERT), or after it (Haystack 1)."""
+    relation_layer: int | None = None
+    """Teacher layer whose relations the student's last layer learns, from 0; the last when not given."""
+    relation_heads: int | None = None
+    """Relation heads; the student's attention heads when not given."""
+    prediction_loss: Literal["kl", "mse"] = "kl"
+    """Distance D of 'prediction' between the span logits of student and teacher."""
+    distillation_weight: float = 1.0
+    """Share w of the teacher in 'prediction': w * tau^2 * D + (1 - w) * cross-entropy of the labels."""
+    temperature: float = 1.0
+    """Temperature tau of 'prediction'."""
+    teacher_weights: tuple[float, ...] | None = None
+    """Share of each teacher in 'prediction' where the windows keep several apart; equal when not given."""
+    epochs: float = 2.0
+    """Passes over the windows."""
+    batch_size: int = 32
+    """Windows in one optimiser step, over all workers and accumulation steps."""
+    accumulation: int = 1
+    """Forwards of a worker for one optimiser step."""
+    learning_rate: float = 3e-5
+    """Peak learning rate of AdamW."""
+    warmup: float = 0.1
+    """Share of the steps in which the learning rate rises; it then falls linearly to 0."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay, of matrices only."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    attention_dropout: float | None = None
+    """Dropout of attention weights; the model's own when not given. 0 lets a CPU use its fast attention."""
+    head_dropout: float = 0.0
+    """Dropout between encoder and head (Haystack's ``embeds_dropout_prob``), beside the model's own."""
+    precision: Precision = "auto"
+    """Of the matrix products. auto: fp32 on CPUs, bf16 on GPUs from Ampere on, fp16 with a loss scale on
+    older ones (V100)."""
+    strategy: Literal["ddp", "zero1", "zero2"] = "ddp"
+    """How several workers train: DistributedDataParallel, or DeepSpeed's ZeRO, which spreads the optimiser's
+    state (1) and the gradients (2) over them; needs the extra 'deepspeed'."""
+    seed: int = 42
+    """Seed of the order of windows, of new heads, and of dropout."""
+    dev: str | None = None
+    """SQuAD 2.0 data on which each checkpoint is measured, in a task of its own."""
+    baseline: str | None = None
+    """Model to compare with on ``dev`` at the end: the same student taught by labels alone, say."""
+    publish: Literal["last", "best"] = "last"
+    """Which student becomes ``model``: that of the last step, or the best on ``dev``."""
+    keep_best: int = execution(1)
+    """Best students on ``dev`` that are kept, in ``best``."""
+    checkpoint_steps: int = execution(200)
+    """Optimiser steps between checkpoints."""
+    log_steps: int = execution(5)
+    """Optimiser steps between rows of ``metrics.jsonl``."""
+    workers: int = execution(1)
+    """Ray Train workers; each takes its share of every batch."""
+    min_workers: int | None = execution(None)
+    """Fewest workers with which to go on when the cluster shrinks; ``workers`` when not given."""
+    threads: int = execution(0)
+    """Torch threads of a worker; 0 shares the machine's cores among the workers."""
+    use_gpu: bool = execution(False)
+    """One GPU a worker."""
+    num_gpus_per_evaluation: float = execution(0.0)
+    """GPUs of the task that measures a checkpoint; 0 runs on the CPU."""
+    mlflow: str | None = execution(None)
+    """Tracking URI of MLflow, for the curves; needs the extra 'mlflow'. TensorBoard's are always written."""
+
+    def __post_init__(self) -> None:
+        positive(self, "temperature", "epochs", "learning_rate", "max_grad_norm")
+        share(self, "distillation_weight", "warmup", "head_dropout")
+        at_least(self, 0, "weight_decay", "seed", "threads", "relation_layer", "num_gpus_per_evaluation")
+        at_least(self, 1, "batch_size", "accumulation", "checkpoint_steps", "log_steps", "keep_best")
+        at_least(self, 1, "workers", "min_workers", "relation_heads")
+        if self.attention_dropout is not None:
+            share(self, "attention_dropout")
+        self._check_objectives()
+        self._check_workers()
+        if self.dev is None and (self.publish == "best" or self.baseline is not None):
+            needs = "publish 'best'" if self.publish == "best" else "baseline"
+            raise InputError(f"{needs} needs questions to measure on; give --dev")
+
+    @property
+    def weights(self) -> dict[Objective, float]:
+        """Weight by objective, in the order given."""
+        assert self.objective_weights is not None
+        return dict(zip(self.objective, self.objective_weights, strict=True))
+
+    def _check_objectives(self) -> None:
+        given: object = self.objective
+        if isinstance(given, str):  # a string is a sequence of letters too
+            raise InputError(f"objective is {given!r}; it must be a tuple of objectives: ({given!r},)")
+        names = get_args(Objective)
+        if not self.objective or len(set(self.objective)) < len(self.objective):
+            raise InputError(f"objective is {self.objective}; name one or several, each once: {names}")
+        if unknown := [name for name in self.objective if name not in names]:
+            raise InputError(f"objective {unknown[0]!r} is unknown; it must be one of {', '.join(names)}")
+        default(self, "objective_weights", (1.0,) * len(self.objective))
+        for name in ("objective_weights", "teacher_weights"):
+            for weight in getattr(self, name) or ():
+                if not (math.isfinite(weight) and weight > 0):
+                    raise InputError(f"{name} holds {weight}; each must be above 0")
+        assert self.objective_weights is not None
+        if len(self.objective_weights) != len(self.objective):
+            raise InputError(
+                f"{len(self.objective_weights)} objective_weights are given for {len(self.objective)} "
+                f"objectives ({', '.join(self.objective)}); give one each"
+            )
+        if self.teacher is None and (layers := [n for n in self.objective if n in LAYER_OBJECTIVES]):
+            raise InputError(f"objective '{layers[0]}' needs the teacher's layers; give --teacher")
+
+    def _check_workers(self) -> None:
+        fewest = self.workers if self.min_workers is None else self.min_workers
+        if fewest > self.workers:
+            raise InputError(f"min_workers {fewest} is above workers {self.workers}; give at most as many")
+        if fewest < self.workers and self.strategy != "ddp":
+            raise InputError(
+                f"min_workers {fewest} with strategy '{self.strategy}': DeepSpeed's state is bound to its "
+                "number of workers; leave min_workers out, or use strategy 'ddp'"
+            )
+        parts = self.workers * self.accumulation
+        if self.batch_size % parts:
+            raise InputError(
+                f"batch_size {self.batch_size} does not divide by {self.workers} workers x "
+                f"{self.accumulation} accumulation steps = {parts}; choose a multiple of {parts}"
+            )

@@ -1,0 +1,93 @@
+"""How a model is measured, exported, and asked about a corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tinyqa_ray.configs.checks import at_least
+from tinyqa_ray.configs.data import WindowConfig
+from tinyqa_ray.runs import execution
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """How a model is measured on SQuAD 2.0 questions."""
+
+    model: str
+    """Folder or hub id with a question-answering head."""
+    data: str
+    """SQuAD 2.0 JSON, a folder of paragraphs, or a hub id."""
+    fit_threshold: str | None = None
+    """Other SQuAD 2.0 data on which the no-answer threshold is fitted, then stored beside the model."""
+    fit_temperature: str | None = None
+    """Other SQuAD 2.0 data on which the temperature of scores is fitted, then stored beside the model."""
+    max_answer_tokens: int = 30
+    """Longest answer, in tokens."""
+    window: WindowConfig = WindowConfig()
+    """Sizes of the windows."""
+    threads: int = execution(0)
+    """Torch threads; 0 uses the machine's cores."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "max_answer_tokens")
+        at_least(self, 0, "threads")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig:
+    """How a model is exported for CPUs."""
+
+    model: str
+    """Folder or hub id with a question-answering head."""
+    precision: Literal["int8", "bf16", "fp32"] = "int8"
+    """Of the matrix products; bf16 where the CPU computes in it, else fp32."""
+    calibration: str | None = None
+    """SQuAD 2.0 data like that to be answered: some of its questions show the ranges for int8, others check
+    the F1 of the export."""
+    calibration_questions: int = 300
+    """Questions whose windows show the ranges."""
+    check_questions: int = 1000
+    """Most other questions on which the export is checked."""
+    max_f1_drop: float = 0.5
+    """Points of F1 that the export may lose, with or without abstaining."""
+    max_answer_tokens: int = 30
+    """Longest answer, in tokens."""
+    window: WindowConfig = WindowConfig()
+    """Sizes of the windows that are checked."""
+    seed: int = 0
+    """Of the choice of questions."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "calibration_questions", "check_questions", "max_answer_tokens")
+        at_least(self, 0, "max_f1_drop", "seed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerConfig:
+    """How a corpus is answered."""
+
+    model: str
+    """Folder or hub id with a question-answering head."""
+    documents: str
+    """JSONL file of documents: ``id``, ``text``."""
+    questions: str
+    """JSONL file of questions: ``id``, ``question``, ``document_id``."""
+    top_k: int = 1
+    """Answers kept of each question."""
+    max_answer_tokens: int = 30
+    """Longest answer, in tokens."""
+    window: WindowConfig = WindowConfig()
+    """Sizes of the windows."""
+    rows_per_shard: int = 512
+    """Questions in one output file, the unit of work that is done once."""
+    actors: int = execution(1)
+    """Ray actors, each with its own copy of the model."""
+    threads: int = execution(0)
+    """Torch threads of an actor; 0 shares the machine's cores among the actors."""
+    num_gpus_per_actor: float = execution(0.0)
+    """GPUs of an actor; 0 runs on the CPU."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "top_k", "max_answer_tokens", "rows_per_shard", "actors")
+        at_least(self, 0, "threads", "num_gpus_per_actor")

@@ -1,0 +1,103 @@
+"""What is refused before a training stage starts, with the numbers and the mend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinyqa_ray import models, squad
+from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
+from tinyqa_ray.distill.batches import WindowData
+from tinyqa_ray.distill.layers import check_heads, check_relations
+from tinyqa_ray.distill.strategies import require_deepspeed
+from tinyqa_ray.distill.students import layer_pairs, same_tokens
+from tinyqa_ray.distill.window_folder import window_files, window_tokenizer
+from tinyqa_ray.errors import InputError
+
+
+def check(config: DistillConfig) -> int:
+    """Refuse what cannot be trained; return the number of windows.
+
+    Raises:
+        InputError: unfinished windows, fewer than a batch, or without the labels or logits that the
+            objectives need; a student or teacher that cannot be read, reads other tokens than the windows
+            hold, or does not fit the other in depth, heads or width; dev data that cannot be read.
+    """
+    tokenizer = models.load_tokenizer(config.student)
+    data = WindowData(window_files(config.data), tokenizer.pad_token_id or 0)
+    _check_windows(config, data)
+    same_tokens(tokenizer, window_tokenizer(config.data))
+    student = models.load_config(config.student)
+    layers = _student_layers(config, int(student.num_hidden_layers))
+    models.check_window(config.student, student, int(data.lengths.max()))
+    if any(name in LAYER_OBJECTIVES for name in config.objective):
+        assert config.teacher is not None
+        _check_teacher(config, config.teacher, student, layers, tokenizer)
+        teacher = models.load_config(config.teacher)
+        models.check_window(config.teacher, teacher, int(data.lengths.max()))
+    models.load_qa_model(config.student, new_head=True)
+    if config.dev is not None:
+        squad.read_squad(config.dev)
+    if config.strategy != "ddp":
+        require_deepspeed()
+    return len(data)
+
+
+def check_room(config: DistillConfig, resources: dict[str, float]) -> None:
+    """Refuse more workers than a cluster that does not grow can hold; Ray would wait for ever.
+
+    Raises:
+        InputError: with what is asked for and what there is.
+    """
+    fewest = config.min_workers or config.workers
+    unit, there = ("GPU", resources.get("GPU", 0.0)) if config.use_gpu else ("CPU", resources.get("CPU", 0.0))
+    if fewest > there:
+        raise InputError(
+            f"{fewest} workers need a {unit} each, and there are {there:g}; lower --workers"
+            + (", or set --use-gpu False" if config.use_gpu else "")
+        )
+
+
+def _check_windows(config: DistillConfig, data: WindowData) -> None:
+    if len(data) < config.batch_size:
+        raise InputError(
+            f"{config.data}: holds {len(data)} windows, fewer than batch_size {config.batch_size}; "
+            "lower --batch-size or give more data"
+        )
+    if "prediction" in config.objective:
+        if not data.logits:
+            raise InputError(
+                f"{config.data}: its windows carry no teacher's logits; run 'teacher-logits' with --model"
+            )
+        given = config.teacher_weights
+        if given is not None and len(given) != len(data.logits):
+            raise InputError(
+                f"{len(given)} teacher_weights are given, but the windows carry the logits of "
+                f"{len(data.logits)}; give one each (several are kept with --teachers apart)"
+            )
+    if "labels" in config.objective and not data.has_labels:
+        raise InputError(
+            f"{config.data}: its windows are plain text, without labels; teach 'intermediate' or 'relations'"
+        )
+
+
+def _student_layers(config: DistillConfig, depth: int) -> int:
+    chosen = tuple(range(depth)) if config.student_layers is None else config.student_layers
+    if not chosen or not set(chosen) <= set(range(depth)) or len(set(chosen)) < len(chosen):
+        raise InputError(
+            f"student_layers are {chosen}; {config.student} has layers 0 to {depth - 1}; give each once"
+        )
+    return len(chosen)
+
+
+def _check_teacher(
+    config: DistillConfig, name: str, student: Any, student_layers: int, tokenizer: Any
+) -> None:
+    """What the layers of student and teacher must have in common."""
+    same_tokens(tokenizer, models.load_tokenizer(name))
+    models.load_qa_model(name, new_head=True)
+    teacher = models.load_config(name)
+    if "intermediate" in config.objective:
+        check_heads(student, teacher)
+        layer_pairs(int(teacher.num_hidden_layers), student_layers)
+    if "relations" in config.objective:
+        check_relations(student, teacher, config.relation_heads, config.relation_layer)

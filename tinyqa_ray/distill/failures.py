@@ -1,0 +1,57 @@
+"""Failures that a retry would only repeat, told in one line with the knob that mends them."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.distill.strategies import NotFiniteError
+from tinyqa_ray.errors import InputError
+
+_NO_SPACE = ("no space left on device", "file write failed", "disk quota exceeded", "unexpected pos ")
+"""The last is what torch.save says of a full disk."""
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed")
+"""The last is cuBLAS's and cuDNN's."""
+_WRAPPED = ("cause", "health_check_failure", "controller_failure")
+"""Where Ray keeps the error of a task, of a worker that died, and of Ray Train's controller."""
+
+
+def explained(error: BaseException, config: DistillConfig) -> str | None:
+    """One line for an error, or for one that caused it; None for what a retry may get over."""
+    for cause in causes(error):
+        text = str(cause).lower()
+        if isinstance(cause, (InputError, NotFiniteError)):
+            return str(cause)
+        number = getattr(cause, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT) or any(words in text for words in _NO_SPACE):
+            return (
+                f"no space left to write a checkpoint ({_first_line(cause)}); free some, or set TMPDIR and "
+                "--output to a larger disk, then run the same command again"
+            )
+        is_memory = isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"
+        is_memory = is_memory or number == errno.ENOMEM
+        if is_memory or (isinstance(cause, RuntimeError) and any(words in text for words in _NO_MEMORY)):
+            windows = config.batch_size // (config.workers * config.accumulation)
+            return (
+                f"out of memory with {windows} windows in a forward ({_first_line(cause)}); raise "
+                f"--accumulation (now {config.accumulation}), which keeps the batch of {config.batch_size}, "
+                "or give more --workers; strategy 'zero2' spreads the optimiser's state"
+            )
+    return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The workers' errors within one of Ray Train's, an error itself, and what caused each."""
+    # Before the error that quotes them all.
+    for inner in (getattr(error, "worker_failures", None) or {}).values():
+        yield from causes(inner)
+    yield error
+    wrapped = (getattr(error, name, None) for name in _WRAPPED)
+    for other in (error.__cause__, *wrapped):
+        if isinstance(other, BaseException):
+            yield from causes(other)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,141 @@
+"""What a training stage shows: its curves while it runs; at the end a page, and the card of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tinyqa_ray import models, runs, storage
+from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
+from tinyqa_ray.distill.card import ModelCard, model_card, telling
+from tinyqa_ray.distill.curves import read_rows
+from tinyqa_ray.distill.page import ModelFigures, TrainingPage, training_html
+from tinyqa_ray.distill.trackers import MLflow, TensorBoard, Tracker
+from tinyqa_ray.distill.watch import dev_figures
+from tinyqa_ray.distill.window_folder import window_sizes, window_teachers
+from tinyqa_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from tinyqa_ray.distill.stage import DistillReport
+
+METRICS = "metrics.jsonl"
+DEV = "dev"
+MODEL = "model"
+REPORT = "report.html"
+_TENSORBOARD = "tensorboard"
+_MLFLOW = "mlflow.json"
+
+
+def trackers(config: DistillConfig, stage: runs.Stage) -> list[Tracker]:
+    """TensorBoard's and, where it is set, MLflow's; a resumed run goes on with its run of MLflow.
+
+    Raises:
+        InputError: MLflow is not installed or cannot be used.
+    """
+    found: list[Tracker] = []
+    if config.mlflow is not None:
+        kept = stage.path(_MLFLOW)
+        run_id = storage.read_json(kept)["run_id"] if storage.kind(kept) == "file" else None
+        name = stage.output.rstrip("/").rsplit("/", 1)[-1]
+        mlflow = MLflow(config.mlflow, name, runs.identity_fields(config), run_id)
+        storage.write_json(kept, {"run_id": mlflow.run_id})
+        found.append(mlflow)
+    return [TensorBoard(stage.path(_TENSORBOARD)), *found]
+
+
+def show(config: DistillConfig, stage: runs.Stage, report: DistillReport, hardware: dict[str, Any]) -> None:
+    """Write the page of the run and the card of its model; Ray measures what they compare with."""
+    dev = dev_figures(stage.path(DEV))
+    others = list(_others(config, stage)) if config.dev is not None else []
+    figures = {int(row["step"]): row for row in dev}
+    student = _figures("student", figures.get(report.published_step, {}), report.parameters)
+    students = [student]
+    if dev:
+        best = max(dev, key=lambda row: (row["best_f1"], -row["step"]))
+        for name, row in (("student, last", dev[-1]), (f"student, best (step {best['step']})", best)):
+            if row["step"] != report.published_step:
+                students.append(_figures(name, row, report.parameters))
+    facts = {**hardware, **runs.versions()}
+    recipe = runs.identity_fields(config)
+    page = TrainingPage(
+        title=f"{telling(stage.output)}: {', '.join(config.objective)}",
+        facts=tuple((name, _shown(value)) for name, value in {**recipe, **facts}.items()),
+        rows=read_rows(stage.path(METRICS)),
+        dev=dev,
+        models=(*students, *others),
+    )
+    storage.write_atomic(stage.path(REPORT), training_html(page).encode())
+    card = ModelCard(
+        name=telling(stage.output),
+        student=config.student,
+        model=student,
+        max_seq_len=window_sizes(config.data).max_seq_len,
+        recipe=recipe,
+        data=(_source(config.data),),
+        teachers=tuple(_teachers(config)),
+        dev=config.dev,
+        compared=tuple(others),
+        hardware=tuple((name, str(value)) for name, value in hardware.items()),
+        versions=runs.versions(),
+    )
+    storage.write_atomic(stage.path(MODEL, "README.md"), model_card(card).encode())
+
+
+def _teachers(config: DistillConfig) -> list[str]:
+    """The models that taught, each once."""
+    beside = [config.teacher] if any(name in LAYER_OBJECTIVES for name in config.objective) else []
+    logits = window_teachers(config.data) if "prediction" in config.objective else ()
+    return list(dict.fromkeys([*logits, *(name for name in beside if name is not None)]))
+
+
+def _others(config: DistillConfig, stage: runs.Stage) -> Iterator[ModelFigures]:
+    """Figures on dev of the teachers that answer questions, and of the baseline."""
+    named = [("teacher", f"teacher-{number}", model) for number, model in enumerate(_teachers(config))]
+    if config.baseline is not None:
+        named.append(("baseline", "baseline", config.baseline))
+    for role, file_name, model in named:
+        file = stage.path(DEV, f"{file_name}.json")
+        if storage.kind(file) != "file":
+            try:
+                models.load_qa_model(model)
+            except InputError:
+                continue  # gone since, or an encoder without a head: there is nothing to compare
+            storage.write_json(file, {"model": model, **_measured(config, model)})
+        figures = storage.read_json(file)
+        yield _figures(f"{role} {telling(model)}", figures, int(figures["parameters"]), role)
+
+
+def _measured(config: DistillConfig, model: str) -> dict[str, Any]:
+    """Measure a model on dev in a Ray task."""
+    import ray
+
+    from tinyqa_ray.evaluate import measured
+
+    assert config.dev is not None
+    paths = [
+        path if storage.kind(path) == "absent" else storage.absolute(path) for path in (model, config.dev)
+    ]
+    gpus = config.num_gpus_per_evaluation
+    task = ray.remote(measured).options(num_cpus=1, num_gpus=gpus)
+    figures: dict[str, Any] = ray.get(
+        task.remote(*paths, window_sizes(config.data), device="cuda" if gpus else "cpu")
+    )
+    return figures
+
+
+def _figures(name: str, row: dict[str, Any], parameters: int, role: Any = "student") -> ModelFigures:
+    kept = {key: value for key, value in row.items() if key not in ("step", "model", "parameters")}
+    return ModelFigures(name=name, figures=kept, parameters=parameters, role=role)
+
+
+def _source(data: str) -> str:
+    """What a windows folder was made of; through augmentation, what that was made of."""
+    while runs.is_finished(data):
+        data = storage.read_json(storage.join(data, runs.SUCCESS))["config"]["data"]
+    return data
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "–" if value is None else str(value)

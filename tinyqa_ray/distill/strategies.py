@@ -1,0 +1,245 @@
+"""How gradients become steps: plain or data-parallel AdamW, and DeepSpeed's ZeRO.
+
+Both take the loss as a share of the global batch's (see ``losses``) and give the same steps.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.distill.batches import Batch
+from tinyqa_ray.distill.layers import Terms
+from tinyqa_ray.distill.objectives import Trainee
+from tinyqa_ray.distill.session import Session
+from tinyqa_ray.errors import InputError
+
+OPTIMIZER = "optimizer.pt"
+"""File of a checkpoint: the trained parameters, AdamW's state and the loss scale."""
+_FIRST_LOSS_SCALE = 2.0**16
+
+
+class NotFiniteError(RuntimeError):
+    """A gradient, or what is left of a loss scale, is not a number to step with."""
+
+
+class Strategy(Protocol):
+    """What the training step needs of data parallelism."""
+
+    trainee: Trainee
+
+    @property
+    def loss_scale(self) -> float | None:
+        """What fp16 multiplies the loss by; None in other precisions."""
+
+    def forward(self, batch: Batch, *, last: bool) -> Terms:
+        """Loss terms of a micro-batch; the ``last`` one of a step has workers exchange gradients."""
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradient of a micro-batch's share of the loss."""
+
+    def step(self, learning_rate: float) -> float:
+        """Take the step of the gradients gathered since the last; return their norm before clipping.
+
+        Raises:
+            NotFiniteError: they are not finite, and not because fp16 overflowed, which skips the step.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write what this worker has of weights and optimiser."""
+
+    def load(self, folder: Path) -> None:
+        """Take up where ``save`` left off."""
+
+
+def strategy(trainee: Trainee, config: DistillConfig, session: Session, parts: int) -> Strategy:
+    """The config's strategy; ``parts`` is the number of micro-batches of a worker in a step."""
+    if config.strategy == "ddp":
+        return DataParallel(trainee, config, session)
+    return ZeRO(trainee, config, session, parts)
+
+
+def adamw(trainee: nn.Module, config: DistillConfig) -> torch.optim.AdamW:
+    """AdamW over what is trained; biases and layer norms do not decay."""
+    trained = _trained(trainee)
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+
+class DataParallel:
+    """AdamW on every worker, gradients averaged by DistributedDataParallel where there are several."""
+
+    def __init__(self, trainee: Trainee, config: DistillConfig, session: Session) -> None:
+        self.trainee, self.config, self.session = trainee, config, session
+        self.wrapped = session.wrap(trainee)
+        self.optimizer = adamw(trainee, config)
+        scaled = trainee.autocast == torch.float16
+        self.scaler = torch.amp.GradScaler(session.device.type, _FIRST_LOSS_SCALE, enabled=scaled)
+
+    @property
+    def loss_scale(self) -> float | None:
+        """What fp16 multiplies the loss by."""
+        return self.scaler.get_scale() if self.scaler.is_enabled() else None
+
+    def forward(self, batch: Batch, *, last: bool) -> Terms:
+        """See ``Strategy``."""
+        parallel = isinstance(self.wrapped, nn.parallel.DistributedDataParallel)
+        # Workers exchange gradients once a step, after the last part.
+        with self.wrapped.no_sync() if parallel and not last else nullcontext():  # type: ignore[operator]
+            terms: Terms = self.wrapped(batch)
+            return terms
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """See ``Strategy``; undoes the average over workers."""
+        self.scaler.scale(loss * self.session.world_size).backward()  # type: ignore[no-untyped-call]
+
+    def step(self, learning_rate: float) -> float:
+        """See ``Strategy``."""
+        _set_rate(self.optimizer, learning_rate)
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(_trained(self.wrapped), self.config.max_grad_norm))
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            raise NotFiniteError(f"the gradient's norm is {norm}")
+        # With fp16 an overflow skips the step and lowers the scale.
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.loss_scale is not None and self.loss_scale < 1:
+            raise NotFiniteError(f"fp16 overflows at any loss scale (now {self.loss_scale:g})")
+        return norm
+
+    def save(self, folder: Path) -> None:
+        """See ``Strategy``; rank 0 has all."""
+        if self.session.rank == 0:
+            state = {
+                "trainee": self.trainee.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            }
+            torch.save(state, folder / OPTIMIZER)
+
+    def load(self, folder: Path) -> None:
+        """See ``Strategy``."""
+        state = torch.load(folder / OPTIMIZER, map_location=self.session.device, weights_only=True)
+        self.trainee.load_state_dict(state["trainee"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+class ZeRO:
+    """DeepSpeed's ZeRO (arXiv 1910.02054): each worker holds a part of AdamW's state and of the gradients.
+
+    On CPUs it runs over gloo. fp16 and bf16 keep the weights in that precision, with fp32 masters.
+    """
+
+    def __init__(self, trainee: Trainee, config: DistillConfig, session: Session, parts: int) -> None:
+        deepspeed = _deepspeed(session)
+        self.trainee, self.session, self.parts = trainee, session, parts
+        settings = {
+            "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only multiplies it
+            "gradient_accumulation_steps": parts,
+            "gradient_clipping": config.max_grad_norm,
+            "zero_optimization": {"stage": int(config.strategy.removeprefix("zero"))},
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": 10**9,
+            "fp16": {
+                "enabled": trainee.autocast == torch.float16,
+                "initial_scale_power": int(math.log2(_FIRST_LOSS_SCALE)),
+            },
+            "bf16": {"enabled": trainee.autocast == torch.bfloat16},
+        }
+        trainee.to(session.device)
+        self.engine, *_ = deepspeed.initialize(
+            model=trainee, optimizer=adamw(trainee, config), config=settings, dist_init_required=False
+        )
+
+    @property
+    def loss_scale(self) -> float | None:
+        """What fp16 multiplies the loss by."""
+        return float(self.engine.loss_scale()) if self.engine.fp16_enabled() else None
+
+    def forward(self, batch: Batch, *, last: bool) -> Terms:
+        """See ``Strategy``."""
+        terms: Terms = self.engine(batch)
+        return terms
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """See ``Strategy``; undoes DeepSpeed's average over workers and micro-batches."""
+        self.engine.backward(loss * self.session.world_size * self.parts)
+        if not last:
+            self.engine.step()  # only counts the micro-batch
+
+    def step(self, learning_rate: float) -> float:
+        """See ``Strategy``; DeepSpeed tells the norm only after the step."""
+        _set_rate(self.engine.optimizer, learning_rate)
+        self.engine.step()
+        norm = float(self.engine.get_global_grad_norm())
+        if not math.isfinite(norm) and self.loss_scale is None:
+            raise NotFiniteError(f"the gradient's norm is {norm}")
+        return norm
+
+    def save(self, folder: Path) -> None:
+        """See ``Strategy``; every rank has a part."""
+        self.engine.save_checkpoint(str(folder), tag="zero", save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """See ``Strategy``.
+
+        Raises:
+            InputError: another number of workers saved it.
+        """
+        saved = len(list((folder / "zero").glob("*optim_states.pt")))
+        if saved != self.session.world_size:
+            raise InputError(
+                f"the checkpoint is DeepSpeed's, of {saved} workers, and cannot be continued with "
+                f"{self.session.world_size}; run with --workers {saved}, or into another --output"
+            )
+        self.engine.load_checkpoint(str(folder), tag="zero")
+
+
+def require_deepspeed() -> None:
+    """Refuse to go on without DeepSpeed.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if importlib.util.find_spec("deepspeed") is None:
+        raise InputError(
+            "strategies 'zero1' and 'zero2' need DeepSpeed: pip install 'tinyqa-ray[deepspeed]', or use 'ddp'"
+        )
+
+
+def _deepspeed(session: Session) -> Any:
+    """The library, told of the device before it is imported, in a process group."""
+    require_deepspeed()
+    if session.device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+    import torch.distributed as dist
+
+    if not dist.is_initialized():  # one worker alone
+        backend = "gloo" if session.device.type == "cpu" else "nccl"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    return deepspeed
+
+
+def _set_rate(optimizer: Any, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def _trained(module: nn.Module) -> Sequence[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
