@@ -10,10 +10,11 @@ from collections.abc import Callable
 import torch
 from machine import show
 
-from tinyqa_ray.distill.losses import attention_loss, score_loss
+from tinyqa_ray.distill.losses import attention_loss, prefers_gram, score_loss
 from tinyqa_ray.distill.taps import attention_scores
 
-ROWS, WIDTH, HEADS, REPEATS = 8, 768, 12, 7
+ROWS, HEADS, REPEATS = 8, 12, 7
+LENGTHS = (64, 96, 128, 192, 256, 384)
 
 
 def seconds(step: Callable[[], torch.Tensor], inputs: list[torch.Tensor]) -> float:
@@ -26,37 +27,36 @@ def seconds(step: Callable[[], torch.Tensor], inputs: list[torch.Tensor]) -> flo
     return statistics.median(taken)
 
 
+def timed(tokens: int, width: int) -> dict[str, float]:
+    """Both forms at one length and one width."""
+    vectors = [torch.randn(ROWS, tokens, width, requires_grad=i < 2) for i in range(4)]
+    mask, pairs = torch.ones(ROWS, tokens, dtype=torch.bool), ROWS * tokens**2
+
+    def maps() -> torch.Tensor:
+        student, teacher = (attention_scores(vectors[i], vectors[i + 1], HEADS) for i in (0, 2))
+        return attention_loss(student, teacher, mask, pairs)
+
+    def gram() -> torch.Tensor:
+        return score_loss((vectors[0], vectors[1]), (vectors[2], vectors[3]), mask, HEADS, pairs)
+
+    plain, ours = seconds(maps, vectors), seconds(gram, vectors)
+    return {
+        "maps_s": round(plain, 4),
+        "gram_s": round(ours, 4),
+        "ratio": round(plain / ours, 2),
+        "gram_chosen": prefers_gram(tokens, width // HEADS),
+        "relative_difference": abs(float(maps()) - float(gram())) / float(maps()),
+    }
+
+
 def main() -> None:
-    """Time both forms at the lengths of short and of full windows."""
+    """Time both forms from short to full windows, with heads of 32 and of 64."""
     torch.manual_seed(0)
-    ratios = {}
-    for tokens in (128, 384):
-        vectors = [torch.randn(ROWS, tokens, WIDTH, requires_grad=i < 2) for i in range(4)]
-        mask, pairs = torch.ones(ROWS, tokens, dtype=torch.bool), ROWS * tokens**2
-
-        def maps(
-            vectors: list[torch.Tensor] = vectors, mask: torch.Tensor = mask, pairs: int = pairs
-        ) -> torch.Tensor:
-            student, teacher = (attention_scores(vectors[i], vectors[i + 1], HEADS) for i in (0, 2))
-            return attention_loss(student, teacher, mask, pairs)
-
-        def gram(
-            vectors: list[torch.Tensor] = vectors, mask: torch.Tensor = mask, pairs: int = pairs
-        ) -> torch.Tensor:
-            return score_loss((vectors[0], vectors[1]), (vectors[2], vectors[3]), mask, HEADS, pairs)
-
-        plain, ours = seconds(maps, vectors), seconds(gram, vectors)
-        difference = abs(float(maps()) - float(gram())) / float(maps())
-        ratios[str(tokens)] = {
-            "maps_s": round(plain, 4),
-            "gram_s": round(ours, 4),
-            "ratio": round(plain / ours, 2),
-            "relative_difference": difference,
-        }
-    show(
-        "score_loss",
-        {"rows": ROWS, "width": WIDTH, "heads": HEADS, "threads": torch.get_num_threads(), "tokens": ratios},
-    )
+    figures = {
+        f"heads of {width // HEADS}": {str(tokens): timed(tokens, width) for tokens in LENGTHS}
+        for width in (384, 768)
+    }
+    show("score_loss", {"rows": ROWS, "heads": HEADS, "threads": torch.get_num_threads(), **figures})
 
 
 if __name__ == "__main__":
