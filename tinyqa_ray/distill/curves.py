@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import Any
 
@@ -15,7 +16,7 @@ class Curves:
     def __init__(self, file: str | None) -> None:
         """Keep the rows in ``file``, as JSON lines; None keeps them here alone."""
         self.file = file
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, float | None]] = []
         self._written = self._cost = 0.0
         self._begin()
 
@@ -39,7 +40,9 @@ class Curves:
     ) -> None:
         """Append a row, and rewrite the file now and then; it also tells the driver how far the run is."""
         seconds = max(time.monotonic() - self._since, 1e-9)
-        row = {"step": step, "steps": steps, "loss": sum(terms.values()), **terms, "grad_norm": grad_norm}
+        # JSON has no infinity, which the norm is where fp16 overflowed and the step was skipped.
+        norm = grad_norm if math.isfinite(grad_norm) else None
+        row = {"step": step, "steps": steps, "loss": sum(terms.values()), **terms, "grad_norm": norm}
         speed = {"samples_per_s": self._samples / seconds, "tokens_per_s": self._tokens / seconds}
         scale = {} if loss_scale is None else {"loss_scale": loss_scale}
         self.rows.append({**row, "learning_rate": learning_rate, **speed, **scale})
