@@ -29,7 +29,10 @@ GROUND = (
     "report",
     "score",
 )
-STAGES = ("augment", "distill", "reader", "answer", "evaluate", "runner", "cli", "console", "recipes")
+STAGES = (
+    *("augment", "distill", "reader", "corpus", "answer", "evaluate", "runner", "cli", "console"),
+    *("recipes", "stages", "quickstart", "overrides", "options"),
+)
 
 
 def modules() -> dict[str, Path]:

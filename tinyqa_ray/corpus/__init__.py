@@ -1,0 +1,1 @@
+"""A corpus on its way to a model: documents and questions of any format → normalised Parquet."""

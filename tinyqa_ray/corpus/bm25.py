@@ -1,0 +1,120 @@
+"""BM25 over passages, with the statistics of the whole corpus however it is cut into shards.
+
+bm25s (Lù 2024, arXiv 2407.03618) scores with the statistics of what it has indexed, here a shard. So
+``best_passages`` weighs the counts of a shard itself, for the terms that are asked for, and has bm25s add
+up the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import bm25s
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tinyqa_ray.corpus.passage_index import Ints, ShardIndex
+
+Scores = npt.NDArray[np.float32]
+Ranked = tuple[Ints, Scores]
+"""Numbers of passages, counted over all shards from 0, best first, and their scores."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statistics:
+    """What BM25 must know of a whole corpus, beside how many passages hold a term."""
+
+    passages: int
+    terms: int
+    """Lengths of all passages, summed."""
+
+
+def best_passages(
+    questions: Sequence[Sequence[str]],
+    shards: Iterable[ShardIndex],
+    corpus: Statistics,
+    n: int,
+    *,
+    k1: float = 1.2,
+    b: float = 0.75,
+) -> list[Ranked]:
+    """The n passages of a corpus that each question is most likely answered by, as BM25 has it.
+
+    Passage p scores, for question q, in the variant of Lucene ≥ 8 (Kamphuis et al., ECIR 2020):
+
+        sum over terms t of q:  ln(1 + (N - df(t) + 0.5) / (df(t) + 0.5))
+                                * tf(t, p) / (k1 * (1 - b + b * length(p) / mean length) + tf(t, p))
+
+    with N passages, of which df(t) hold t, in all shards. How a corpus is cut into shards changes nothing.
+
+    Args:
+        questions: the terms of each; one that occurs twice counts twice.
+        shards: the whole corpus, in order; iterated twice.
+        corpus: sums over the shards.
+        n: passages a question, at most.
+        k1: how slowly a further occurrence of a term stops to count.
+        b: how much length is held against a passage.
+
+    Returns:
+        for each question, passages that share a term with it, best first; of equal ones the earlier first.
+    """
+    vocabulary = {term: i for i, term in enumerate(dict.fromkeys(term for q in questions for term in q))}
+    asked = pa.array(list(vocabulary), pa.string())
+    frequency = np.zeros(len(vocabulary), np.int64)
+    places: list[Ints] = []
+    for shard in shards:
+        places.append(shard.find(asked))
+        frequency += shard.passages_with(places[-1])
+    idf = np.log1p((corpus.passages - frequency + 0.5) / (frequency + 0.5))
+    # Rounded, so that processors which differ in the last bit of a logarithm give the same scores.
+    idf = idf.astype(np.float32).astype(np.float64)
+    mean_length = corpus.terms / max(corpus.passages, 1)
+    numbered = [np.array([vocabulary[term] for term in q], np.int64) for q in questions]
+    best = [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in questions]
+    before = 0
+    for shard, found in zip(shards, places, strict=True):
+        scorer = _scorer(shard, found, idf, mean_length, k1, b)
+        column = np.where(found >= 0, np.cumsum(found >= 0) - 1, -1)
+        for i, terms in enumerate(numbered):
+            columns = column[terms]
+            columns = columns[columns >= 0]
+            if len(columns):
+                best[i] = _better(best[i], scorer.get_scores_from_ids(columns), before, n)
+        before += len(shard)
+    return best
+
+
+def _scorer(
+    shard: ShardIndex, found: Ints, idf: npt.NDArray[np.float64], mean_length: float, k1: float, b: float
+) -> bm25s.BM25:
+    """bm25s's index of the terms found in a shard, in their order, with scores of the formula above."""
+    here = found >= 0
+    sizes = shard.passages_with(found)[here]
+    ends = np.cumsum(sizes)
+    items = np.repeat(shard.first[found[here]] - (ends - sizes), sizes) + np.arange(sizes.sum())
+    passage, count = shard.passage[items], shard.count[items].astype(np.float64)
+    norm = k1 * (1 - b + b * shard.length[passage] / mean_length)
+    scorer = bm25s.BM25(k1=k1, b=b, method="lucene", backend="numpy")
+    scorer.nonoccurrence_array = None
+    scorer.scores = {
+        "data": (np.repeat(idf[here], sizes) * count / (norm + count)).astype(np.float32),
+        "indices": passage,
+        "indptr": np.concatenate([[0], ends]),
+        "num_docs": len(shard),
+    }
+    return scorer
+
+
+def _better(best: Ranked, scores: Scores, before: int, n: int) -> Ranked:
+    """The best n of those known and those of the next shard, whose first passage is number ``before``."""
+    numbers, kept = best
+    new = np.flatnonzero(scores > (kept[-1] if len(kept) == n else 0))
+    if not len(new):
+        return best
+    if len(new) > n:
+        new = new[scores[new] >= np.partition(scores[new], -n)[-n]]
+    numbers, kept = np.concatenate([numbers, new + before]), np.concatenate([kept, scores[new]])
+    order = np.argsort(-kept, kind="stable")[:n]
+    return numbers[order], kept[order]

@@ -1,0 +1,218 @@
+"""BM25 over a corpus: an index of its passages, and for each question the passages worth reading.
+
+Two passes of ``tinyqa_ray.shards``, so what is finished stays finished: ``build_index`` over the documents,
+``select`` over the questions. What ``select`` writes is what routing writes for questions that name their
+document, with the place of the passage beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tinyqa_ray import shards, storage
+from tinyqa_ray.corpus.bm25 import Scores, Statistics, best_passages
+from tinyqa_ray.corpus.candidate_config import CandidateConfig
+from tinyqa_ray.corpus.passage_index import ShardIndex, locate, make_index
+from tinyqa_ray.corpus.tables import ASKED
+from tinyqa_ray.corpus.terms import Analyzer
+
+CANDIDATES = pa.schema(
+    [
+        *ASKED,
+        pa.field("start", pa.int64()),  # the passage within the document, in characters
+        pa.field("end", pa.int64()),
+        pa.field("bm25", pa.float32()),
+    ]
+)
+"""A question and a passage to ask it of. A question without any has one line, of row -1 and all else null;
+its error is null, too, unless the question itself has one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Index:
+    """The index of a corpus, in files of one shard each; iterating reads them in order."""
+
+    files: tuple[str, ...]
+    documents: int
+    """Documents that have a text."""
+    statistics: Statistics
+
+    def __iter__(self) -> Iterator[ShardIndex]:
+        for file in self.files:
+            yield ShardIndex.read(_local_copy(file))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """What was selected: ``questions`` = those with passages + ``unmatched`` + ``errors``."""
+
+    files: tuple[str, ...]
+    """Parquet files of schema ``CANDIDATES``, each sorted by ``row``, then ``question_row``, ``start``."""
+    questions: int
+    unmatched: int
+    """Questions that share no term with the corpus."""
+    errors: int
+    """Questions that cannot be asked at all."""
+    passages: int
+    """Passages of the corpus."""
+    pairs: int
+    """Pairs of a question and a passage to be read."""
+
+    @property
+    def saved(self) -> float:
+        """Share of all pairs of a question and a passage that need not be read."""
+        every = self.questions * self.passages
+        return 1 - self.pairs / every if every else 0.0
+
+
+def build_index(
+    documents: Sequence[str],
+    folder: str,
+    config: CandidateConfig,
+    *,
+    actors: int = 1,
+    progress: shards.Progress | None = None,
+) -> Index:
+    """Index the passages of a corpus; run again, it continues.
+
+    Args:
+        documents: Parquet files with columns ``row``, ``document_id``, ``text`` (may be null).
+        folder: for the index, local or a URL; it belongs to these documents and this config alone.
+        config: how passages are cut and terms are made.
+        actors: Ray actors that index at the same time.
+        progress: called as shards finish, with documents.
+
+    Raises:
+        InputError: an unknown language, or a file that cannot be read or written.
+    """
+    Analyzer(config.language)
+    plan = shards.cut(documents, config.documents_per_shard, folder, "arrow")
+    counts = shards.run(plan, Indexer, {"config": config}, shards.Workers(actors=actors), progress)
+    whole = {name: int(counts.get(name, 0)) for name in ("documents", "passages", "terms")}
+    return Index(
+        files=tuple(shard.target for shard in plan),
+        documents=whole["documents"],
+        statistics=Statistics(passages=whole["passages"], terms=whole["terms"]),
+    )
+
+
+def select(
+    index: Index,
+    questions: Sequence[str],
+    folder: str,
+    config: CandidateConfig,
+    *,
+    actors: int = 1,
+    progress: shards.Progress | None = None,
+) -> Selection:
+    """Write the best passages of each question to ``run-*.parquet``; run again, it continues.
+
+    Args:
+        index: of ``build_index``, with the same language.
+        questions: Parquet files with columns ``question_row``, ``question_id``, ``question``, ``error``.
+        folder: for the runs, local or a URL; it belongs to this index, these questions and this config.
+        config: how many passages, and how BM25 weighs.
+        actors: Ray actors that select at the same time.
+        progress: called as runs finish, with questions.
+
+    Raises:
+        InputError: a file that cannot be read or written.
+    """
+    plan = [
+        dataclasses.replace(shard, target=storage.join(folder, f"run-{shard.index:06d}.parquet"))
+        for shard in shards.cut(questions, config.questions_per_run, folder, "parquet")
+    ]
+    options = {"config": config, "index": index}
+    counts = shards.run(plan, Selector, options, shards.Workers(actors=actors), progress)
+    whole = {name: int(counts.get(name, 0)) for name in ("unmatched", "errors", "pairs")}
+    return Selection(
+        files=tuple(shard.target for shard in plan),
+        questions=sum(shard.rows for shard in plan),
+        passages=index.statistics.passages,
+        **whole,
+    )
+
+
+class Indexer:
+    """Makes the index of a shard of documents."""
+
+    def __init__(self, config: CandidateConfig) -> None:
+        self.config = config
+        self.analyzer = Analyzer(config.language)
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        """Documents in, a table of schema ``passage_index.INDEX`` out."""
+        made = make_index(rows, self.analyzer, self.config.passage_words, self.config.passage_overlap)
+        index = ShardIndex(made)
+        documents = len(rows) - rows["text"].null_count
+        return made, {"documents": documents, "passages": len(index), "terms": int(index.length.sum())}
+
+
+class Selector:
+    """Finds the best passages of a run of questions, in one walk over the index."""
+
+    def __init__(self, config: CandidateConfig, index: Index) -> None:
+        self.config, self.index = config, index
+        self.analyzer = Analyzer(config.language)
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        """Questions in, a table of schema ``CANDIDATES`` out."""
+        bad = rows["error"].is_valid().to_numpy()
+        terms = [
+            [] if error else self.analyzer.terms(question)
+            for question, error in zip(rows["question"].to_pylist(), bad, strict=True)
+        ]
+        config = self.config
+        ranked = best_passages(
+            terms, self.index, self.index.statistics, config.candidates, k1=config.k1, b=config.b
+        )
+        sizes = np.array([len(numbers) for numbers, _ in ranked], np.int64)
+        question = np.repeat(np.arange(len(rows)), sizes)
+        number = np.concatenate([numbers for numbers, _ in ranked])
+        score = np.concatenate([scores for _, scores in ranked])
+        order = np.argsort(number, kind="stable")
+        places = locate(number[order], self.index)
+        found = _columns(rows.take(question[order]), places, score[order])
+        found = found.sort_by([(name, "ascending") for name in ("row", "question_row", "start")])
+        left = rows.filter(pa.array(sizes == 0))
+        nowhere = pa.table({"row": pa.array([-1] * len(left), pa.int64())})
+        counts = {"unmatched": int((sizes == 0).sum() - bad.sum()), "errors": int(bad.sum())}
+        return pa.concat_tables([_columns(left, nowhere, None), found]), {**counts, "pairs": len(found)}
+
+
+def _columns(questions: pa.Table, places: pa.Table, score: Scores | None) -> pa.Table:
+    """A table of schema ``CANDIDATES``; what is not given is null."""
+    given = {name: questions[name] for name in ("question_row", "question_id", "question", "error")}
+    given |= {name: places[name] for name in places.column_names}
+    if score is not None:
+        given["bm25"] = pa.array(score)
+    columns = [given.get(field.name, pa.nulls(len(questions), field.type)) for field in CANDIDATES]
+    return pa.table(columns, schema=CANDIDATES)
+
+
+def _local_copy(file: str) -> str:
+    """A local path of a file; one behind a URL is copied once a machine, into the folder of temporary files.
+
+    Such a copy may be deleted at any time when no run is at work.
+    """
+    filesystem, inner = storage.resolve(file)
+    if storage.is_local(file):
+        return inner
+    info = filesystem.get_file_info(inner)
+    content = hashlib.sha256(f"{file} {info.size} {info.mtime_ns}".encode()).hexdigest()
+    copies = Path(tempfile.gettempdir()) / f"tinyqa-index-{os.getuid()}"
+    copies.mkdir(mode=0o700, exist_ok=True)
+    copy = str(copies / f"{content[:32]}.arrow")
+    if storage.kind(copy) == "absent":
+        with filesystem.open_input_stream(inner) as stream:
+            storage.write_atomic(copy, iter(lambda: stream.read(1 << 22), b""))
+    return copy

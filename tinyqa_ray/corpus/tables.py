@@ -1,0 +1,211 @@
+"""Parquet files of a corpus: their columns, and how they are written and read in bounded pieces."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tinyqa_ray import storage
+from tinyqa_ray.errors import InputError
+
+DOCUMENTS = pa.schema(
+    [
+        pa.field("row", pa.int64()),  # from 0, over all files, in input order
+        pa.field("document_id", pa.string()),
+        pa.field("text", pa.large_string()),  # null: there is an error
+        pa.field("meta", pa.string()),  # JSON of the other columns; null: there are none
+        pa.field("error", pa.string()),  # null: fine
+    ]
+)
+QUESTIONS = pa.schema(
+    [
+        pa.field("question_row", pa.int64()),  # from 0, over all files, in input order
+        pa.field("question_id", pa.string()),
+        pa.field("question", pa.string()),  # null: there is an error
+        pa.field("document_id", pa.string()),  # null: every document is asked
+        pa.field("error", pa.string()),  # null: fine
+    ]
+)
+ASKED = pa.schema([DOCUMENTS.field("row"), *QUESTIONS])
+"""A question and the row of its document; row -1, and an error, when there is no such document."""
+
+FILES = "_FILES.json"
+"""Written into a folder last: its tables are complete."""
+ASKED_PER_GROUP = 1024
+"""Rows of a row group of questions."""
+GROUP_CHARACTERS = 1 << 23
+"""Characters at which a row group is closed, however few its rows."""
+FILE_CHARACTERS = 1 << 26
+"""Characters at which a file is closed; a file is held in memory, compressed, until it is whole."""
+_PIECE = 1 << 22
+
+
+class Parts:
+    """Rows that come one by one, written as ``part-000000.parquet`` and so on, each whole or absent.
+
+    Which rows a file holds depends on the rows alone. A file that an earlier, killed call wrote is not
+    written again. Within ``with``, an ``InputError`` takes all of the files away.
+    """
+
+    def __init__(
+        self, folder: str, schema: pa.Schema, rows_per_group: int, rows_per_file: int, *, stem: str = "part"
+    ) -> None:
+        self.folder, self.schema, self.stem = folder, schema, stem
+        self.rows_per_group, self.rows_per_file = rows_per_group, rows_per_file
+        self.rows = 0
+        self.files: list[str] = []
+        self._group: list[tuple[Any, ...]] = []
+        self._group_characters = self._file_rows = self._file_characters = 0
+        self._sink: Any = None
+        self._writer: Any = None
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, InputError):
+            for file in storage.list_files(self.folder, ".parquet"):
+                if file.rsplit("/", 1)[-1].startswith(f"{self.stem}-"):
+                    storage.delete_file(file)
+
+    def add(self, *values: Any) -> None:
+        """Append a row, its values in the order of the schema."""
+        if not self._file_rows:
+            self._open()
+        characters = sum(len(value) for value in values if isinstance(value, str))
+        self._group.append(values)
+        self.rows += 1
+        self._file_rows += 1
+        self._group_characters += characters
+        self._file_characters += characters
+        if self._file_rows == self.rows_per_file or self._file_characters >= FILE_CHARACTERS:
+            self._close()
+        elif len(self._group) == self.rows_per_group or self._group_characters >= GROUP_CHARACTERS:
+            self._flush()
+
+    def finish(self) -> list[str]:
+        """Write what remains, and return all files in order."""
+        if self._file_rows:
+            self._close()
+        return self.files
+
+    def _open(self) -> None:
+        self.files.append(storage.join(self.folder, f"{self.stem}-{len(self.files):06d}.parquet"))
+        if storage.kind(self.files[-1]) == "absent":
+            self._sink = pa.BufferOutputStream()
+            self._writer = _writer(self._sink, self.schema)
+
+    def _flush(self) -> None:
+        if self._writer and self._group:
+            columns = zip(zip(*self._group, strict=True), self.schema, strict=True)
+            self._writer.write_table(
+                pa.table([pa.array(values, field.type) for values, field in columns], schema=self.schema)
+            )
+        self._group, self._group_characters = [], 0
+
+    def _close(self) -> None:
+        self._flush()
+        if self._writer:
+            self._writer.close()
+            storage.write_atomic(self.files[-1], _pieces(self._sink.getvalue()))
+        elif _rows(self.files[-1]) != self._file_rows:
+            raise InputError(f"{self.files[-1]}: is of another run; delete {self.folder} and run again")
+        self._sink = self._writer = None
+        self._file_rows = self._file_characters = 0
+
+
+def write(path: str, table: pa.Table, rows_per_group: int) -> None:
+    """Write one table as a Parquet file, whole or not at all."""
+    sink = pa.BufferOutputStream()
+    with _writer(sink, table.schema) as writer:
+        writer.write_table(table, row_group_size=rows_per_group)
+    storage.write_atomic(path, _pieces(sink.getvalue()))
+
+
+def _writer(sink: Any, schema: pa.Schema) -> Any:
+    # The minimum and maximum of row alone let a reader pass over groups.
+    rows = [name for name in ("row", "question_row") if name in schema.names]
+    return pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=False, write_statistics=rows)
+
+
+def _rows(file: str) -> int:
+    with opened(file) as parquet:
+        return int(parquet.metadata.num_rows)
+
+
+def _pieces(buffer: Any) -> Iterator[bytes]:
+    for start in range(0, buffer.size, _PIECE):
+        yield buffer.slice(start, min(_PIECE, buffer.size - start)).to_pybytes()
+
+
+@contextlib.contextmanager
+def opened(file: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of this package, open to read parts of it."""
+    filesystem, inner = storage.resolve(file)
+    with filesystem.open_input_file(inner) as source:
+        yield pq.ParquetFile(source, pre_buffer=True)
+
+
+def batches(files: Sequence[str], columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """Columns of Parquet files in order, in batches of at most ``rows``."""
+    for file in files:
+        with opened(file) as parquet:
+            # Names of columns, not a schema's order: a batch has them as they are asked for.
+            for batch in parquet.iter_batches(rows, columns=columns):
+                yield batch.select(columns)
+
+
+def asked_of(run_files: Sequence[str], first_row: int, last_row: int) -> pa.Table:
+    """Questions asked of the documents ``first_row`` to ``last_row``, both included.
+
+    Only the row groups that may hold them are read. Row -1 has the questions without a document.
+
+    Args:
+        run_files: files of ``routing.route``, or of others with its columns and perhaps more.
+        first_row: global number of a document.
+        last_row: the same.
+
+    Returns:
+        rows of ``ASKED``, and further columns of the files, by row and then question.
+    """
+    found = [_asked_in(file, first_row, last_row) for file in run_files]
+    if not found:
+        return ASKED.empty_table()
+    return pa.concat_tables(found).sort_by([("row", "ascending"), ("question_row", "ascending")])
+
+
+def _asked_in(file: str, first_row: int, last_row: int) -> pa.Table:
+    with opened(file) as parquet:
+        column = parquet.schema_arrow.get_field_index("row")
+        groups = []
+        for group in range(parquet.num_row_groups):
+            span = parquet.metadata.row_group(group).column(column).statistics
+            known = span is not None and span.has_min_max
+            if not known or (span.min <= last_row and span.max >= first_row):
+                groups.append(group)
+        table = parquet.read_row_groups(groups)
+    row = pc.field("row")
+    return table.filter((row >= first_row) & (row <= last_row))
+
+
+def finished(folder: str) -> dict[str, Any] | None:
+    """What ``finish`` noted of a complete folder, its files as paths; None of any other."""
+    written = storage.join(folder, FILES)
+    if storage.kind(written) == "absent":
+        return None
+    note: dict[str, Any] = storage.read_json(written)
+    return {**note, "files": [storage.join(folder, name) for name in note["files"]]}
+
+
+def finish(folder: str, files: Sequence[str], **notes: Any) -> None:
+    """Mark a folder as complete."""
+    names = [file.removeprefix(storage.join(folder, "")) for file in files]
+    storage.write_json(storage.join(folder, FILES), {"files": names, **notes})
