@@ -95,7 +95,8 @@ def compare_loops(
 
 def compare_peer(arguments: argparse.Namespace, job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Both stages from data to student, once each, and the students' scores."""
-    job = {**job, "epochs": arguments.epochs}
+    # The peer compares attention after softmax, so both teach the same.
+    job = {**job, "epochs": arguments.epochs, "attention_maps": "probabilities"}
     contestants = {name: ("tinyqa_train", own, sys.executable) for name, own in OURS.items()}
     contestants["farm"] = ("farm_distil", {}, interpreter("farm", Path(arguments.environments)))
     students, replies, speeds = {}, {}, {}

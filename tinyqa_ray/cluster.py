@@ -50,9 +50,13 @@ def quiet() -> None:
 
 def quiet_models() -> None:
     """Keep the loading bars, advice and retries of transformers and the hub off the terminal."""
+    import torch
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
+    if not torch.cuda.is_available():
+        # Or else DeepSpeed, which transformers imports where it is installed, says so on stdout.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

@@ -128,6 +128,7 @@ def _config(job: Job, stage: str, batch_size: int, windows: str, student: str) -
         temperature=job["temperature"],
         distillation_weight=job["distillation_weight"],
         head_dropout=job["head_dropout"],
+        attention_maps=job.get("attention_maps", "scores"),
         precision=job.get("precision", "fp32"),
         checkpoint_steps=1_000_000,
         workers=workers,
