@@ -189,8 +189,8 @@ def score_loss(
 def prefers_gram(tokens: int, head_width: int) -> bool:
     """Whether ``score_loss`` is faster than ``attention_loss`` of maps, at a length and a width of heads.
 
-    Its products cost 8 T d² a head, those of the maps 2 T² d and several passes over T² numbers: measured
-    (``benchmarks/score_loss.py``), they break even at about three widths.
+    Its products cost 8 T d² a head, those of the maps 4 T² d and several passes over T² numbers: measured
+    (``benchmarks/score_loss.py``), they break even at two widths with heads of 32, at four with heads of 64.
     """
     return tokens >= 3 * head_width
 
