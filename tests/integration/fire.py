@@ -26,6 +26,8 @@ from tinyqa_ray.augment import augment
 from tinyqa_ray.configs import AugmentConfig, DistillConfig, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.distill import teacher_logits
 from tinyqa_ray.distill.batches import WindowData
+from tinyqa_ray.distill.loop import train
+from tinyqa_ray.distill.session import LocalSession
 from tinyqa_ray.distill.window_folder import window_files
 
 PARAGRAPHS = 64
@@ -99,6 +101,23 @@ def unlike(model: Path, other: Path) -> list[str]:
     left, right = weights(model), weights(other)
     same = {name for name in left.keys() & right.keys() if torch.equal(left[name], right[name])}
     return sorted((left.keys() | right.keys()) - same)
+
+
+def trained_here(config: DistillConfig, folder: Path) -> Path:
+    """Train in this process, without Ray, and return the model folder."""
+    threads = torch.get_num_threads()
+    train(config, LocalSession(folder))
+    torch.set_num_threads(threads)
+    (checkpoint,) = folder.glob("step-*")
+    return checkpoint / "model"
+
+
+def assert_close(model: Path, other: Path, but: tuple[str, ...]) -> None:
+    """Compare weights to 1e-4, except those whose names end in one of ``but``."""
+    found = weights(model)
+    for name, tensor in weights(other).items():
+        if not name.endswith(but):
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4)
 
 
 def rows(output: Path) -> list[dict[str, float]]:

@@ -14,7 +14,6 @@ import fire
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from ray import cloudpickle
 
 from tinyqa_ray import storage
@@ -22,8 +21,6 @@ from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.distill import DistillReport, distill
 from tinyqa_ray.distill.batches import Order, WindowData
 from tinyqa_ray.distill.checkpoints import newest_checkpoint, sealed
-from tinyqa_ray.distill.loop import train
-from tinyqa_ray.distill.session import LocalSession
 from tinyqa_ray.distill.stage import train_loop_per_worker
 from tinyqa_ray.distill.window_folder import window_files
 from tinyqa_ray.errors import InputError
@@ -59,8 +56,9 @@ def config(taught: DistillConfig) -> DistillConfig:
 
 @pytest.fixture(scope="module")
 def calm(config: DistillConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two workers."""
     output = tmp_path_factory.mktemp("calm") / "out"
-    distill(config, str(output))
+    distill(replace(config, workers=2), str(output))
     return output
 
 
@@ -103,22 +101,8 @@ def test_stage_publishes_a_student_once(config: DistillConfig, calm: Path) -> No
         distill(replace(config, learning_rate=1.0), str(calm))
 
 
-def test_ray_trains_what_one_process_does_without_it(
-    config: DistillConfig, calm: Path, tmp_path: Path
-) -> None:
-    threads = torch.get_num_threads()
-    train(config, LocalSession(tmp_path))
-    torch.set_num_threads(threads)
-    assert fire.unlike(tmp_path / f"step-{STEPS:09d}" / "model", calm / "model") == []
-
-
-def test_two_workers_train_what_one_does(config: DistillConfig, calm: Path, tmp_path: Path) -> None:
-    output = tmp_path / "two"
-    distill(replace(config, workers=2), str(output))
-    made = fire.weights(output / "model")
-    for name, tensor in fire.weights(calm / "model").items():
-        if not name.endswith(UNSEEN):
-            torch.testing.assert_close(made[name], tensor, rtol=0, atol=1e-4)
+def test_two_workers_train_what_one_process_does(config: DistillConfig, calm: Path, tmp_path: Path) -> None:
+    fire.assert_close(calm / "model", fire.trained_here(config, tmp_path), but=UNSEEN)
 
 
 def test_window_that_spoils_the_loss_is_named_and_not_tried_again(

@@ -53,7 +53,7 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
     trainee = build(config, session.device)
     taught = strategy(trainee, config, session, parts)
     curves = Curves(metrics_file if session.rank == 0 else None)
-    step = resume(session, taught, curves)
+    step = begun = resume(session, taught, curves)
     while step < order.steps:
         torch.manual_seed(_draw(config.seed, step, session.rank))
         batch = order.batch(step)
@@ -68,7 +68,8 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
             curves.add(step, order.steps, terms, grad_norm, rate, taught.loss_scale)
         if step % config.checkpoint_steps == 0 and step < order.steps:
             save(session, taught, curves, tokenizer, step, order.steps)
-    save(session, taught, curves, tokenizer, step, order.steps)
+    if begun < order.steps:  # else a kill came after the last checkpoint
+        save(session, taught, curves, tokenizer, step, order.steps)
 
 
 def build(config: DistillConfig, device: torch.device | None = None) -> Trainee:

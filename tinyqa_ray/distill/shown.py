@@ -51,7 +51,7 @@ def show(config: DistillConfig, stage: runs.Stage, report: DistillReport, hardwa
     student = _figures("student", figures.get(report.published_step, {}), report.parameters)
     students = [student]
     if dev:
-        best = max(dev, key=lambda row: (row["best_f1"], -row["step"]))
+        best = max(dev, key=lambda row: (row["best_f1"], row["step"]))
         for name, row in (("student, last", dev[-1]), (f"student, best (step {best['step']})", best)):
             if row["step"] != report.published_step:
                 students.append(_figures(name, row, report.parameters))

@@ -219,8 +219,9 @@ def _publish(config: DistillConfig, stage: runs.Stage, windows: int, result: Any
     """Put the student in its place, with its page and card, and mark the stage as finished."""
     rows, dev = read_rows(stage.path(METRICS)), dev_figures(stage.path(DEV))
     kept = {step: folder for folder, step in whole_checkpoints(_run_folder(stage)).items()}
+    # Of equal ones the later is better, as for Ray, which has deleted the others.
     ranked = sorted(
-        (row for row in dev if row["step"] in kept), key=lambda row: (-row["best_f1"], row["step"])
+        (row for row in dev if row["step"] in kept), key=lambda row: (-row["best_f1"], -row["step"])
     )
     for row in ranked[: config.keep_best]:
         copy_model(kept[row["step"]], stage.path(BEST, f"step-{row['step']:09d}"))
