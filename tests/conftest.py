@@ -12,11 +12,14 @@ os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
+
+from tinyqa_ray import shards
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +48,24 @@ def ray_cluster() -> Iterator[None]:
     ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Shards are worked in this process, without Ray; the list names those worked."""
+    worked: list[str] = []
+
+    def work_all(
+        todo: Sequence[shards.Shard], mapper: Callable[..., Any], options: dict[str, Any], _: Any
+    ) -> Iterator[int]:
+        made = mapper(**options)
+        for shard in todo:
+            shards.work(shard, made)
+            worked.append(shard.target)
+            yield shard.rows if shard.units is None else shard.units
+
+    monkeypatch.setattr(shards, "_worked", work_all)
+    return worked
 
 
 @pytest.fixture(scope="session")

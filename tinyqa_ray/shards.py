@@ -15,6 +15,7 @@ import io
 import json
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -34,6 +35,9 @@ ROWS_PER_GROUP = 64
 """Rows of a row group in Parquet: a shard reads no more than a group too many at either end."""
 TRIES = 5
 """How often a shard is begun, when its process is killed each time."""
+_MOST_BLOCKS = 4096
+"""Blocks of the data set of shards: Ray keeps count of each."""
+_READERS = 16
 _COUNTS = b"tinyqa"
 """Key of a shard's counts in the metadata of its file's schema."""
 
@@ -54,6 +58,8 @@ class Shard:
     offset: int
     rows: int
     target: str
+    units: int | None = None
+    """What the shard adds to the progress, if not its rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,44 +96,56 @@ def run(
         mapper: class of the mapper; an actor makes one from ``options``.
         options: constructor arguments, small enough to send.
         workers: actors and their share of the cluster.
-        progress: called as shards finish.
+        progress: called as shards finish, with rows, or with what shards give as ``units``.
 
     Raises:
         InputError: a mapper refused its rows, a file cannot be read or written, or a shard's process was
             killed each time.
     """
-    todo = [shard for shard in shards if storage.kind(shard.target) == "absent"]
-    total = sum(shard.rows for shard in shards)
-    done = total - sum(shard.rows for shard in todo)
+    written = {file for folder in {_folder(shard) for shard in shards} for file in storage.list_files(folder)}
+    todo = [shard for shard in shards if shard.target not in written]
+    total = sum(map(_units, shards))
+    done = total - sum(map(_units, todo))
     if progress:
         progress(done, total)
     if todo:
-        for rows in _worked(todo, mapper, options, workers):
-            done += rows
+        for units in _worked(todo, mapper, options, workers):
+            done += units
             if progress:
                 progress(done, total)
     counts: dict[str, float] = {}
-    for shard in shards:
-        for name, value in _read_counts(shard.target).items():
-            counts[name] = counts.get(name, 0) + value
+    with ThreadPoolExecutor(_READERS) as pool:  # a store behind a URL takes its time for each file
+        for found in pool.map(_read_counts, [shard.target for shard in shards]):
+            for name, value in found.items():
+                counts[name] = counts.get(name, 0) + value
     return counts
+
+
+def _folder(shard: Shard) -> str:
+    return shard.target.rsplit("/", 1)[0]
+
+
+def _units(shard: Shard) -> int:
+    return shard.rows if shard.units is None else shard.units
 
 
 def _worked(
     todo: Sequence[Shard], mapper: Callable[..., Mapper], options: dict[str, Any], workers: Workers
 ) -> Any:
-    """Yield the rows of each shard as Ray Data's actors finish it."""
+    """Yield the units of each shard as Ray Data's actors finish it."""
     import ray
     from ray.data import ActorPoolStrategy
     from ray.experimental.internal_kv import _internal_kv_del
 
     tries = f"tinyqa-{uuid.uuid4().hex}-"
-    dataset = ray.data.from_items([asdict(shard) for shard in todo], override_num_blocks=len(todo))
+    items = [{**asdict(shard), "units": _units(shard)} for shard in todo]
+    dataset = ray.data.from_items(items, override_num_blocks=min(len(todo), _MOST_BLOCKS))
     worked = dataset.map_batches(
         _ShardWorker,
         fn_constructor_kwargs={"mapper": mapper, "options": options, "tries": tries},
         batch_size=1,
-        compute=ActorPoolStrategy(size=min(workers.actors, len(todo))),
+        # One shard waits at each actor; more would wait behind a long one while others are idle.
+        compute=ActorPoolStrategy(size=min(workers.actors, len(todo)), max_tasks_in_flight_per_actor=2),
         # Less than a core: the tasks that feed an actor must find one too (two-core machines).
         num_cpus=0.5,
         num_gpus=workers.num_gpus,
@@ -136,7 +154,7 @@ def _worked(
         for row in worked.iter_rows():
             if row["refused"]:
                 raise InputError(row["refused"])
-            yield row["rows"]
+            yield row["units"]
     finally:
         _internal_kv_del(tries, del_by_prefix=True)
 
@@ -159,7 +177,7 @@ class _ShardWorker:
         except (InputError, OSError) as error:
             # As data: Ray wraps an exception, and its cause is lost on the way to the driver.
             refused = str(error)
-        return {"rows": batch["rows"], "refused": np.array([refused], dtype=object)}
+        return {"units": batch["units"], "refused": np.array([refused], dtype=object)}
 
 
 def _give_up_late(shard: Shard, tries: str) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tinyqa_ray import shards, storage
+from tinyqa_ray import storage
+from tinyqa_ray.configs import CandidateConfig
 from tinyqa_ray.corpus import candidates
-from tinyqa_ray.corpus.candidate_config import CandidateConfig
 from tinyqa_ray.corpus.candidates import CANDIDATES, Index, Selection, build_index, select
 from tinyqa_ray.corpus.tables import ASKED, DOCUMENTS, QUESTIONS
 from tinyqa_ray.errors import InputError
@@ -49,24 +49,6 @@ def corpus(tmp_path: Path) -> tuple[list[str], list[str]]:
     return files, [questions]
 
 
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Shards are worked in this process, without Ray; the list names those worked."""
-    worked: list[str] = []
-
-    def work_all(
-        todo: Sequence[shards.Shard], mapper: Callable[..., Any], options: dict[str, Any], _: Any
-    ) -> Any:
-        made = mapper(**options)
-        for shard in todo:
-            shards.work(shard, made)
-            worked.append(shard.target)
-            yield shard.rows
-
-    monkeypatch.setattr(shards, "_worked", work_all)
-    return worked
-
-
 def run(
     corpus: tuple[list[str], list[str]], folder: str, config: CandidateConfig = CONFIG
 ) -> tuple[Index, Selection]:
@@ -97,7 +79,14 @@ def test_questions_get_their_passages(
     assert sorted(r["row"] for r in found if r["question_row"] == 4) == [4, 9, 14]
     assert index.documents == index.statistics.passages == 40
     assert selection == Selection(
-        files=selection.files, questions=6, unmatched=1, errors=1, passages=40, pairs=len(found) - 2
+        files=selection.files,
+        questions=6,
+        unmatched=1,
+        errors=1,
+        passages=40,
+        pairs=len(found) - 2,
+        named=0,
+        own=0,
     )
     assert selection.saved == pytest.approx(1 - (len(found) - 2) / (6 * 40))
 
@@ -198,7 +187,7 @@ def test_unknown_language_is_refused_before_any_work(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
-        ({"candidates": 0}, "candidates is 0"),
+        ({"candidates": -1}, "candidates is -1"),
         ({"passage_overlap": 200}, "passage_overlap is 200; it must be below passage_words, 200"),
         ({"passage_words": 70000}, "passage_words is 70000; it must be below 65536"),
         ({"b": 1.5}, "b is 1.5"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tinyqa_ray.corpus.candidate_config import CandidateConfig
+from tinyqa_ray.configs import CandidateConfig
 from tinyqa_ray.corpus.coverage import coverage
 from tinyqa_ray.squad import GoldAnswer, Paragraph, Question
 

@@ -1,13 +1,15 @@
 """What every stage can be told: one frozen config a stage, checked when it is made."""
 
+from tinyqa_ray.configs.corpus import AnswerConfig, CandidateConfig
 from tinyqa_ray.configs.data import AugmentConfig, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.configs.distill import LAYER_OBJECTIVES, DistillConfig, Objective, Precision
-from tinyqa_ray.configs.use import AnswerConfig, EvaluateConfig, ExportConfig
+from tinyqa_ray.configs.use import EvaluateConfig, ExportConfig
 
 __all__ = [
     "LAYER_OBJECTIVES",
     "AnswerConfig",
     "AugmentConfig",
+    "CandidateConfig",
     "DistillConfig",
     "EvaluateConfig",
     "ExportConfig",

@@ -1,4 +1,4 @@
-"""How a model is measured, exported, and asked about a corpus."""
+"""How a model is measured and exported."""
 
 from __future__ import annotations
 
@@ -61,33 +61,3 @@ class ExportConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "calibration_questions", "check_questions", "max_answer_tokens")
         at_least(self, 0, "max_f1_drop", "seed")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AnswerConfig:
-    """How a corpus is answered."""
-
-    model: str
-    """Folder or hub id with a question-answering head."""
-    documents: str
-    """JSONL file of documents: ``id``, ``text``."""
-    questions: str
-    """JSONL file of questions: ``id``, ``question``, ``document_id``."""
-    top_k: int = 1
-    """Answers kept of each question."""
-    max_answer_tokens: int = 30
-    """Longest answer, in tokens."""
-    window: WindowConfig = WindowConfig()
-    """Sizes of the windows."""
-    rows_per_shard: int = 512
-    """Questions in one output file, the unit of work that is done once."""
-    actors: int = execution(1)
-    """Ray actors, each with its own copy of the model."""
-    threads: int = execution(0)
-    """Torch threads of an actor; 0 shares the machine's cores among the actors."""
-    num_gpus_per_actor: float = execution(0.0)
-    """GPUs of an actor; 0 runs on the CPU."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "top_k", "max_answer_tokens", "rows_per_shard", "actors")
-        at_least(self, 0, "threads", "num_gpus_per_actor")

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tinyqa_ray import shards, storage
+from tinyqa_ray.configs import CandidateConfig
 from tinyqa_ray.corpus.bm25 import Scores, Statistics, best_passages
-from tinyqa_ray.corpus.candidate_config import CandidateConfig
 from tinyqa_ray.corpus.passage_index import ShardIndex, locate, make_index
 from tinyqa_ray.corpus.tables import ASKED
 from tinyqa_ray.corpus.terms import Analyzer
@@ -66,12 +68,21 @@ class Selection:
     """Passages of the corpus."""
     pairs: int
     """Pairs of a question and a passage to be read."""
+    named: int
+    """Questions that name a document, taken as the one that answers them."""
+    own: int
+    """Of these, those with a passage of that document."""
 
     @property
     def saved(self) -> float:
         """Share of all pairs of a question and a passage that need not be read."""
         every = self.questions * self.passages
         return 1 - self.pairs / every if every else 0.0
+
+    @property
+    def own_selected(self) -> float | None:
+        """Of the questions that name their document, the share with a passage of it; None if none does."""
+        return self.own / self.named if self.named else None
 
 
 def build_index(
@@ -118,7 +129,7 @@ def select(
 
     Args:
         index: of ``build_index``, with the same language.
-        questions: Parquet files with columns ``question_row``, ``question_id``, ``question``, ``error``.
+        questions: Parquet files of schema ``tables.QUESTIONS``.
         folder: for the runs, local or a URL; it belongs to this index, these questions and this config.
         config: how many passages, and how BM25 weighs.
         actors: Ray actors that select at the same time.
@@ -133,7 +144,7 @@ def select(
     ]
     options = {"config": config, "index": index}
     counts = shards.run(plan, Selector, options, shards.Workers(actors=actors), progress)
-    whole = {name: int(counts.get(name, 0)) for name in ("unmatched", "errors", "pairs")}
+    whole = {name: int(counts.get(name, 0)) for name in ("unmatched", "errors", "pairs", "named", "own")}
     return Selection(
         files=tuple(shard.target for shard in plan),
         questions=sum(shard.rows for shard in plan),
@@ -182,11 +193,25 @@ class Selector:
         order = np.argsort(number, kind="stable")
         places = locate(number[order], self.index)
         found = _columns(rows.take(question[order]), places, score[order])
+        named = rows["document_id"].is_valid().to_numpy() & ~bad
+        own = _with_own(rows, question[order], places)
         found = found.sort_by([(name, "ascending") for name in ("row", "question_row", "start")])
         left = rows.filter(pa.array(sizes == 0))
         nowhere = pa.table({"row": pa.array([-1] * len(left), pa.int64())})
-        counts = {"unmatched": int((sizes == 0).sum() - bad.sum()), "errors": int(bad.sum())}
-        return pa.concat_tables([_columns(left, nowhere, None), found]), {**counts, "pairs": len(found)}
+        counts: dict[str, float] = {
+            "unmatched": int((sizes == 0).sum() - bad.sum()),
+            "errors": int(bad.sum()),
+        }
+        counts |= {"pairs": len(found), "named": int(named.sum()), "own": int((own & named).sum())}
+        return pa.concat_tables([_columns(left, nowhere, None), found]), counts
+
+
+def _with_own(rows: pa.Table, question: npt.NDArray[np.int64], places: pa.Table) -> npt.NDArray[np.bool_]:
+    """Whether each question has a passage of the document that it names."""
+    same = pc.equal(rows["document_id"].take(question), places["document_id"]).fill_null(False)
+    own = np.zeros(len(rows), bool)
+    own[question[same.to_numpy()]] = True
+    return own
 
 
 def _columns(questions: pa.Table, places: pa.Table, score: Scores | None) -> pa.Table:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tinyqa_ray.configs import CandidateConfig
 from tinyqa_ray.corpus.bm25 import Statistics, best_passages
-from tinyqa_ray.corpus.candidate_config import CandidateConfig
 from tinyqa_ray.corpus.candidates import Indexer
 from tinyqa_ray.corpus.passage_index import ShardIndex
 from tinyqa_ray.corpus.terms import Analyzer

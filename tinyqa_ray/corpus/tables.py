@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -176,24 +177,44 @@ def asked_of(run_files: Sequence[str], first_row: int, last_row: int) -> pa.Tabl
     Returns:
         rows of ``ASKED``, and further columns of the files, by row and then question.
     """
-    found = [_asked_in(file, first_row, last_row) for file in run_files]
+    found = [rows_between(file, "row", first_row, last_row) for file in run_files]
     if not found:
         return ASKED.empty_table()
     return pa.concat_tables(found).sort_by([("row", "ascending"), ("question_row", "ascending")])
 
 
-def _asked_in(file: str, first_row: int, last_row: int) -> pa.Table:
+def rows_between(
+    file: str, column: str, first: int, last: int, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Rows of a Parquet file whose integer ``column`` lies in ``first`` to ``last``, both included.
+
+    Only the row groups that may hold them are read, and of them only ``columns``, if given.
+    """
     with opened(file) as parquet:
-        column = parquet.schema_arrow.get_field_index("row")
+        place = parquet.schema_arrow.get_field_index(column)
         groups = []
         for group in range(parquet.num_row_groups):
-            span = parquet.metadata.row_group(group).column(column).statistics
+            span = parquet.metadata.row_group(group).column(place).statistics
             known = span is not None and span.has_min_max
-            if not known or (span.min <= last_row and span.max >= first_row):
+            if not known or (span.min <= last and span.max >= first):
                 groups.append(group)
-        table = parquet.read_row_groups(groups)
-    row = pc.field("row")
-    return table.filter((row >= first_row) & (row <= last_row))
+        wanted = None if columns is None else list(dict.fromkeys([column, *columns]))
+        table = parquet.read_row_groups(groups, columns=wanted)
+    value = pc.field(column)
+    return table.filter((value >= first) & (value <= last))
+
+
+def documents_at(file: str, rows: Sequence[int]) -> pa.Table:
+    """Documents with these ascending rows, of a file that has them all, from their row groups alone."""
+    taken = [DOCUMENTS.empty_table()]
+    wanted = np.array(rows, np.int64)
+    with opened(file) as parquet:
+        for group in range(parquet.num_row_groups):
+            span = parquet.metadata.row_group(group).column(0).statistics
+            first, last = np.searchsorted(wanted, [span.min, span.max + 1])
+            if first < last:
+                taken.append(parquet.read_row_group(group).take(wanted[first:last] - span.min))
+    return pa.concat_tables(taken)
 
 
 def finished(folder: str) -> dict[str, Any] | None:

@@ -137,7 +137,7 @@ class Reader:
             InputError: an option out of range.
         """
         settings = self._checked(top_k, max_answer_tokens, threshold)
-        errors = self._errors(pairs)
+        errors = self.refusals(pairs)
         good = [pair for pair, error in zip(pairs, errors, strict=True) if error is None]
         questions = {question: i for i, question in enumerate(dict.fromkeys(q for q, _ in good))}
         contexts = {context: i for i, context in enumerate(dict.fromkeys(c for _, c in good))}
@@ -185,7 +185,7 @@ class Reader:
         """
         settings = self._checked(top_k, max_answer_tokens, threshold)
         texts = [contexts] if isinstance(contexts, str) else list(contexts)
-        (error,) = self._errors([(question, "")])
+        (error,) = self.refusals([(question, "")])
         if error is not None:
             raise InputError(error)
         ids: Sequence[str | None] = document_ids if document_ids is not None else _numbered(contexts, texts)
@@ -213,21 +213,25 @@ class Reader:
             raise InputError(f"threshold is {threshold}; it must lie in [0, 1]")
         return replace(self.settings, no_answer_threshold=threshold)
 
-    def _errors(self, pairs: Sequence[tuple[Any, Any]]) -> list[str | None]:
-        """Why each pair cannot be asked; None where it can."""
+    def refusals(self, pairs: Sequence[tuple[Any, Any]]) -> list[str | None]:
+        """Why each (question, context) pair cannot be asked; None where it can."""
         errors = [refusal(question, context) for question, context in pairs]
         asked = list(dict.fromkeys(q for (q, _), error in zip(pairs, errors, strict=True) if error is None))
-        window = self.windower.config
-        too_long = {
-            question: f"the question has {tokens} tokens, which leaves too little of a window of "
-            f"{window.max_seq_len} for the context; shorten it"
-            for question, tokens in zip(asked, self.windower.too_long(asked), strict=True)
-            if tokens
-        }
+        too_long = too_long_questions(self.windower, asked)
         return [
             error if error is not None else too_long.get(question)
             for (question, _), error in zip(pairs, errors, strict=True)
         ]
+
+
+def too_long_questions(windower: Windower, questions: Sequence[str]) -> dict[str, str]:
+    """The questions that leave a context too little of a window, and what to say of each."""
+    return {
+        question: f"the question has {tokens} tokens, which leaves too little of a window of "
+        f"{windower.config.max_seq_len} for the context; shorten it"
+        for question, tokens in zip(questions, windower.too_long(questions), strict=True)
+        if tokens
+    }
 
 
 def chunks(pairs: Sequence[Any], characters: Sequence[int]) -> Iterator[Sequence[Any]]:

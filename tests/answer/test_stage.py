@@ -1,0 +1,529 @@
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+import tiny
+
+from tinyqa_ray import shards
+from tinyqa_ray.answer import ANSWERS, FOLDER, AnswerReport, answer
+from tinyqa_ray.answer import stage as module
+from tinyqa_ray.configs import AnswerConfig, CandidateConfig, WindowConfig
+from tinyqa_ray.errors import InputError
+from tinyqa_ray.reader import Reader
+from tinyqa_ray.reader.answers import Answer
+
+Rows = list[dict[str, Any]]
+
+WINDOW = WindowConfig(max_seq_len=48, doc_stride=8, max_query_len=20)
+DOCUMENTS = [
+    {"id": f"d{i}", "text": paragraph["context"], "title": f"page {i}"}
+    for i, paragraph in enumerate(
+        p for article in tiny.squad_document()["data"] for p in article["paragraphs"]
+    )
+]
+TEXTS = {row["id"]: row["text"] for row in DOCUMENTS}
+ASKING = ["Who built the lighthouse?", "What did they burn?", "How long is the river?"]
+ROUTED = [
+    {"id": f"q{i}", "question": question, "document_id": f"d{(7 * i) % 8}"}
+    for i, question in enumerate(ASKING * 6)
+]
+FREE = [{"id": f"q{i}", "question": question} for i, question in enumerate(ASKING)]
+
+
+def write_lines(path: Path, rows: list[Any]) -> str:
+    lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return str(path)
+
+
+@pytest.fixture
+def config(tiny_bert: str, tmp_path: Path) -> AnswerConfig:
+    """Each question of its own document."""
+    return AnswerConfig(
+        model=tiny_bert,
+        documents=write_lines(tmp_path / "documents.jsonl", DOCUMENTS),
+        questions=write_lines(tmp_path / "questions.jsonl", ROUTED),
+        window=WINDOW,
+        top_k=2,
+        rows_per_shard=5,
+        threads=1,
+    )
+
+
+@pytest.fixture
+def corpus(config: AnswerConfig, tmp_path: Path) -> AnswerConfig:
+    """Each question of all documents."""
+    return replace(config, questions=write_lines(tmp_path / "free.jsonl", FREE), top_k=4)
+
+
+@pytest.fixture(autouse=True)
+def _no_ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "here" in request.fixturenames:
+        monkeypatch.setattr(module, "connected", contextlib.nullcontext)
+
+
+def made(config: AnswerConfig, output: Path) -> tuple[Rows, AnswerReport]:
+    report = answer(config, str(output))
+    table = pads.dataset(str(output / FOLDER)).to_table()
+    assert table.schema.equals(ANSWERS, check_metadata=False)
+    rows: Rows = table.to_pylist()
+    assert len(rows) == report.rows
+    assert report.answered + report.unanswered + report.errors == report.questions
+    return rows, report
+
+
+def of(rows: Rows, question_id: str) -> Rows:
+    return [row for row in rows if row["question_id"] == question_id]
+
+
+def assert_same(rows: Rows, expected: list[Answer]) -> None:
+    assert [(row["document_id"], row["answer"], row["start"], row["end"]) for row in rows] == [
+        (each.document_id, each.answer, each.start, each.end) for each in expected
+    ]
+    for row, each in zip(rows, expected, strict=True):
+        assert row["score"] == pytest.approx(each.score, abs=1e-4)
+        assert row["na_prob"] == pytest.approx(each.na_prob, abs=1e-4)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix in (".parquet", ".jsonl")
+    }
+
+
+def test_question_with_a_document_is_answered_as_the_reader_answers_it(
+    config: AnswerConfig, tmp_path: Path, here: list[str]
+) -> None:
+    rows, report = made(config, tmp_path / "out")
+    reader = Reader.from_pretrained(config.model, window=WINDOW)
+    for question in ROUTED:
+        document = question["document_id"]
+        expected = reader.answer_many([(question["question"], TEXTS[document])], top_k=2)[0]
+        assert_same(of(rows, question["id"]), [replace(each, document_id=document) for each in expected])
+    assert [row["document_id"] for row in rows if row["rank"] == 0] == sorted(
+        question["document_id"] for question in ROUTED
+    )
+    assert (report.documents, report.questions, report.pairs, report.errors) == (8, 18, 18, 0)
+
+
+@pytest.mark.parametrize("rows_per_shard", [1, 5, 1000])
+@pytest.mark.parametrize("per_document_k", [None, 1, 2])
+def test_question_of_the_whole_corpus_is_answered_as_the_reader_ranks_all_documents(
+    corpus: AnswerConfig, tmp_path: Path, here: list[str], rows_per_shard: int, per_document_k: int | None
+) -> None:
+    config = replace(corpus, rows_per_shard=rows_per_shard, per_document_k=per_document_k)
+    rows, report = made(config, tmp_path / "out")
+    reader = Reader.from_pretrained(config.model, window=WINDOW)
+    for question in FREE:
+        expected = reader.answer(
+            question["question"], list(TEXTS.values()), document_ids=list(TEXTS), top_k=40
+        )
+        if per_document_k:
+            seen: list[str | None] = []
+            kept = []
+            for each in expected:
+                if each.answer is None or seen.count(each.document_id) < per_document_k:
+                    kept.append(each)
+                seen.append(each.document_id)
+            expected = kept
+        assert_same(of(rows, question["id"]), expected[:4])
+    assert report.pairs == 24
+    assert [row["question_id"] for row in rows if row["rank"] == 0] == [row["id"] for row in FREE]
+
+
+def test_candidates_alone_are_read(corpus: AnswerConfig, tmp_path: Path, here: list[str]) -> None:
+    questions = [*FREE, {"id": "none", "question": "Zyzzyva?"}]
+    config = replace(
+        corpus,
+        questions=write_lines(tmp_path / "q.jsonl", questions),
+        selection=CandidateConfig(candidates=2),
+    )
+    rows, report = made(config, tmp_path / "out")
+    assert report.pairs <= 2 * 3
+    assert report.passages == 8
+    assert report.pairs_saved == pytest.approx(1 - report.pairs / 32)
+    reader = Reader.from_pretrained(config.model, window=WINDOW)
+    lighthouse = ["d0", "d1"]  # the only text with "lighthouse", and one of the words "built", …
+    expected = reader.answer(ASKING[0], TEXTS["d0"], top_k=4)
+    assert {row["document_id"] for row in of(rows, "q0")} <= {*lighthouse, None}
+    assert_same(of(rows, "q0"), [replace(e, document_id=e.answer and "d0") for e in expected])
+    (unmatched,) = of(rows, "none")
+    assert (unmatched["answer"], unmatched["na_prob"], unmatched["document_id"]) == (None, 1.0, None)
+
+
+def test_passages_of_a_long_document_give_places_in_the_document(
+    corpus: AnswerConfig, tmp_path: Path, here: list[str]
+) -> None:
+    text = " ".join([*TEXTS.values()] * 3)
+    config = replace(
+        corpus,
+        documents=write_lines(tmp_path / "d.jsonl", [{"id": "long", "text": text}]),
+        selection=CandidateConfig(candidates=9, passage_words=30, passage_overlap=20),
+        top_k=12,
+    )
+    rows, report = made(config, tmp_path / "out")
+    assert report.pairs > 20
+    spans = [row for row in of(rows, "q0") if row["answer"] is not None]
+    assert all(text[row["start"] : row["end"]] == row["answer"] for row in spans)
+    assert max(row["start"] for row in spans) > 600
+    places = sorted((row["start"], row["end"]) for row in spans)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(places))
+    scores = [row["score"] for row in spans]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_question_that_names_its_document_tells_what_selection_costs(
+    config: AnswerConfig, tmp_path: Path, here: list[str]
+) -> None:
+    questions = [
+        {"id": "right", "question": "Who built the lighthouse?", "document_id": "d0"},
+        {"id": "wrong", "question": "Who built the lighthouse?", "document_id": "d5"},
+    ]
+    config = replace(
+        config,
+        questions=write_lines(tmp_path / "q.jsonl", questions),
+        selection=CandidateConfig(candidates=1),
+    )
+    rows, report = made(config, tmp_path / "out")
+    assert report.own_document_selected == 0.5
+    assert {row["document_id"] for row in rows} <= {"d0", None}
+
+
+def test_index_is_made_once_for_several_lists_of_questions(
+    corpus: AnswerConfig, tmp_path: Path, here: list[str]
+) -> None:
+    index = tmp_path / "index"
+    config = replace(corpus, selection=CandidateConfig(candidates=2), index=str(index))
+    first, _ = made(config, tmp_path / "one")
+    assert sum(target.startswith(str(index)) for target in here) == 1
+    here.clear()
+    other = replace(config, questions=write_lines(tmp_path / "one.jsonl", FREE[1:2]))
+    rows, _ = made(other, tmp_path / "two")
+    assert not any(target.startswith(str(index)) for target in here)
+    assert rows == of(first, "q1")
+    changed = replace(other, selection=CandidateConfig(candidates=2, passage_words=100))
+    with pytest.raises(InputError, match="passage_words 200 there, 100 here"):
+        answer(changed, str(tmp_path / "three"))
+
+
+def test_pairs_are_each_asked_of_their_own_context(
+    config: AnswerConfig, tmp_path: Path, here: list[str]
+) -> None:
+    pairs = [
+        {"question": row["question"], "context": TEXTS[row["document_id"]], "source": row["id"]}
+        for row in ROUTED
+    ]
+    config = replace(
+        config, documents=None, questions=None, pairs=write_lines(tmp_path / "pairs.jsonl", pairs)
+    )
+    rows, report = made(config, tmp_path / "out")
+    assert report.questions == report.documents == 18
+    reader = Reader.from_pretrained(config.model, window=WINDOW)
+    found = reader.answer_many([(pair["question"], pair["context"]) for pair in pairs], top_k=2)
+    for number, expected in enumerate(found):
+        mine = of(rows, str(number))
+        assert_same(mine, [replace(each, document_id=f"row-{number}") for each in expected])
+        assert json.loads(mine[0]["meta"]) == {"source": f"q{number}"}
+
+
+def test_other_columns_of_a_document_are_carried_along(
+    config: AnswerConfig, corpus: AnswerConfig, tmp_path: Path, here: list[str]
+) -> None:
+    for number, each in enumerate((config, corpus)):
+        rows, _ = made(each, tmp_path / str(number))
+        spans = [row for row in rows if row["answer"] is not None]
+        assert spans
+        for row in spans:
+            assert json.loads(row["meta"]) == {"title": f"page {row['document_id'][1:]}"}
+
+
+BAD_DOCUMENTS = [
+    {"id": "null", "text": None},
+    {"id": "number", "text": 5},
+    {"id": "empty", "text": " "},
+    b'{"id": "bytes", "text": "not \xff UTF-8"}',
+    {"id": "half", "text": "half \ud83d of a pair"},
+]
+TOO_LONG = "tokens, which leaves too little of a window of 48 for the context; shorten it"
+DOCUMENT_ERRORS = {
+    "null": "the text is missing",
+    "number": "the text is int, not a string",
+    "empty": "the text is empty",
+    "bytes": "the text is not UTF-8 at byte 4",
+    "half": "the text holds half a surrogate pair at character 5",
+}
+
+
+def test_bad_rows_become_rows_with_their_error(config: AnswerConfig, tmp_path: Path, here: list[str]) -> None:
+    documents = write_lines(tmp_path / "d.jsonl", [DOCUMENTS[0], *BAD_DOCUMENTS, *DOCUMENTS[1:]])
+    long = "Who " * 60 + "?"
+    asked = [{"id": name, "question": "Who?", "document_id": name} for name in DOCUMENT_ERRORS]
+    asked += [
+        {"id": "absent", "question": "Who?", "document_id": "nowhere"},
+        {"id": "blank", "question": "  ", "document_id": "d1"},
+        {"id": "no question", "question": None, "document_id": "d1"},
+        {"id": "long", "question": long, "document_id": "d1"},
+    ]
+    questions = write_lines(tmp_path / "q.jsonl", [asked[0], ROUTED[0], *asked[1:]])
+    rows, report = made(replace(config, documents=documents, questions=questions), tmp_path / "out")
+    errors = {row["question_id"]: row for row in rows if row["error"] is not None}
+    wrong = {
+        **DOCUMENT_ERRORS,
+        "absent": "document 'nowhere' is not in the corpus",
+        "blank": "the question is empty",
+        "no question": "the question is missing",
+    }
+    assert {name: row["error"] for name, row in errors.items() if name != "long"} == wrong
+    assert TOO_LONG in errors["long"]["error"]
+    for row in errors.values():
+        assert [row[name] for name in ("answer", "score", "start", "end", "na_prob")] == [None] * 5
+    assert (report.questions, report.errors, report.unreadable_documents) == (10, 9, 5)
+    assert len(of(rows, "q0")) == 2
+
+
+def test_bad_rows_of_a_corpus_have_one_row_each(
+    corpus: AnswerConfig, tmp_path: Path, here: list[str]
+) -> None:
+    questions = [FREE[0], {"id": "blank", "question": ""}, {"id": "long", "question": "Who " * 60}]
+    config = replace(
+        corpus,
+        documents=write_lines(tmp_path / "d.jsonl", [*BAD_DOCUMENTS, *DOCUMENTS]),
+        questions=write_lines(tmp_path / "q.jsonl", questions),
+        jsonl=True,
+    )
+    for number, selection in enumerate((CandidateConfig(), CandidateConfig(candidates=3))):
+        out = tmp_path / str(number)
+        rows, report = made(replace(config, selection=selection), out)
+        assert {
+            row["document_id"]: row["error"] for row in rows if row["question_id"] is None
+        } == DOCUMENT_ERRORS
+        assert of(rows, "blank")[0]["error"] == "the question is empty"
+        assert TOO_LONG in of(rows, "long")[0]["error"]
+        assert (report.errors, report.unreadable_documents) == (2, 5)
+        assert of(rows, "q0")[0]["error"] is None
+        assert sorted(map(json.dumps, lines(out))) == sorted(map(json.dumps, map(plain, rows)))
+
+
+def plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "meta": json.loads(row["meta"]) if row["meta"] else None}
+
+
+def lines(output: Path) -> Rows:
+    files = sorted((output / "answers-jsonl").iterdir())
+    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_json_lines_say_what_the_parquet_files_say(
+    config: AnswerConfig, tmp_path: Path, here: list[str]
+) -> None:
+    rows, _ = made(replace(config, jsonl=True), tmp_path / "out")
+    assert lines(tmp_path / "out") == [plain(row) for row in rows]
+
+
+def test_weak_answers_and_no_answers_can_be_left_out(
+    config: AnswerConfig, corpus: AnswerConfig, tmp_path: Path, here: list[str]
+) -> None:
+    for number, each in enumerate((config, corpus)):
+        every, before = made(each, tmp_path / f"every-{number}")
+        scores = sorted(row["score"] for row in every if row["answer"] is not None)
+        bar = scores[len(scores) // 2]
+        rows, report = made(replace(each, min_score=bar), tmp_path / f"bar-{number}")
+        strong = [row for row in every if row["answer"] is not None and row["score"] >= bar]
+        assert [row["answer"] for row in rows if row["answer"] is not None] == [
+            row["answer"] for row in strong
+        ]
+        asked = {row["question_id"] for row in every}
+        assert {row["question_id"] for row in rows} == asked
+        none = [row for row in rows if row["answer"] is None]
+        assert none
+        assert report.questions == before.questions
+        rows, report = made(replace(each, min_score=bar, keep_no_answers=False), tmp_path / f"none-{number}")
+        assert [row["answer"] for row in rows] == [row["answer"] for row in strong]
+        assert report.unanswered == len(asked) - len({row["question_id"] for row in strong})
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("mode", ["routed", "every", "candidates", "pairs"])
+def test_run_killed_after_any_file_goes_on_to_the_same_bytes(
+    mode: str,
+    config: AnswerConfig,
+    corpus: AnswerConfig,
+    tmp_path: Path,
+    here: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [{"question": row["question"], "context": TEXTS[row["document_id"]]} for row in ROUTED]
+    pairs = write_lines(tmp_path / "pairs.jsonl", rows)
+    config = {
+        "routed": config,
+        "every": corpus,
+        "candidates": replace(corpus, selection=CandidateConfig(candidates=3, documents_per_shard=3)),
+        "pairs": replace(config, documents=None, questions=None, pairs=pairs),
+    }[mode]
+    config = replace(config, jsonl=True)
+    calm, report = made(config, tmp_path / "calm")
+    write, left = module.storage.write_atomic, 0
+
+    def write_some(path: str, data: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        write(path, data)
+
+    monkeypatch.setattr(module.storage, "write_atomic", write_some)
+    kills = 0
+    for allowed in (1, 2, 3, 5, 8, 1000):
+        left = allowed
+        with contextlib.suppress(Killed):
+            rows, again = made(config, tmp_path / "killed")
+            break
+        kills += 1
+    assert kills >= 4
+    assert rows == calm
+    assert again == report
+    assert content(tmp_path / "killed") == content(tmp_path / "calm")
+
+
+def test_finished_run_is_left_alone_and_leaves_no_work_behind(
+    corpus: AnswerConfig, tmp_path: Path, here: list[str]
+) -> None:
+    out = tmp_path / "out"
+    _, report = made(corpus, out)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "_STARTED.json",
+        "_SUCCESS.json",
+        "answers",
+        "report.html",
+    ]
+    here.clear()
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert answer(corpus, str(out)) == report
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
+    assert here == []
+    with pytest.raises(InputError, match="top_k 4 there, 1 here"):
+        answer(replace(corpus, top_k=1), str(out))
+
+
+@pytest.mark.parametrize(
+    ("field", "rows", "complaint"),
+    [
+        ("documents", [DOCUMENTS[0], b'{"id": "d9"'], "line 2: not JSON"),
+        (
+            "documents",
+            [{"id": "d9", "body": "x"}],
+            "lacks a column text or content or context; found 'id', 'body'",
+        ),
+        ("documents", [DOCUMENTS[0], DOCUMENTS[1], DOCUMENTS[0]], "id 'd0' comes twice, in rows 1 and 3"),
+        ("documents", [], "holds no documents"),
+        ("questions", [{"id": 1, "query": "Who?"}], "lacks a column question; found 'id', 'query'"),
+        ("questions", [ROUTED[0], ROUTED[1], ROUTED[0]], "id 'q0' of document 'd0' comes twice"),
+        ("questions", [b" "], "holds no questions"),
+    ],
+)
+def test_broken_file_is_refused_in_one_line_and_leaves_nothing(
+    config: AnswerConfig, tmp_path: Path, here: list[str], field: str, rows: list[Any], complaint: str
+) -> None:
+    file = write_lines(tmp_path / f"broken-{field}.jsonl", rows)
+    changed = replace(config, **{field: file})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=rf"broken-{field}\.jsonl: .*{re.escape(complaint)}") as caught:
+        answer(changed, str(tmp_path / "out"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_truncated_parquet_is_refused_by_name(config: AnswerConfig, tmp_path: Path, here: list[str]) -> None:
+    file = tmp_path / "cut.parquet"
+    pq.write_table(pa.Table.from_pylist(DOCUMENTS), file)
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"cut\.parquet: cannot be read"):
+        answer(replace(config, documents=str(file)), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"documents": None}, "documents not given; give documents and questions, or pairs"),
+        ({"documents": None, "questions": None}, "documents and questions not given"),
+        ({"pairs": "p"}, "leave out documents and questions"),
+        ({"index": "i"}, "index is where candidates are looked up; give candidates"),
+        ({"per_document_k": 0}, "per_document_k is 0"),
+        ({"min_score": 1.5}, "min_score is 1.5"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(
+    config: AnswerConfig, changes: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(InputError, match=complaint):
+        replace(config, **changes)
+
+
+def test_long_document_is_read_to_its_end(config: AnswerConfig, tmp_path: Path, here: list[str]) -> None:
+    text = "The owl sleeps. " * 20_000 + "Edith Marlow 🌉 built the lighthouse."
+    questions = [{"id": "q", "question": ASKING[0], "document_id": "long"}, ROUTED[0]]
+    config = replace(
+        config,
+        documents=write_lines(tmp_path / "d.jsonl", [{"id": "long", "text": text}, *DOCUMENTS]),
+        questions=write_lines(tmp_path / "q.jsonl", questions),
+        top_k=1,
+    )
+    rows, _ = made(config, tmp_path / "out")
+    expected = Reader.from_pretrained(config.model, window=WINDOW).answer(ASKING[0], text)
+    assert_same(of(rows, "q"), [replace(expected[0], document_id="long")])
+    assert len(of(rows, "q0")) == 1
+
+
+def test_page_shows_figures_scores_and_answers_in_their_text(
+    config: AnswerConfig, corpus: AnswerConfig, tmp_path: Path, here: list[str]
+) -> None:
+    for number, each in enumerate((config, corpus)):
+        rows, report = made(each, tmp_path / str(number))
+        page = (tmp_path / str(number) / "report.html").read_text(encoding="utf-8")
+        assert f"{report.answered / report.questions:.1%}" in page
+        assert "Slowest documents" in page
+        best = [row for row in rows if row["rank"] == 0 and row["answer"] is not None]
+        assert best
+        assert any(f"<mark>{row['answer']}</mark>" in page for row in best)
+        assert "<script" not in page
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_actors_on_ray_answer_what_one_process_does(
+    config: AnswerConfig, corpus: AnswerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Workers run in another folder: a relative path must mean the same there.
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(config.model, "model")
+    picked = replace(corpus, selection=CandidateConfig(candidates=3), actors=2, model="model")
+    for number, each in enumerate((replace(config, model="model"), picked)):
+        rows, report = made(replace(each, documents="documents.jsonl"), Path(f"ray-{number}"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shards, "_worked", _work_here)
+            assert made(replace(each, actors=1), Path(f"plain-{number}")) == (rows, report)
+        assert content(Path(f"ray-{number}")) == content(Path(f"plain-{number}"))
+
+
+def _work_here(todo: Any, mapper: Any, options: Any, _: Any) -> Iterator[int]:
+    ready = mapper(**options)
+    for shard in todo:
+        shards.work(shard, ready)
+        yield shard.rows

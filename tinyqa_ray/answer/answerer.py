@@ -1,0 +1,247 @@
+"""What a Ray Data actor does to a unit of work: its pairs read by the model, the answers as rows."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from tinyqa_ray import storage
+from tinyqa_ray.answer.corpus import Corpus
+from tinyqa_ray.answer.notes import Example, Notes
+from tinyqa_ray.answer.plan import Unit, unit_of
+from tinyqa_ray.answer.rows import ANSWERS, Row, chosen, counted, rows_of, write_jsonl
+from tinyqa_ray.cluster import cores, quiet_models
+from tinyqa_ray.configs import AnswerConfig
+from tinyqa_ray.corpus import tables
+from tinyqa_ray.reader import Reader
+from tinyqa_ray.reader.answers import Answer, answers
+from tinyqa_ray.reader.spans import Reading, Span, sigmoid
+
+FOUND = pa.schema(
+    [
+        pa.field("question_row", pa.int64()),
+        pa.field("row", pa.int64()),  # of the document
+        pa.field("document_id", pa.string()),
+        pa.field("answer", pa.string()),
+        pa.field("score", pa.float64()),
+        pa.field("start", pa.int64()),
+        pa.field("end", pa.int64()),
+        pa.field("na_prob", pa.float64()),
+        pa.field("meta", pa.string()),
+    ]
+)
+"""Answers of a unit that are to be ranked with those of others, by question."""
+_SLOWEST = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A question, and the text that it is asked of: a document, or a passage of one."""
+
+    question_row: int
+    question_id: str
+    question: str | None
+    row: int
+    document_id: str | None
+    text: str | None
+    """None: there is an error."""
+    start: int
+    """Where the text begins in its document, in characters."""
+    meta: str | None
+    error: str | None
+
+
+class Answerer:
+    """Answers units; made once an actor."""
+
+    def __init__(self, config: AnswerConfig, corpus: Corpus, output: str, notes: str) -> None:
+        """Load the model.
+
+        Args:
+            config: of the stage.
+            corpus: its files.
+            output: where JSON lines go.
+            notes: where notes for the page go.
+        """
+        import torch
+
+        quiet_models()
+        torch.set_num_threads(config.threads or cores(config.actors))
+        self.config, self.corpus = config, corpus
+        self.output, self.notes = output, notes
+        device = "cuda" if config.num_gpus_per_actor else "cpu"
+        self.reader = Reader.from_pretrained(config.model, window=config.window, device=device)
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        """A unit in, rows of ``ANSWERS`` out; of ``FOUND`` where a question has several documents."""
+        began = time.perf_counter()
+        unit = unit_of(rows)
+        pairs = pairs_of(unit, self.corpus)
+        refusals = self.reader.refusals([(pair.question, pair.text) for pair in pairs])
+        # What the input says of a document or a question comes first: a model is told nothing of it.
+        errors = [pair.error or refusal for pair, refusal in zip(pairs, refusals, strict=True)]
+        good = [pair for pair, error in zip(pairs, errors, strict=True) if error is None]
+        readings = self._read(good)
+        counts: dict[str, float] = {}
+        examples: list[Example] = []
+        if self.corpus.merged:
+            table = found_table(good, readings, self.config, self.reader.settings.temperature)
+        else:
+            table, counts, examples = self._answers(unit, pairs, errors, readings)
+        Notes(
+            seconds=time.perf_counter() - began,
+            slowest=_slowest(good),
+            characters=sum(len(pair.text or "") for pair in good),
+            examples=examples,
+        ).write(storage.join(self.notes, f"unit-{unit.index:06d}.json"))
+        return table, counts
+
+    def _read(self, pairs: Sequence[Pair]) -> list[Reading]:
+        questions = {pair.question_row: str(pair.question) for pair in pairs}
+        texts = {(pair.row, pair.start): str(pair.text) for pair in pairs}
+        where_q = {key: number for number, key in enumerate(questions)}
+        where_t = {key: number for number, key in enumerate(texts)}
+        return self.reader.read(
+            list(questions.values()),
+            list(texts.values()),
+            [(where_q[pair.question_row], where_t[pair.row, pair.start]) for pair in pairs],
+            max_answer_tokens=self.config.max_answer_tokens,
+            top_k=kept_of_a_document(self.config),
+        )
+
+    def _answers(
+        self, unit: Unit, pairs: Sequence[Pair], errors: Sequence[str | None], readings: Sequence[Reading]
+    ) -> tuple[pa.Table, dict[str, float], list[Example]]:
+        """Rows of ``ANSWERS``, each pair on its own, in the order of the pairs."""
+        made: list[Row] = []
+        counts: dict[str, float] = {}
+        examples: dict[bool, Example] = {}
+        read = iter(readings)
+        for pair, error in zip(pairs, errors, strict=True):
+            key = {"question_id": pair.question_id, "question": pair.question}
+            if error is not None:
+                made.append(
+                    {**key, "document_id": pair.document_id, "error": error, "rank": 0, "meta": pair.meta}
+                )
+                counts["errors"] = counts.get("errors", 0) + 1
+                continue
+            text, reading = str(pair.text), next(read)
+            found = answers(reading, text, self.reader.settings, self.config.top_k, pair.document_id)
+            kept = chosen(found, self.config)
+            counted(kept, counts)
+            made += rows_of(key, kept, [pair.meta] * len(kept))
+            best = found[0]
+            examples.setdefault(best.answer is None, Example.of(str(pair.question), pair.row, best))
+        counts["rows"] = len(made)
+        if self.config.jsonl:
+            write_jsonl(storage.join(self.output, f"part-{unit.index:06d}.jsonl"), made)
+        return pa.Table.from_pylist(made, schema=ANSWERS), counts, list(examples.values())
+
+
+def kept_of_a_document(config: AnswerConfig) -> int:
+    """Answers to a question kept of one document."""
+    return min(config.top_k, config.per_document_k or config.top_k)
+
+
+def pairs_of(unit: Unit, corpus: Corpus) -> list[Pair]:
+    """The pairs of a unit, by document, then question, then place in the document."""
+    if corpus.asked:
+        asked = tables.asked_of(corpus.asked, unit.first_row, unit.last_row).to_pylist()
+        asked = [row for row in asked if unit.first_question <= row["question_row"] <= unit.last_question]
+        asked.sort(key=lambda row: (row["row"], row["question_row"], row.get("start") or 0))
+    else:
+        questions = [
+            tables.rows_between(file, "question_row", unit.first_question, unit.last_question)
+            for file in corpus.questions
+        ]
+        every = pa.concat_tables(questions).to_pylist()
+        asked = [{**each, "row": row} for row in range(unit.first_row, unit.last_row + 1) for each in every]
+    rows = sorted({row["row"] for row in asked})
+    read = tables.documents_at(unit.file, rows).to_pylist() if unit.file else []
+    documents = {document["row"]: document for document in read}
+    pairs = [_pair(row, documents.get(row["row"])) for row in asked]
+    # Of a document or a question that cannot be read, a corpus has one row, not one a pair.
+    return [pair for pair in pairs if pair.error is None] if corpus.merged else pairs
+
+
+def _pair(asked: Row, document: Row | None) -> Pair:
+    start, end = asked.get("start"), asked.get("end")
+    text = document["text"] if document else None
+    return Pair(
+        question_row=asked["question_row"],
+        question_id=asked["question_id"],
+        question=asked["question"],
+        row=asked["row"],
+        document_id=document["document_id"] if document else asked["document_id"],
+        text=text if text is None or start is None else text[start:end],
+        start=start or 0,
+        meta=document["meta"] if document else None,
+        error=asked["error"] or (document["error"] if document else None),
+    )
+
+
+def found_table(
+    pairs: Sequence[Pair], readings: Sequence[Reading], config: AnswerConfig, temperature: float
+) -> pa.Table:
+    """The best answers of each question within a unit, rows of ``FOUND`` by question, then best first.
+
+    No more than ``top_k`` of each are kept: what is not among the best of its unit is not among the best
+    of all.
+    """
+    found: dict[int, list[Row]] = {}
+    read = zip(pairs, readings, strict=True)
+    for _, same in groupby(read, key=lambda each: (each[0].row, each[0].question_row)):
+        group = list(same)
+        for row in _of_one_document(group, kept_of_a_document(config), temperature):
+            found.setdefault(row["question_row"], []).append(row)
+    kept = (heapq.nsmallest(config.top_k, found[question], key=best_first) for question in sorted(found))
+    return pa.Table.from_pylist([row for rows in kept for row in rows], schema=FOUND)
+
+
+def best_first(row: Row) -> tuple[float, int, int]:
+    """The order of answers to a question: of equal ones, the earlier document, then the earlier place."""
+    return -row["score"], row["row"], row["start"]
+
+
+def _of_one_document(group: Sequence[tuple[Pair, Reading]], most: int, temperature: float) -> Iterator[Row]:
+    """The best answers to one question of all passages of a document, none overlapping another."""
+    spans: list[tuple[float, int, int, Span, Pair, Reading]] = []
+    for pair, reading in group:
+        for span in reading.spans:
+            score = sigmoid((span.score - reading.null_score) / temperature)
+            spans.append((-score, pair.start + span.start, pair.start + span.end, span, pair, reading))
+    taken: list[tuple[int, int]] = []
+    for negative, start, end, span, pair, reading in sorted(spans, key=lambda each: each[:3]):
+        if len(taken) < most and all(end <= first or last <= start for first, last in taken):
+            taken.append((start, end))
+            yield {
+                "question_row": pair.question_row,
+                "row": pair.row,
+                "document_id": pair.document_id,
+                "answer": str(pair.text)[span.start : span.end],
+                "score": -negative,
+                "start": start,
+                "end": end,
+                "na_prob": reading.na_prob,
+                "meta": pair.meta,
+            }
+
+
+def _slowest(pairs: Sequence[Pair]) -> list[tuple[str, int]]:
+    """The documents with the most characters read, all questions together."""
+    read: dict[str, int] = {}
+    for pair in pairs:
+        read[str(pair.document_id)] = read.get(str(pair.document_id), 0) + len(pair.text or "")
+    return heapq.nlargest(_SLOWEST, read.items(), key=lambda item: item[1])
+
+
+def as_answer(row: Row) -> Answer:
+    """A row of ``FOUND`` as an answer."""
+    names: tuple[Any, ...] = ("answer", "score", "start", "end", "na_prob", "document_id")
+    return Answer(*(row[name] for name in names))

@@ -1,0 +1,97 @@
+"""Answers of all units → the best of each question over the whole corpus."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from tinyqa_ray import models, storage
+from tinyqa_ray.answer.answerer import as_answer, best_first
+from tinyqa_ray.answer.notes import Example, Notes
+from tinyqa_ray.answer.rows import ANSWERS, Row, chosen, counted, rows_of, write_jsonl
+from tinyqa_ray.cluster import quiet_models
+from tinyqa_ray.configs import AnswerConfig
+from tinyqa_ray.corpus import tables
+from tinyqa_ray.reader.answers import Answer, ranked
+from tinyqa_ray.reader.reader import too_long_questions
+from tinyqa_ray.windows import Windower
+
+NOWHERE = Answer(None, 1.0, 0, 0, 1.0)
+"""Of a question for which the corpus holds nothing at all to read."""
+_HELD = 64
+"""Answers of one question beyond ``top_k`` that are held before all but the best are let go."""
+
+
+class Merger:
+    """Ranks the answers of a run of questions; made once an actor."""
+
+    def __init__(
+        self, config: AnswerConfig, found: Sequence[str], threshold: float, output: str, notes: str
+    ) -> None:
+        """Load the tokenizer, which says what questions are too long.
+
+        Args:
+            config: of the stage.
+            found: files of schema ``FOUND``, each sorted by question.
+            threshold: a question is left unanswered when its ``na_prob`` is above it everywhere.
+            output: where JSON lines go.
+            notes: where notes for the page go.
+        """
+        quiet_models()
+        self.config, self.found, self.threshold = config, found, threshold
+        self.output, self.notes = output, notes
+        self.windower = Windower(models.load_tokenizer(config.model), config.window, cut_questions=False)
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        """Rows of ``tables.QUESTIONS`` in, rows of ``ANSWERS`` out, in the same order."""
+        questions = rows.to_pylist()
+        first, last = questions[0]["question_row"], questions[-1]["question_row"]
+        best = self._best(first, last)
+        too_long = too_long_questions(
+            self.windower, [each["question"] for each in questions if each["error"] is None]
+        )
+        made: list[Row] = []
+        counts: dict[str, float] = {}
+        examples: dict[bool, Example] = {}
+        for question in questions:
+            key = {"question_id": question["question_id"], "question": question["question"]}
+            error = question["error"] or too_long.get(question["question"])
+            if error is not None:
+                made.append({**key, "rank": 0, "error": error})
+                counts["errors"] = counts.get("errors", 0) + 1
+                continue
+            found = best.get(question["question_row"], [])
+            by_place = {(row["document_id"], row["start"], row["end"]): row for row in found}
+            spans = ranked([[as_answer(row)] for row in found], self.threshold, self.config.top_k)
+            kept = chosen(spans or [NOWHERE], self.config)
+            counted(kept, counts)
+            places = [by_place.get((each.document_id, each.start, each.end)) for each in kept]
+            made += rows_of(key, kept, [place["meta"] if place else None for place in places])
+            if found:
+                examples.setdefault(
+                    spans[0].answer is None, Example.of(key["question"], found[0]["row"], spans[0])
+                )
+        counts["rows"] = len(made)
+        name = f"{first:012d}"
+        if self.config.jsonl:
+            write_jsonl(storage.join(self.output, f"from-{name}.jsonl"), made)
+        Notes(seconds=0.0, characters=0, slowest=[], examples=list(examples.values())).write(
+            storage.join(self.notes, f"from-{name}.json")
+        )
+        return pa.Table.from_pylist(made, schema=ANSWERS), counts
+
+    def _best(self, first: int, last: int) -> dict[int, list[Row]]:
+        """The ``top_k`` best answers to each of these questions."""
+        best: dict[int, list[Row]] = {}
+        for file in self.found:
+            for row in tables.rows_between(file, "question_row", first, last).to_pylist():
+                held = best.setdefault(row["question_row"], [])
+                held.append(row)
+                if len(held) >= self.config.top_k + _HELD:
+                    held[:] = heapq.nsmallest(self.config.top_k, held, key=best_first)
+        return {
+            question: heapq.nsmallest(self.config.top_k, held, key=best_first)
+            for question, held in best.items()
+        }

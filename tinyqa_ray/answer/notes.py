@@ -1,0 +1,61 @@
+"""What actors note for the page: times, which differ from run to run, and examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from tinyqa_ray import storage
+from tinyqa_ray.reader.answers import Answer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """A question and its best answer; ``answer=None`` when there is none."""
+
+    question: str
+    row: int
+    """Of the document."""
+    document_id: str | None
+    answer: str | None
+    start: int
+    end: int
+    score: float
+
+    @classmethod
+    def of(cls, question: str, row: int, best: Answer) -> Example:
+        """The example of a question's best answer."""
+        return cls(
+            question=question,
+            row=row,
+            document_id=best.document_id,
+            answer=best.answer,
+            start=best.start,
+            end=best.end,
+            score=best.score,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Notes:
+    """Of one unit or of one run of questions."""
+
+    seconds: float
+    characters: int
+    """Read by the model."""
+    slowest: list[tuple[str, int]]
+    """Documents, and characters of theirs that were read."""
+    examples: list[Example]
+
+    def write(self, file: str) -> None:
+        """Write the notes as JSON."""
+        storage.write_json(file, asdict(self))
+
+    @classmethod
+    def read_all(cls, folder: str) -> Iterator[Notes]:
+        """The notes in a folder, in order."""
+        for file in storage.list_files(folder, ".json"):
+            values = storage.read_json(file)
+            examples = [Example(**each) for each in values.pop("examples")]
+            slowest = [(str(name), int(count)) for name, count in values.pop("slowest")]
+            yield cls(**values, slowest=slowest, examples=examples)

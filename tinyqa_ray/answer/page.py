@@ -1,0 +1,126 @@
+"""The page of an answering stage: how many answers, how sure, which documents took long, examples."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tinyqa_ray import html
+from tinyqa_ray.answer.corpus import Corpus
+from tinyqa_ray.answer.notes import Example, Notes
+from tinyqa_ray.answer.plan import Plan
+from tinyqa_ray.answer.rows import BINS
+from tinyqa_ray.configs import AnswerConfig
+from tinyqa_ray.corpus import tables
+
+if TYPE_CHECKING:
+    from tinyqa_ray.answer.stage import AnswerReport
+
+_EXAMPLES = 8
+_SLOWEST = 10
+_AROUND = 400
+"""Characters shown on either side of an answer."""
+
+
+def answers_html(
+    config: AnswerConfig,
+    report: AnswerReport,
+    counts: dict[str, float],
+    notes: Sequence[Notes],
+    corpus: Corpus,
+    cut: Plan,
+) -> str:
+    """The page.
+
+    Args:
+        config: of the stage.
+        report: what became of the questions.
+        counts: of all units: the histogram is in ``score-00`` and so on.
+        notes: of all units.
+        corpus: its files, from which the examples' texts are read.
+        cut: where each file of documents ends.
+    """
+    asked = max(report.questions, 1)
+    cards = [
+        ("questions", f"{report.questions:,}", f"of {report.documents:,} documents"),
+        ("answered", f"{report.answered / asked:.1%}", f"{report.answered:,} questions"),
+        ("no answer", f"{report.unanswered / asked:.1%}", f"{report.unanswered:,} questions"),
+        ("errors", f"{report.errors:,}", f"and {report.unreadable_documents:,} unreadable documents"),
+        ("pairs asked", f"{report.pairs:,}", _saved(report)),
+    ]
+    parts = [html.cards(cards)]
+    if report.answered:
+        scores = [counts.get(f"score-{place:02d}", 0.0) for place in range(BINS)]
+        parts.append("<h2>Scores of the best answers</h2>" + _histogram(scores))
+    if slow := _slowest(notes):
+        caption = '<p class="muted">Time of a unit of work, shared out by the characters read.</p>'
+        parts.append("<h2>Slowest documents</h2>" + caption + html.table(slow, _SLOW_HEADER))
+    if examples := _examples(notes):
+        parts.append("<h2>Examples</h2>" + "\n".join(_example(each, corpus, cut) for each in examples))
+    return html.page(f"Answers of {config.model.rstrip('/').rsplit('/', 1)[-1]}", "\n".join(parts))
+
+
+def _saved(report: AnswerReport) -> str:
+    if report.pairs_saved is None:
+        return "of a question and a document"
+    saved = f"{report.pairs_saved:.1%} of all pairs with {report.passages:,} passages saved"
+    if report.own_document_selected is not None:
+        saved += f"; own document selected for {report.own_document_selected:.1%}"
+    return saved
+
+
+def _histogram(counts: Sequence[float]) -> str:
+    with html.plot_style():
+        figure = Figure()
+        axes = figure.subplots()
+        edges = np.arange(BINS) / BINS
+        axes.bar(edges, counts, width=0.9 / BINS, align="edge", color=html.BLUE)
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("score")
+        axes.set_ylabel("questions")
+        drawn = html.figure_svg(figure, "histogram of scores")
+    return html.captioned(drawn, "Chance of the answer against no answer, as the model has it.")
+
+
+_SLOW_HEADER = ("document", "characters read", "seconds")
+
+
+def _slowest(notes: Sequence[Notes]) -> list[tuple[str, str, str]]:
+    found: dict[str, tuple[int, float]] = {}
+    for note in notes:
+        for name, characters in note.slowest:
+            before = found.get(name, (0, 0.0))
+            seconds = note.seconds * characters / max(note.characters, 1)
+            found[name] = (before[0] + characters, before[1] + seconds)
+    most = heapq.nlargest(_SLOWEST, found.items(), key=lambda item: item[1][1])
+    return [(name, f"{characters:,}", f"{seconds:.2f}") for name, (characters, seconds) in most]
+
+
+def _examples(notes: Sequence[Notes]) -> list[Example]:
+    """Of answered questions and of others, from all over the corpus."""
+    every = [example for note in notes for example in note.examples]
+    shown = []
+    for answered, most in ((True, _EXAMPLES - 2), (False, 2)):
+        some = [each for each in every if (each.answer is not None) == answered]
+        shown += some[:: max(1, len(some) // most)][:most]
+    return shown
+
+
+def _example(example: Example, corpus: Corpus, cut: Plan) -> str:
+    file = corpus.documents[int(np.searchsorted(cut.last_rows, example.row))]
+    text = str(tables.documents_at(file, [example.row])["text"][0].as_py())
+    begin, until = max(0, example.start - _AROUND), min(len(text), example.end + _AROUND)
+    passage = html.marked(text[begin:until], example.start - begin, example.end - begin)
+    before, after = "… " if begin else "", " …" if until < len(text) else ""
+    said = "no answer" if example.answer is None else escape(example.answer)
+    of = f"of {escape(example.document_id)}" if example.document_id is not None else "in any document"
+    return (
+        f"<article><h3>{escape(example.question)}</h3><p><span class='tag'>{said}</span> "
+        f"<span class='muted'>{of}, score {example.score:.3f}</span></p>"
+        f"<p class='passage'>{before}{passage}{after}</p></article>"
+    )

@@ -1,0 +1,168 @@
+"""A corpus cut into units of work: a range of documents and a range of questions, of bounded size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tinyqa_ray.answer.corpus import Corpus
+from tinyqa_ray.corpus import tables
+
+Ints = npt.NDArray[np.int64]
+
+MOST_BYTES = 1 << 24
+"""Bytes of the texts of a unit; one longer document is a unit of its own."""
+_BATCH = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Pairs of these documents with these questions, both ends included, as far as they are to be asked."""
+
+    index: int
+    file: str
+    """The documents' file; empty where there are no documents (row -1)."""
+    first_row: int
+    last_row: int
+    first_question: int
+    last_question: int
+    pairs: int
+    size: int
+    """Bytes of the texts, times how often each is read: what the unit costs, roughly."""
+
+    @classmethod
+    def table(cls, units: list[Unit]) -> pa.Table:
+        """Units as the rows of a table."""
+        types = [pa.string() if field.type == "str" else pa.int64() for field in fields(cls)]
+        schema = pa.schema(list(zip((field.name for field in fields(cls)), types, strict=True)))
+        return pa.Table.from_pylist([asdict(unit) for unit in units], schema=schema)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """All units, in the order of documents, then questions; and how many documents there are."""
+
+    units: list[Unit]
+    documents: int
+    unreadable: int
+    """Documents without a text that can be read."""
+    last_rows: tuple[int, ...]
+    """Of each file of documents, the last row."""
+
+
+def plan(corpus: Corpus, most_pairs: int, most_bytes: int = MOST_BYTES) -> Plan:
+    """Cut a corpus into units of at most ``most_pairs`` pairs, what it makes depending on its rows alone.
+
+    In memory are 24 bytes a document. All pairs of one question and one document fall into one unit.
+    """
+    sizes, bad, ends = _documents(corpus.documents)
+    every = corpus.question_rows
+    if corpus.asked:
+        pairs, nowhere = _asked(corpus.asked, len(sizes))
+        block = every
+    else:
+        # A block of questions and one of documents: of its answers, the best of each question stay.
+        block = min(every, max(1, math.isqrt(most_pairs)))
+        pairs, nowhere = np.where(bad, 0, block), 0
+    cuts: list[tuple[str, int, int, int, int, int, int]] = []
+    if nowhere and not corpus.merged:
+        for first, last, count in _question_cuts(corpus, -1, most_pairs):
+            cuts.append(("", -1, -1, first, last, count, 0))
+    before = 0
+    for file, end in zip(corpus.documents, ends.tolist(), strict=True):
+        for first, last in _ranges(pairs, sizes, before, end, most_pairs, most_bytes):
+            count, size = int(pairs[first : last + 1].sum()), int((pairs * sizes)[first : last + 1].sum())
+            if corpus.asked and count > most_pairs and first == last:
+                for one, other, part in _question_cuts(corpus, first, most_pairs):
+                    cuts.append((file, first, last, one, other, part, int(sizes[first]) * part))
+            elif corpus.asked and count:
+                cuts.append((file, first, last, 0, every - 1, count, size))
+            elif count:
+                for question in range(0, every, block):
+                    until = min(question + block, every)
+                    part = count // block * (until - question)
+                    cuts.append((file, first, last, question, until - 1, part, size))
+        before = end
+    units = [Unit(index, *cut) for index, cut in enumerate(cuts)]
+    return Plan(
+        units=units,
+        documents=len(sizes),
+        unreadable=int(bad.sum()),
+        last_rows=tuple(int(end) - 1 for end in ends),
+    )
+
+
+def _documents(files: tuple[str, ...]) -> tuple[Ints, npt.NDArray[np.bool_], Ints]:
+    """Bytes of each document (the mean of its row group), whether it is unreadable, and each file's end."""
+    sizes: list[Ints] = [np.empty(0, np.int64)]
+    bad: list[npt.NDArray[np.bool_]] = [np.empty(0, bool)]
+    ends = []
+    for file in files:
+        with tables.opened(file) as parquet:
+            text = parquet.schema_arrow.get_field_index("text")
+            for number in range(parquet.num_row_groups):
+                group = parquet.metadata.row_group(number)
+                mean = group.column(text).total_uncompressed_size // max(group.num_rows, 1)
+                sizes.append(np.full(group.num_rows, mean, np.int64))
+            bad += [
+                batch.column(0).is_valid().to_numpy(zero_copy_only=False)
+                for batch in parquet.iter_batches(_BATCH, columns=["error"])
+            ]
+        ends.append(sum(map(len, sizes)))
+    return np.concatenate(sizes), np.concatenate(bad), np.array(ends, np.int64)
+
+
+def _asked(files: tuple[str, ...], documents: int) -> tuple[Ints, int]:
+    """How many pairs each document has, and how many questions have no document."""
+    pairs = np.zeros(documents, np.int64)
+    nowhere = 0
+    for batch in tables.batches(files, ["row"], _BATCH):
+        rows, counts = np.unique(batch.column(0).to_numpy(), return_counts=True)
+        pairs[rows[rows >= 0]] += counts[rows >= 0]
+        nowhere += int(counts[rows < 0].sum())
+    return pairs, nowhere
+
+
+def _ranges(
+    pairs: Ints, sizes: Ints, first: int, end: int, most_pairs: int, most_bytes: int
+) -> Iterator[tuple[int, int]]:
+    """Ranges of documents, both ends included, none with more pairs or bytes, but for a single one."""
+    asked = first + np.flatnonzero(pairs[first:end])
+    total_pairs, total_bytes = np.cumsum(pairs[asked]), np.cumsum(sizes[asked])
+    at = 0
+    while at < len(asked):
+        before = (total_pairs[at - 1], total_bytes[at - 1]) if at else (0, 0)
+        until = min(
+            int(np.searchsorted(total_pairs, before[0] + most_pairs, side="right")),
+            int(np.searchsorted(total_bytes, before[1] + most_bytes, side="right")),
+        )
+        until = max(until, at + 1)
+        yield int(asked[at]), int(asked[until - 1])
+        at = until
+
+
+def _question_cuts(corpus: Corpus, row: int, most_pairs: int) -> Iterator[tuple[int, int, int]]:
+    """First and last question, both included, and pairs, of parts of one document's questions."""
+    found = [
+        tables.rows_between(file, "row", row, row, ["question_row"])["question_row"].to_numpy()
+        for file in corpus.asked
+    ]
+    questions, counts = np.unique(np.concatenate(found), return_counts=True)
+    total = np.cumsum(counts)
+    at = 0
+    while at < len(questions):
+        before = int(total[at - 1]) if at else 0
+        until = max(at + 1, int(np.searchsorted(total, before + most_pairs, side="right")))
+        yield int(questions[at]), int(questions[until - 1]), int(total[until - 1]) - before
+        at = until
+
+
+def unit_of(row: pa.Table) -> Unit:
+    """The unit in a table of one row."""
+    (values,) = row.to_pylist()
+    return Unit(**values)

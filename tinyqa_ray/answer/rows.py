@@ -1,0 +1,87 @@
+"""What an answer looks like in a file, and which of those found are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from tinyqa_ray import storage
+from tinyqa_ray.configs import AnswerConfig
+from tinyqa_ray.reader.answers import Answer
+
+ANSWERS = pa.schema(
+    [
+        pa.field("question_id", pa.string()),  # null: a document that cannot be read, of a corpus
+        pa.field("question", pa.string()),
+        pa.field("document_id", pa.string()),  # null: no document of the corpus answers
+        pa.field("rank", pa.int32()),
+        pa.field("answer", pa.string()),  # null: there is none
+        pa.field("score", pa.float64()),
+        pa.field("start", pa.int64()),  # characters of the document
+        pa.field("end", pa.int64()),
+        pa.field("na_prob", pa.float64()),
+        pa.field("error", pa.string()),  # null: fine
+        pa.field("meta", pa.string()),  # JSON of the document's other columns; null: it has none
+    ]
+)
+BINS = 20
+"""Of the histogram of scores."""
+
+Row = dict[str, Any]
+
+
+def chosen(found: Sequence[Answer], config: AnswerConfig) -> list[Answer]:
+    """The answers to a question that are written: those of a sufficient score, perhaps a None answer."""
+    spans = [each for each in found if each.answer is not None]
+    good = [each for each in found if each.answer is None or each.score >= config.min_score]
+    if not good:  # all too weak
+        best = spans[0]
+        good = [Answer(None, 1.0 - best.score, 0, 0, best.na_prob, best.document_id)]
+    return [each for each in good if each.answer is not None or config.keep_no_answers]
+
+
+def rows_of(key: Row, found: Sequence[Answer], meta: Sequence[str | None]) -> list[Row]:
+    """Rows of ``ANSWERS`` of one question's answers.
+
+    Args:
+        key: the columns that all rows share.
+        found: answers, best first.
+        meta: of the document of each answer.
+    """
+    return [
+        {
+            **key,
+            "document_id": each.document_id,
+            "rank": rank,
+            "answer": each.answer,
+            "score": each.score,
+            "start": each.start,
+            "end": each.end,
+            "na_prob": each.na_prob,
+            "meta": own,
+        }
+        for rank, (each, own) in enumerate(zip(found, meta, strict=True))
+    ]
+
+
+def counted(found: Sequence[Answer], counts: dict[str, float]) -> None:
+    """Count a question by its best answer, and the bin of that answer's score."""
+    answered = bool(found) and found[0].answer is not None
+    name = "answered" if answered else "unanswered"
+    counts[name] = counts.get(name, 0) + 1
+    if answered:
+        place = f"score-{min(int(found[0].score * BINS), BINS - 1):02d}"
+        counts[place] = counts.get(place, 0) + 1
+
+
+def write_jsonl(path: str, rows: Sequence[Row]) -> None:
+    """Write rows of ``ANSWERS`` as JSON lines, ``meta`` as the object that it is."""
+    lines = []
+    for row in rows:
+        whole = {name: row.get(name) for name in ANSWERS.names}
+        whole["meta"] = json.loads(whole["meta"]) if whole["meta"] else None
+        lines.append(json.dumps(whole, ensure_ascii=False) + "\n")
+    storage.write_atomic(path, "".join(lines).encode("utf-8", "backslashreplace"))

@@ -1,0 +1,103 @@
+"""How a corpus is answered: what is asked of what, which passages are worth reading, which answers stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tinyqa_ray.configs.checks import at_least, share
+from tinyqa_ray.configs.data import WindowConfig
+from tinyqa_ray.errors import InputError
+from tinyqa_ray.runs import execution
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CandidateConfig:
+    """How BM25 selects the passages that a question is asked of."""
+
+    candidates: int = 0
+    """Passages of the corpus that a question is asked of, at most, chosen by BM25; 0 asks it of all
+    documents."""
+    passage_words: int = 200
+    """Words of a passage; a longer document is cut into several."""
+    passage_overlap: int = 50
+    """Words that neighbouring passages of a document share, at least."""
+    language: str | None = "english"
+    """Stemmer and stop words, by the name of Snowball's stemmer; none takes words as they are."""
+    k1: float = 1.2
+    """BM25: how slowly a further occurrence of a term stops to count."""
+    b: float = 0.75
+    """BM25: how much a long passage is held against it, from 0 to 1."""
+    documents_per_shard: int = 8192
+    """Documents in one file of the index."""
+    questions_per_run: int = 1024
+    """Questions whose passages are selected together."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "passage_words", "documents_per_shard", "questions_per_run")
+        at_least(self, 0, "candidates", "passage_overlap", "k1")
+        share(self, "b")
+        # The index counts a term of a passage in 16 bits.
+        if self.passage_words >= 1 << 16:
+            raise InputError(f"passage_words is {self.passage_words}; it must be below {1 << 16}")
+        if self.passage_overlap >= self.passage_words:
+            raise InputError(
+                f"passage_overlap is {self.passage_overlap}; it must be below passage_words, "
+                f"{self.passage_words}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerConfig:
+    """How a corpus is answered."""
+
+    model: str
+    """Folder or hub id with a question-answering head, or an export."""
+    documents: str | None = None
+    """Parquet, JSONL, CSV or TSV with ``id`` and ``text`` (other columns are carried along), a folder of such
+    files, or a folder of .txt files."""
+    questions: str | None = None
+    """The same with ``question`` and perhaps ``id``. With ``document_id`` each is asked of its own document,
+    without of all."""
+    pairs: str | None = None
+    """Instead of documents and questions: a table of ``question`` and ``context``."""
+    selection: CandidateConfig = CandidateConfig()
+    """How passages are selected, if they are."""
+    index: str | None = execution(None)
+    """Folder for the BM25 index, kept for other questions about the same documents; within the output, and
+    deleted at the end, when not given."""
+    top_k: int = 1
+    """Answers kept of each question."""
+    per_document_k: int | None = None
+    """Answers to a question kept of one document; as many as top_k when not given."""
+    min_score: float = 0.0
+    """Answers with a lower score are left out."""
+    keep_no_answers: bool = True
+    """Whether a question without an answer has a row that says so."""
+    jsonl: bool = False
+    """Whether the answers are written as JSON lines too."""
+    max_answer_tokens: int = 30
+    """Longest answer, in tokens."""
+    window: WindowConfig = WindowConfig()
+    """Sizes of the windows."""
+    rows_per_shard: int = 1024
+    """Pairs of a question and a text in one output file, the unit of work that is done once."""
+    actors: int = execution(1)
+    """Ray actors, each with its own copy of the model."""
+    threads: int = execution(0)
+    """Torch threads of an actor; 0 shares the machine's cores among the actors."""
+    num_gpus_per_actor: float = execution(0.0)
+    """GPUs of an actor; 0 runs on the CPU."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "top_k", "per_document_k", "max_answer_tokens", "rows_per_shard", "actors")
+        at_least(self, 0, "threads", "num_gpus_per_actor")
+        share(self, "min_score")
+        if self.pairs is None and (self.documents is None or self.questions is None):
+            absent = [name for name in ("documents", "questions") if getattr(self, name) is None]
+            raise InputError(f"{' and '.join(absent)} not given; give documents and questions, or pairs")
+        if self.pairs is not None and (self.documents is not None or self.questions is not None):
+            raise InputError("pairs hold their own questions and texts; leave out documents and questions")
+        if self.pairs is not None and self.selection.candidates:
+            raise InputError("candidates select among documents, but pairs name their text; leave them out")
+        if self.index is not None and not self.selection.candidates:
+            raise InputError("index is where candidates are looked up; give candidates, too")
