@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from tinyqa_ray import __version__, configs, options
+from tinyqa_ray import __version__, configs, options, runs
 from tinyqa_ray.errors import InputError
 
 _app = tyro.extras.SubcommandApp()
@@ -47,14 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         call()
 
 
-def run_job(function: Callable[..., Any], config: type, *, recipes: bool = False) -> None:
+def run_job(stage: Callable[..., Any], config: type, *, recipes: bool = False) -> None:
     """The door of a job: parse a config and ``--output``, run, print a JSON summary as the last line.
 
     With ``recipes``, ``--recipe`` may ask for the stages of a recipe instead.
     """
 
-    def job(config: Any, output: str) -> Callable[[], Any]:
-        return lambda: {"stage": function.__name__, "output": output, **asdict(function(config, output))}
+    def job(config: Any, output: str) -> Callable[[], dict[str, Any]]:
+        return functools.partial(_summary, stage, config, output)
 
     job.__annotations__ = {"config": config, "output": str}
     program, *given = sys.argv[:1] + options.normalised(sys.argv[1:])
@@ -63,8 +63,14 @@ def run_job(function: Callable[..., Any], config: type, *, recipes: bool = False
             _run_recipe(program, given, as_job=True)
             return
         with options.pointing_to_help(program):
-            call = options.parsed(lambda: tyro.cli(job, args=given, config=options.FLAT))
+            call = options.parsed(lambda: tyro.cli(job, args=given, config=options.FLAT), one_line=True)
         print(json.dumps(call()))
+
+
+def run_pipeline() -> None:
+    """The door of the job that runs a whole recipe: ``--recipe``, as ``tinyqa distill`` takes it."""
+    with options.mistakes_in_one_line():
+        _run_recipe(sys.argv[0], options.normalised(sys.argv[1:]), as_job=True)
 
 
 @command
@@ -233,6 +239,16 @@ def _run_stage(unit: str, stage: Callable[..., Any], config: Any, output: str) -
     print(json.dumps(console.run_stage(unit, stage, config, output), indent=2))
 
 
+def _summary(stage: Callable[..., Any], config: Any, output: str) -> dict[str, Any]:
+    """Run a stage; what a job prints of it."""
+    was_finished = runs.is_finished(output)
+    report = stage(config, output)
+    if was_finished:
+        print(f"{output}: was finished, nothing is left to do", file=sys.stderr)
+    name = runs.stage_name(config)
+    return {"stage": name, "output": output, "was_finished": was_finished, **asdict(report)}
+
+
 def _run_recipe(program: str, arguments: Sequence[str], *, as_job: bool = False) -> None:
     """Run the stages that a command line with ``--recipe`` asks for, and print their reports as JSON."""
     from tinyqa_ray import overrides
@@ -242,5 +258,6 @@ def _run_recipe(program: str, arguments: Sequence[str], *, as_job: bool = False)
 
     # What Ray writes belongs in a job's log.
     with contextlib.nullcontext() if as_job else console.native_noise_in_a_file():
-        reports = console.run_recipe(call.recipe, call.output, call.stages)
-    print(json.dumps(reports, indent=None if as_job else 2))
+        stages = console.run_recipe(call.recipe, call.output, call.stages)
+    summary = {"recipe": call.recipe.name, "output": call.output, "stages": stages}
+    print(json.dumps(summary, indent=None if as_job else 2))

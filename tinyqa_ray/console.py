@@ -68,7 +68,13 @@ def run_recipe(recipe: Recipe, output: str, chosen: Sequence[str]) -> list[dict[
     with StageProgress(Console(stderr=True)) as bars:
         results = runner.run(recipe, output, bars.starting, bars.done, chosen)
     return [
-        {"stage": each.name, "output": each.output, "seconds": each.seconds, **asdict(each.report)}
+        {
+            "stage": each.name,
+            "output": each.output,
+            "was_finished": each.was_finished,
+            "seconds": each.seconds,
+            **asdict(each.report),
+        }
         for each in results
     ]
 

@@ -24,6 +24,12 @@ _ARGUMENTS = """
     output: Folder of all stages, each in one of its own; run again, only what is left is done.
     stage: Stages to run, one or several; all when not given.
 """
+_USAGE = """\
+usage: {program} --recipe NAME --output DIR [--stage STAGE ...] [--OPTION VALUE ...]
+
+Run the stages of a recipe, each in a folder of its own in DIR; run again, only what is left is done.
+Recipes: {names}. What one takes, its stages, and how to change a number in them:
+{program} --recipe NAME --help"""
 _OVERRIDES = """\
 overrides:
   --OPTION VALUE        in every chosen stage that has the option:
@@ -47,7 +53,7 @@ def read(arguments: Sequence[str], program: str) -> RecipeCall:
     """The recipe that a command line asks for; ``--help`` prints it instead, and ends the process.
 
     Args:
-        arguments: ``normalised``, after the command's name, with ``--recipe``.
+        arguments: ``normalised``, after the command's name.
         program: the command, for messages.
 
     Raises:
@@ -56,7 +62,10 @@ def read(arguments: Sequence[str], program: str) -> RecipeCall:
     asks = {"-h", "--help"}
     with options.pointing_to_help(program):
         given = options.grouped([word for word in arguments if word not in asks])
-        make = _recipe(given.pop("recipe"))
+        if "recipe" not in given and asks & set(arguments):
+            print(_USAGE.format(program=program, names=", ".join(recipes.RECIPES)))
+            raise SystemExit(0)
+        make = _recipe(given.pop("recipe", ()))
     program = f"{program} --recipe {make.__name__}"
     if asks & set(arguments):
         _print_help(make, given, program)
@@ -107,9 +116,11 @@ def described(recipe: Recipe, width: int) -> str:
 
 
 def _recipe(values: Sequence[str]) -> Callable[..., Recipe]:
-    name = " ".join(values)
+    name, known = " ".join(values), ", ".join(recipes.RECIPES)
+    if not name:
+        raise InputError(f"--recipe is missing; give one of {known}")
     if name not in recipes.RECIPES:
-        raise InputError(f"recipe {name!r} is unknown; it must be one of {', '.join(recipes.RECIPES)}")
+        raise InputError(f"recipe {name!r} is unknown; it must be one of {known}")
     return recipes.RECIPES[name]
 
 

@@ -102,7 +102,14 @@ def run(
         InputError: a mapper refused its rows, a file cannot be read or written, or a shard's process was
             killed each time.
     """
-    written = {file for folder in {_folder(shard) for shard in shards} for file in storage.list_files(folder)}
+    folders = {shard.target.rsplit("/", 1)[0] for shard in shards}
+    # A file in a folder's place is refused when it is written to.
+    written = {
+        file
+        for folder in folders
+        if storage.kind(folder) == "folder"
+        for file in storage.list_files(folder)
+    }
     todo = [shard for shard in shards if shard.target not in written]
     total = sum(map(_units, shards))
     done = total - sum(map(_units, todo))
@@ -119,10 +126,6 @@ def run(
             for name, value in found.items():
                 counts[name] = counts.get(name, 0) + value
     return counts
-
-
-def _folder(shard: Shard) -> str:
-    return shard.target.rsplit("/", 1)[0]
 
 
 def _units(shard: Shard) -> int:
@@ -150,13 +153,17 @@ def _worked(
         num_cpus=0.5,
         num_gpus=workers.num_gpus,
     )
+    refused = ""
     try:
+        # To the end also after a refusal: actors pass over what is left, and none is killed in the middle.
         for row in worked.iter_rows():
-            if row["refused"]:
-                raise InputError(row["refused"])
-            yield row["units"]
+            refused = refused or row["refused"]
+            if not refused:
+                yield row["units"]
     finally:
         _internal_kv_del(tries, del_by_prefix=True)
+    if refused:
+        raise InputError(refused)
 
 
 class _ShardWorker:
@@ -167,6 +174,11 @@ class _ShardWorker:
         self.tries = tries
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_put
+
+        stop = f"{self.tries}stop"
+        if _internal_kv_exists(stop):
+            return {"units": batch["units"], "refused": np.array([""], dtype=object)}
         # Batches are of one row.
         index, offset, rows = (int(batch[name][0]) for name in ("index", "offset", "rows"))
         shard = Shard(index, str(batch["source"][0]), offset, rows, str(batch["target"][0]))
@@ -177,6 +189,7 @@ class _ShardWorker:
         except (InputError, OSError) as error:
             # As data: Ray wraps an exception, and its cause is lost on the way to the driver.
             refused = str(error)
+            _internal_kv_put(stop, "")
         return {"units": batch["units"], "refused": np.array([refused], dtype=object)}
 
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -255,18 +255,22 @@ def kill_one(chosen: Callable[[str], bool], rng: random.Random) -> None:
 class Driver:
     """A process that runs Python with a Ray of its own; at the end of ``with`` nothing of it is left."""
 
-    def __init__(self, *arguments: str) -> None:
-        """Start it with ``arguments`` of the Python interpreter."""
+    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start it with ``arguments`` of the Python interpreter.
+
+        Its environment is this process's, with the path of its modules, unless another is given.
+        """
         # Not below pytest's folder, whose path is too long for Ray's sockets.
         self._folder = tempfile.mkdtemp(prefix="fire")
         # A file, not a pipe: what Ray starts may hold a pipe open after the driver is dead.
         self._printed = Path(self._folder) / "printed"
+        ours = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         with self._printed.open("w") as printed:
             self.process = subprocess.Popen(
                 [sys.executable, *arguments],
                 stdout=printed,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "RAY_TMPDIR": self._folder, "PYTHONPATH": os.pathsep.join(sys.path)},
+                env={**(ours if environment is None else environment), "RAY_TMPDIR": self._folder},
             )
         self._started: set[tuple[int, int]] = set()
         self._watcher = threading.Thread(target=self._watch, daemon=True)

@@ -150,8 +150,9 @@ def test_file_in_the_way_of_the_shards_is_one_line(
     with fire.Driver(*command) as driver:
         code, printed = driver.result()
     assert code == 2
-    (line,) = [line for line in printed.splitlines() if line]
-    assert line.startswith(f"tinyqa: {output}/paragraphs: the folder cannot be made")
+    lines = [line for line in printed.splitlines() if line]
+    assert len(lines) == 1, printed
+    assert lines[0].startswith(f"tinyqa: {output}/paragraphs: the folder cannot be made")
     (output / "paragraphs").unlink()
     fire.run(commands["augment"], output)
     assert fire.differing(output, calm["augment"]) == []
