@@ -1,4 +1,4 @@
-"""The answering stage beside its own engine and its peers, beside itself ten times larger, and by two actors."""
+"""The answering stage beside its engine and its peers, beside ten times the work, and by two actors."""
 
 from __future__ import annotations
 

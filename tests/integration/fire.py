@@ -27,7 +27,7 @@ from tinyqa_ray.configs import AugmentConfig, DistillConfig, TeacherLogitsConfig
 from tinyqa_ray.distill import teacher_logits
 from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.distill.loop import train
-from tinyqa_ray.distill.session import LocalSession
+from tinyqa_ray.distill.session import GroupSession, LocalSession
 from tinyqa_ray.distill.window_folder import window_files
 
 PARAGRAPHS = 64
@@ -103,13 +103,30 @@ def unlike(model: Path, other: Path) -> list[str]:
     return sorted((left.keys() | right.keys()) - same)
 
 
-def trained_here(config: DistillConfig, folder: Path) -> Path:
-    """Train in this process, without Ray, and return the model folder."""
-    threads = torch.get_num_threads()
-    train(config, LocalSession(folder))
-    torch.set_num_threads(threads)
-    (checkpoint,) = folder.glob("step-*")
-    return checkpoint / "model"
+def trained_without_ray(config: DistillConfig, output: Path) -> Path:
+    """Train in this process or, with several workers, in a group of processes; returns the model folder.
+
+    The model is in ``output/model``, the curve in ``output/metrics.jsonl``, as a stage leaves them.
+    """
+    work, metrics = output / "work", str(output / "metrics.jsonl")
+    work.mkdir(parents=True)
+    if config.workers == 1:
+        threads = torch.get_num_threads()
+        train(config, LocalSession(work), metrics)
+        torch.set_num_threads(threads)
+    else:
+        group = (config, work, metrics, output / "meeting")
+        torch.multiprocessing.spawn(_train_in_group, group, nprocs=config.workers)
+    (checkpoint,) = work.glob("step-*")
+    return (checkpoint / "model").rename(output / "model")
+
+
+def _train_in_group(rank: int, config: DistillConfig, folder: Path, metrics: str, meeting: Path) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=config.workers
+    )
+    train(config, GroupSession(folder), metrics)
+    torch.distributed.destroy_process_group()
 
 
 def assert_close(model: Path, other: Path, but: tuple[str, ...]) -> None:

@@ -102,7 +102,7 @@ def test_stage_publishes_a_student_once(config: DistillConfig, calm: Path) -> No
 
 
 def test_two_workers_train_what_one_process_does(config: DistillConfig, calm: Path, tmp_path: Path) -> None:
-    fire.assert_close(calm / "model", fire.trained_here(config, tmp_path), but=UNSEEN)
+    fire.assert_close(calm / "model", fire.trained_without_ray(config, tmp_path / "plain"), but=UNSEEN)
 
 
 def test_window_that_spoils_the_loss_is_named_and_not_tried_again(
