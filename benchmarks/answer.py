@@ -18,7 +18,7 @@ import random
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +145,9 @@ def _models(arguments: argparse.Namespace, folder: Path) -> dict[str, str]:
     models = {"torch fp32": str(Path(model).expanduser().absolute())}
     if "int8" not in arguments.skip:
         models["export int8"] = str(folder / "int8")
-        # The F1 of a random head means nothing.
-        unchecked = {} if arguments.model else {"max_f1_drop": 100.0, "check_questions": 16}
-        config = ExportConfig(model=models["torch fp32"], calibration=arguments.calibration, **unchecked)
+        config = ExportConfig(model=models["torch fp32"], calibration=arguments.calibration)
+        if not arguments.model:  # the F1 of a random head means nothing
+            config = replace(config, max_f1_drop=100.0, check_questions=16)
         export(config, models["export int8"])
     return models
 
@@ -161,7 +161,7 @@ def _speed_table(figures: dict[str, Any]) -> Table:
     table = Table("contestant", "pairs/s", "min–max", "without start-up", "documents/s", title=title)
     for name, found in figures["pairs_per_s"].items():
         stage = figures["stages"].get(name)
-        more = ()
+        more: tuple[str, ...] = ()
         if stage:
             warm, documents = stage["pairs_per_s_without_start_up"], stage["documents_per_s"]
             more = (f"{warm['median']:.1f}", f"{documents['median']:.2f}")
@@ -184,8 +184,8 @@ def _runs_table(title: str, figures: dict[str, Any]) -> Table:
 
 
 def _memory_table(run: dict[str, Any]) -> Table:
-    names = ("seconds", "object_store_mb", "driver_mb", "driver_with_mapped_mb")
-    names += ("actors_mb", "actors_with_mapped_mb")
+    driver, workers = ("driver_mb", "driver_with_mapped_mb"), ("actors_mb", "actors_with_mapped_mb")
+    names = ("seconds", "object_store_mb", *driver, *workers)
     title = f"memory, {run['questions']} questions, {run['seconds']} s"
     table = Table("pass", *names, title=title, caption=json.dumps(run["report"]))
     for name, found in run["passes"].items():

@@ -22,8 +22,15 @@ import torch
 import tyro
 from transformers import AutoModelForQuestionAnswering
 
+from tinyqa_ray.answer import answer
 from tinyqa_ray.augment import augment
-from tinyqa_ray.configs import AugmentConfig, DistillConfig, TeacherLogitsConfig, WindowConfig
+from tinyqa_ray.configs import (
+    AnswerConfig,
+    AugmentConfig,
+    DistillConfig,
+    TeacherLogitsConfig,
+    WindowConfig,
+)
 from tinyqa_ray.distill import teacher_logits
 from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.distill.loop import train
@@ -32,13 +39,13 @@ from tinyqa_ray.distill.window_folder import window_files
 
 PARAGRAPHS = 64
 PASSES = ("augment", "teacher-logits")
-SHARDS = {"augment": "paragraphs", "teacher-logits": "windows"}
+SHARDS = {"augment": "paragraphs", "teacher-logits": "windows", "answer": "answers"}
 """Folder of each pass's shards."""
 DEADLINE_S = 240
 
 
 def commands(folder: Path, model: str) -> dict[str, list[str]]:
-    """Both passes over the same data, one paragraph a shard; ``--output`` is to be added."""
+    """Passes over the same data, one paragraph a shard; ``--output`` is to be added."""
     data = folder / "data.json"
     document = tiny.squad_document()
     articles = []
@@ -48,12 +55,20 @@ def commands(folder: Path, model: str) -> dict[str, list[str]]:
         text = text.replace('"id": "q', f'"id": "{number}q').replace('.", "qas"', f'. Page {number}.", "qas"')
         articles += json.loads(text)
     data.write_text(json.dumps({"version": "v2.0", "data": articles}), encoding="utf-8")
+    paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+    asked = [{"question": each["qas"][0]["question"], "context": each["context"]} for each in paragraphs]
+    pairs = folder / "pairs.jsonl"
+    pairs.write_text("\n".join(map(json.dumps, asked)), encoding="utf-8")
     shared = ["--data", str(data), "--rows-per-shard", "1"]
     window = ["--max-seq-len", "64", "--doc-stride", "16", "--max-query-len", "16"]
     models = ["--tokenizer", model, "--model", model]
     return {
         "augment": ["augment", *shared, "--embeddings", model, "--copies", "10"],
         "teacher-logits": ["teacher-logits", *shared, *window, *models, "--threads", "1"],
+        "answer": [
+            *["answer", "--pairs", str(pairs), "--model", model, *window],
+            *["--rows-per-shard", "1", "--threads", "1", "--jsonl", "True"],
+        ],
     }
 
 
@@ -62,6 +77,7 @@ def run(command: Sequence[str], output: Path) -> None:
     configs: dict[str, tuple[type[Any], Callable[[Any, str], object]]] = {
         "augment": (AugmentConfig, augment),
         "teacher-logits": (TeacherLogitsConfig, teacher_logits),
+        "answer": (AnswerConfig, answer),
     }
     config, stage = configs[command[0]]
     flat = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
@@ -163,6 +179,8 @@ def content(output: Path) -> dict[str, bytes | dict[str, Any]]:
         if path.is_file() and path.suffix != ".tmp" and path.name != "_SUCCESS.json"
     }
     marker = json.loads((output / "_SUCCESS.json").read_text())
+    if marker["stage"] == "answer":  # its page tells how long documents took
+        del found["report.html"]
     found["_SUCCESS.json"] = {name: marker[name] for name in marker.keys() - {"seconds", "finished"}}
     return found
 

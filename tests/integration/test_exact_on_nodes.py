@@ -62,6 +62,7 @@ def main(folder: Path, commands: dict[str, list[str]], seed: int) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes in /proc")
 def test_four_nodes_and_a_killed_one_write_the_bytes_of_one(tiny_bert: str, tmp_path: Path) -> None:
