@@ -151,3 +151,24 @@ def test_notes_beside_a_model_do_not_change_its_identity(tmp_path: Path) -> None
 
 def test_identity_of_a_hub_id_is_its_name() -> None:
     assert storage.identity("somebody/some-model") == "somebody/some-model"
+
+
+def test_store_that_does_not_answer_is_one_line_about_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        def get_file_info(self, path: str) -> None:
+            raise OSError("When resolving region: Could not resolve host:\n nowhere")
+
+    monkeypatch.setattr(storage, "resolve", lambda path: (Silent(), path))
+    said = r"^s3://b/d: cannot be reached \(.* host: nowhere\); check .*credentials"
+    with pytest.raises(InputError, match=said):
+        storage.kind("s3://b/d")
+
+
+def test_path_that_may_not_be_looked_at_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Closed:
+        def get_file_info(self, path: str) -> None:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(storage, "resolve", lambda path: (Closed(), path))
+    with pytest.raises(InputError, match=r"cannot be reached \(Permission denied\); check the path"):
+        storage.kind(str(tmp_path))

@@ -7,10 +7,11 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from tinyqa_ray.errors import InputError
@@ -23,13 +24,14 @@ def resolve(path: str) -> tuple[pafs.FileSystem, str]:
     """Return the file system of ``path`` and the path within it.
 
     Raises:
-        InputError: the URL's scheme is unknown.
+        InputError: the URL's scheme is unknown, or its store does not answer.
     """
     if "://" not in path:
         return pafs.LocalFileSystem(), absolute(path)
     try:
-        filesystem, inner = pafs.FileSystem.from_uri(path)
-    except (ValueError, OSError):
+        with _reached(path):
+            filesystem, inner = pafs.FileSystem.from_uri(path)
+    except pa.ArrowInvalid:  # a scheme that Arrow does not know
         import fsspec
 
         try:
@@ -38,6 +40,17 @@ def resolve(path: str) -> tuple[pafs.FileSystem, str]:
             raise InputError(f"{path}: {error}; give a local path, s3:// or another fsspec URL") from None
         filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(handler))
     return filesystem, inner
+
+
+@contextlib.contextmanager
+def _reached(path: str) -> Iterator[None]:
+    """Turn a store that does not answer, or not to us, into one line about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())[:300]
+        mend = "check the address, the network and the credentials" if "://" in path else "check the path"
+        raise InputError(f"{path}: cannot be reached ({reason}); {mend}") from None
 
 
 def is_local(path: str) -> bool:
@@ -58,7 +71,8 @@ def join(path: str, *parts: str) -> str:
 def kind(path: str) -> str:
     """``"file"``, ``"folder"`` or ``"absent"``."""
     filesystem, inner = resolve(path)
-    file_type = filesystem.get_file_info(inner).type
+    with _reached(path):
+        file_type = filesystem.get_file_info(inner).type
     return {pafs.FileType.File: "file", pafs.FileType.Directory: "folder"}.get(file_type, "absent")
 
 
