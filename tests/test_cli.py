@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tiny
 
-from tinyqa_ray import cli, recipes
+from tinyqa_ray import cli, recipes, runs
 from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig
 from tinyqa_ray.distill import TeacherLogitsReport
 from tinyqa_ray.runner import StageResult
@@ -245,15 +245,79 @@ def test_recipe_runs_its_stages_and_prints_their_reports(
     line = ["distill", "--recipe", "tinybert", "--output", "o", "--data", "d.json", "--stage=windows"]
     cli.main(line)
     printed = capfd.readouterr()
-    reports = [{"stage": "windows", "output": "o/windows", "seconds": 2.5, **asdict(REPORT)}]
-    assert json.loads(printed.out) == reports
+    stage = {"stage": "windows", "output": "o/windows", "was_finished": False, "seconds": 2.5}
+    summary = {"recipe": "tinybert", "output": "o", "stages": [{**stage, **asdict(REPORT)}]}
+    assert json.loads(printed.out) == summary
     assert "windows: 3 windows of 2 questions in 2 s" in printed.err
     assert asked == [(recipes.tinybert("d.json"), "o", ("windows",))]
 
-    monkeypatch.setattr("sys.argv", ["jobs/distill.py", *line[1:]])
-    runpy.run_path(str(JOBS / "distill.py"), run_name="__main__")
-    assert json.loads(capfd.readouterr().out.splitlines()[-1]) == reports
-    assert asked[1] == asked[0]
+    for job in ("distill", "pipeline"):
+        monkeypatch.setattr("sys.argv", [f"jobs/{job}.py", *line[1:]])
+        runpy.run_path(str(JOBS / f"{job}.py"), run_name="__main__")
+        (printed_line,) = capfd.readouterr().out.splitlines()
+        assert json.loads(printed_line) == summary
+    assert asked == [asked[0]] * 3
+
+
+def test_job_says_in_one_line_what_it_made_and_whether_it_was_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "out")
+
+    def stage(config: TeacherLogitsConfig, output: str) -> TeacherLogitsReport:
+        with runs.stage(output, config) as folder:
+            return folder.report(TeacherLogitsReport) if folder.finished else folder.publish(REPORT)
+
+    monkeypatch.setattr(
+        "sys.argv", ["jobs/teacher_logits.py", "--data", "d", "--model", "m", "--output", output]
+    )
+    for was_finished in (False, True):
+        cli.run_job(stage, TeacherLogitsConfig)
+        printed = capsys.readouterr()
+        expected = {"stage": "teacher-logits", "output": output, "was_finished": was_finished}
+        assert json.loads(printed.out) == {**expected, **asdict(REPORT)}
+        said = f"{output}: was finished, nothing is left to do\n"
+        assert printed.err == (said if was_finished else "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("--output o", "--data"),
+        ("--data d --output o --rows-per-shrad 2", "Unrecognized options: --rows-per-shrad, 2"),
+        ("--data d --output o --rows-per-shard two", "--rows-per-shard: invalid literal"),
+        ("--data d --output o --rows-per-shard 0", "rows_per_shard is 0; it must be at least 1"),
+    ],
+)
+def test_mistake_of_a_job_is_one_line_that_points_to_its_help(
+    arguments: str, complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["jobs/teacher_logits.py", *arguments.split()])
+    with pytest.raises(SystemExit) as stop:
+        cli.run_job(pytest.fail, TeacherLogitsConfig)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tinyqa: ")
+    assert complaint in line
+    assert line.endswith("(see jobs/teacher_logits.py --help)")
+
+
+def test_pipeline_names_the_recipes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, code in (["--help"], 0), (["--output", "o"], 2):
+        monkeypatch.setattr("sys.argv", ["jobs/pipeline.py", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.run_pipeline()
+        assert stop.value.code == code
+        printed = capsys.readouterr()
+        assert "tinyroberta, tinybert, quickstart" in (printed.err if code else printed.out)
+        assert (printed.out if code else printed.err) == ""
+
+
+def test_there_is_a_job_for_every_stage_and_one_for_recipes() -> None:
+    jobs = {path.stem for path in JOBS.glob("*.py")}
+    assert jobs == {"augment", "teacher_logits", "distill", "evaluate", "answer", "pipeline"}
 
 
 def test_recipe_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,7 +106,8 @@ def test_chosen_stages_alone_run_and_change() -> None:
     ("line", "complaint"),
     [
         ("--recipe tinyrobert --output o", "recipe 'tinyrobert' is unknown; it must be one of tinyroberta,"),
-        ("--output o --recipe", "recipe '' is unknown"),
+        ("--output o --recipe", "--recipe is missing; give one of tinyroberta, tinybert, quickstart"),
+        ("--output o", "--recipe is missing; give one of tinyroberta, tinybert, quickstart"),
         ("--recipe tinybert", "--output is missing"),
         ("--recipe tinybert --output a b", "--output takes one value; given: a b"),
         ("--recipe tinybert --output o --baseline yes", "invalid choice 'yes' for argument '--baseline'"),

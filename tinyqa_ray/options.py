@@ -21,6 +21,9 @@ from tinyqa_ray.errors import InputError
 FLAT = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
 """Options have no prefix of the config they belong to, and a switch takes True or False."""
 
+_RULE = re.compile("[╭╰]|[─-]{3,}$")
+"""A line of the parser's box: it has corners only where the output is in Unicode."""
+
 Option = tuple[tuple[str, ...], Any]
 """Where an option's value belongs in a config (``("window", "doc_stride")``), and its type."""
 
@@ -159,9 +162,10 @@ def parsed(parse: Callable[[], Any], *, one_line: bool = False) -> Any:
 
 
 def _sentence(box: str) -> str:
-    """What the parser's box says, up to its first rule, as one line."""
-    inside = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    said = itertools.takewhile(lambda line: not line.startswith("─"), inside)
+    """What the parser's box says, from its title to its first rule, as one line."""
+    lines = [line.strip("│ ") for line in box.splitlines()]
+    below = itertools.dropwhile(lambda line: not _RULE.match(line), lines)
+    said = itertools.takewhile(lambda line: not _RULE.match(line), itertools.islice(below, 1, None))
     return " ".join(filter(None, said)).rstrip(".")
 
 

@@ -105,10 +105,7 @@ def run(
     folders = {shard.target.rsplit("/", 1)[0] for shard in shards}
     # A file in a folder's place is refused when it is written to.
     written = {
-        file
-        for folder in folders
-        if storage.kind(folder) == "folder"
-        for file in storage.list_files(folder)
+        file for folder in folders if storage.kind(folder) == "folder" for file in storage.list_files(folder)
     }
     todo = [shard for shard in shards if shard.target not in written]
     total = sum(map(_units, shards))

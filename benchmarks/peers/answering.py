@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -126,7 +126,7 @@ def actors(model: str, job: Job, *, rounds: int, limit_s: float) -> dict[str, An
     }
 
 
-def measured(asks: dict[str, Callable[..., Reply]], rounds: int, limit_s: float) -> Replies:
+def measured(asks: Mapping[str, Callable[..., Reply]], rounds: int, limit_s: float) -> Replies:
     """Replies of all, in turn in every round, after a warm-up."""
     for ask in asks.values():
         ask(limit=_WARM_UP)

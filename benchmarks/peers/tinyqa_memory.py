@@ -7,7 +7,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -28,29 +28,26 @@ READING = "reading"
 """The part before the first pass: documents and questions become files."""
 _SAMPLE_S = 0.1
 _CPUS = 4
-_ROWS_PER_BATCH, _BATCHES_PER_FILE = 1 << 12, 1 << 4
+_ROWS_PER_FILE = 1 << 16
 
 
 def write_large_corpus(texts: Sequence[str], megabytes: int, folder: Path) -> int:
     """Write the texts over and over, each behind a running number, as Parquet; return how many."""
     folder.mkdir()
-    numbers, written = itertools.count(), 0
-    endless = itertools.cycle(texts)
-    for file in itertools.count():
-        rows: list[dict[str, str]] = []
-        with pq.ParquetWriter(
-            folder / f"part-{file:04d}.parquet", pa.schema([("id", pa.string()), ("text", pa.string())])
-        ) as writer:
-            for _ in range(_BATCHES_PER_FILE):
-                rows = []
-                while len(rows) < _ROWS_PER_BATCH and written < megabytes * 1_000_000:
-                    number = next(numbers)
-                    rows.append({"id": f"document-{number}", "text": f"{number}. {next(endless)}"})
-                    written += len(rows[-1]["text"].encode())
-                writer.write_table(pa.Table.from_pylist(rows, writer.schema))
-                if written >= megabytes * 1_000_000:
-                    return next(numbers)
-    raise AssertionError
+    rows, count = _numbered(texts, megabytes * 1_000_000), 0
+    for number, batch in enumerate(iter(lambda: list(itertools.islice(rows, _ROWS_PER_FILE)), [])):
+        pq.write_table(pa.Table.from_pylist(batch), folder / f"part-{number:04d}.parquet")
+        count += len(batch)
+    return count
+
+
+def _numbered(texts: Sequence[str], most_bytes: int) -> Iterator[dict[str, str]]:
+    written = 0
+    for number, text in enumerate(itertools.cycle(texts)):
+        yield {"id": f"document-{number}", "text": f"{number}. {text}"}
+        written += len(text.encode())
+        if written >= most_bytes:
+            return
 
 
 def load(job: Job) -> Prepare:

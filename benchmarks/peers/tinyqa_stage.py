@@ -106,8 +106,8 @@ def timed(config: AnswerConfig, folder: Path) -> dict[str, Any]:
     times = folder / "times"
     times.mkdir()
     marks: dict[str, tuple[float, float]] = {}
-    wrapped = {"Answerer": functools.partial(TimedAnswerer, times=str(times))}
-    wrapped |= {name: _marked(marks, name) for name in ("prepare", "plan")}
+    wrapped: dict[str, Callable[..., Any]] = {name: _marked(marks, name) for name in ("prepare", "plan")}
+    wrapped["Answerer"] = functools.partial(TimedAnswerer, times=str(times))
     before = {name: getattr(stage, name) for name in wrapped}
     try:
         for name, own in wrapped.items():

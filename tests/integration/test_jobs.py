@@ -20,9 +20,13 @@ from typing import Any
 
 import fire
 import pytest
-import tiny
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes in /proc")
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes in /proc"),
+    # A busy machine takes long to start a cluster and a job's process.
+    pytest.mark.timeout(600),
+]
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -31,6 +35,11 @@ VERSION = "0.1.0+uploaded"
 WINDOW = "--max-seq-len 64 --doc-stride 16 --max-query-len 16"
 HIDDEN = ("out/model/model.safetensors", "runs/x/_SUCCESS.json", ".venv/lib/a.py", ".git/HEAD", "train.json")
 """Files of the checkout that are not a job's."""
+STRANGERS = [
+    pytest.param({"RAY_AUTH_TOKEN": "wrong"}, id="wrong-token"),
+    pytest.param({"RAY_AUTH_MODE": "disabled"}, id="no-token"),
+]
+"""What the environment of someone without the cluster's token may hold."""
 
 
 @dataclass(frozen=True)
@@ -177,28 +186,200 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         shutil.rmtree(temp, ignore_errors=True)
 
 
+def connect(cluster: Cluster, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a driver that connects to the cluster from outside of a job."""
+    return subprocess.run(
+        [sys.executable, "-c", f"import ray; ray.init({cluster.gcs!r}); print('came in')"],
+        env={**cluster.environment, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
 
-def test_a(cluster, tiny_squad, tiny_bert, tmp_path):
-    import time
-    def go(*a):
-        t=time.time(); j=cluster.run(*a); print("TIME", a[0], time.time()-t, j.status, j.exit_code); return j
-    run=tmp_path/"run"
-    go("augment", f"--data {tiny_squad} --embeddings {tiny_bert} --copies 2 --output {run}/augmented")
-    go("augment", f"--data {tiny_squad} --embeddings {tiny_bert} --copies 2 --output {run}/augmented", "augment2")
-    go("augment", f"--data {tiny_squad} --embeddings {tiny_bert} --copes 2 --output {run}/x", "aug3")
-    go("augment", f"--data absent.json --embeddings {tiny_bert} --output {run}/x", "aug4")
-    go("teacher_logits", f"--data {tiny_squad} --tokenizer {tiny_bert} {WINDOW} --output {run}/windows")
-    go("distill", f"--data {run}/windows --student {tiny_bert} --objective labels --epochs 1 --batch-size 8 --learning-rate 3e-4 --attention-dropout 0 --output {run}/teacher")
-    go("evaluate", f"--data {tiny_squad} --model {run}/teacher/model {WINDOW} --output {run}/ev")
-    (tmp_path/"d.jsonl").write_text(json.dumps({"id":"d","text":"The bridge was built in 1871 by Edith Marlow."}))
-    (tmp_path/"q.jsonl").write_text(json.dumps({"id":"q","question":"Who built the bridge?"}))
-    go("answer", f"--documents {tmp_path}/d.jsonl --questions {tmp_path}/q.jsonl --model {run}/teacher/model {WINDOW} --output {run}/an")
-    go("pipeline", f"--recipe quickstart --teacher {tiny_bert} --data {tiny_squad} --dev {tiny_squad} {WINDOW} --epochs 1 --output {run}2")
-    for p in cluster.temp.glob("session_latest/runtime_resources/working_dir_files/*"):
-        print(p, sorted(str(x.relative_to(p)) for x in p.rglob("*") if x.is_file())[:8])
-    import subprocess
-    for env in ({"RAY_AUTH_TOKEN":"wrong"},{"RAY_AUTH_MODE":"disabled"}):
-        t=time.time(); d=cluster.ray(*cluster.submitted("augment","--help","bad"), **env); print("TIME", env, time.time()-t, d.returncode, d.stdout)
-        t=time.time(); 
-        d=subprocess.run([sys.executable,"-c",f"import ray; ray.init({cluster.gcs!r}); print(ray.cluster_resources())"],env={**cluster.environment,**env,'RAY_NUM_REDIS_GET_RETRIES':'1'},stdout=-1,stderr=subprocess.STDOUT,text=True); print("TIME init", env, time.time()-t, d.returncode, d.stdout[-3000:])
-    d=subprocess.run([sys.executable,"-c",f"import ray; ray.init({cluster.gcs!r}); print(ray.cluster_resources())"],env={**cluster.environment},stdout=-1,stderr=subprocess.STDOUT,text=True); print("TIME init", time.time()-t, d.returncode, d.stdout[-3000:])
+
+def given(cluster: Cluster, name: str, text: dict[str, str]) -> Path:
+    """A JSONL file of one record, where every job can read it."""
+    path = cluster.temp / f"{name}.jsonl"
+    path.write_text(json.dumps(text))
+    return path
+
+
+def assert_succeeded(job: Job, stage: str, output: Path | str, **figures: Any) -> None:
+    """The job's status, its exit code, and what its last line says."""
+    assert (job.status, job.exit_code) == ("SUCCEEDED", 0), job.log
+    expected = {"stage": stage, "output": str(output), "was_finished": False, **figures}
+    assert {name: job.summary.get(name) for name in expected} == expected
+
+
+def assert_refused(job: Job, mistake: str) -> None:
+    """That the job failed by a user's mistake, said in one line."""
+    assert job.status == "FAILED"
+    assert job.exit_code != 0
+    assert "exit code 2" in job.message
+    assert "Traceback" not in job.log
+    (line,) = (line for line in job.log.splitlines() if line.startswith("tinyqa: "))
+    assert mistake in line
+
+
+@pytest.fixture(scope="module")
+def recipe(cluster: Cluster) -> Path:
+    """The folder of a run whose stages are made by jobs of their own, until the pipeline goes on with it."""
+    return cluster.temp / "recipe"
+
+
+@pytest.fixture(scope="module")
+def augmented(cluster: Cluster, recipe: Path, tiny_squad: str, tiny_bert: str) -> tuple[str, Job]:
+    """The options of a job of augmentation, and what became of it."""
+    how = "--copies 2 --rows-per-shard 32"
+    line = f"--data {tiny_squad} --embeddings {tiny_bert} {how} --output {recipe}/augmented"
+    return line, cluster.run("augment", line)
+
+
+@pytest.fixture(scope="module")
+def windowed(cluster: Cluster, recipe: Path, tiny_squad: str, tiny_bert: str) -> Job:
+    """A job that has made windows."""
+    line = f"--data {tiny_squad} --tokenizer {tiny_bert} {WINDOW} --output {recipe}/windows"
+    return cluster.run("teacher_logits", line)
+
+
+@pytest.fixture(scope="module")
+def taught(cluster: Cluster, recipe: Path, tiny_bert: str, windowed: Job) -> Job:
+    """A job that has trained a model on those windows."""
+    assert windowed.status == "SUCCEEDED", windowed.log
+    how = "--objective labels --epochs 0.3 --batch-size 8 --learning-rate 3e-4 --attention-dropout 0"
+    line = f"--data {recipe}/windows --student {tiny_bert} {how} --output {recipe}/teacher"
+    return cluster.run("distill", line)
+
+
+def test_augment_job_ends_with_its_summary(recipe: Path, augmented: tuple[str, Job]) -> None:
+    _, job = augmented
+    # Each of the eight paragraphs, and two copies of it.
+    assert_succeeded(job, "augment", recipe / "augmented", paragraphs=8, copies=24, questions=72)
+
+
+def test_job_submitted_again_says_that_it_was_finished(
+    cluster: Cluster, recipe: Path, augmented: tuple[str, Job]
+) -> None:
+    line, first = augmented
+    marker = recipe / "augmented" / "_SUCCESS.json"
+    before = marker.read_bytes()
+    again = cluster.run("augment", line, "augment-again")
+    assert (again.status, again.exit_code) == ("SUCCEEDED", 0), again.log
+    assert again.summary == {**first.summary, "was_finished": True}
+    assert "was finished, nothing is left to do" in again.log
+    assert marker.read_bytes() == before
+
+
+@pytest.mark.usefixtures("augmented")
+def test_job_runs_the_uploaded_package(recipe: Path) -> None:
+    # The marker also names the version of the package that wrote it.
+    marker = json.loads((recipe / "augmented" / "_SUCCESS.json").read_text())
+    assert marker["versions"]["tinyqa-ray"] == VERSION
+
+
+@pytest.mark.usefixtures("augmented")
+def test_upload_holds_the_jobs_and_the_package_alone(cluster: Cluster) -> None:
+    (upload,) = cluster.temp.glob("session_latest/runtime_resources/working_dir_files/_ray_pkg_*/")
+    found = {str(path.relative_to(upload)) for path in upload.rglob("*") if path.is_file()}
+    assert {path.partition("/")[0] for path in found} == {"jobs", "tinyqa_ray"}
+    assert found.isdisjoint(HIDDEN)
+    assert {"jobs/augment.py", "tinyqa_ray/cli.py", "tinyqa_ray/data/squad2_train.json"} <= found
+
+
+def test_teacher_logits_job_ends_with_its_summary(recipe: Path, windowed: Job) -> None:
+    assert_succeeded(windowed, "teacher-logits", recipe / "windows", paragraphs=8, questions=24)
+    assert windowed.summary["windows"] >= 24
+
+
+def test_distill_job_ends_with_its_summary(recipe: Path, taught: Job) -> None:
+    assert_succeeded(taught, "distill", recipe / "teacher")
+    assert taught.summary["published_step"] == taught.summary["steps"] > 0
+    assert (recipe / "teacher" / "model" / "model.safetensors").exists()
+
+
+def test_evaluate_job_ends_with_its_summary(cluster: Cluster, tiny_squad: str, tiny_bert: str) -> None:
+    output = cluster.temp / "evaluation"
+    line = f"--data {tiny_squad} --model {tiny_bert} {WINDOW} --output {output}"
+    assert_succeeded(cluster.run("evaluate", line), "evaluate", output, questions=24)
+
+
+def test_answer_job_ends_with_its_summary(cluster: Cluster, tiny_bert: str) -> None:
+    documents = given(cluster, "documents", {"id": "d", "text": "Edith Marlow built the bridge in 1871."})
+    questions = given(cluster, "questions", {"id": "q", "question": "Who built the bridge?"})
+    output = cluster.temp / "answers"
+    line = f"--documents {documents} --questions {questions} --model {tiny_bert} {WINDOW} --output {output}"
+    job = cluster.run("answer", line)
+    assert_succeeded(job, "answer", output, documents=1, questions=1, errors=0)
+    assert job.summary["answered"] + job.summary["unanswered"] == 1
+
+
+def test_pipeline_job_goes_on_where_jobs_of_single_stages_ended(
+    cluster: Cluster,
+    recipe: Path,
+    tiny_squad: str,
+    tiny_bert: str,
+    augmented: tuple[str, Job],
+    windowed: Job,
+    taught: Job,
+) -> None:
+    stages = {"windows": True, "teacher": True, "augmented": True, "teacher-logits": False}
+    data = f"--teacher {tiny_bert} --data {tiny_squad} --teacher.dev None"
+    how = f"--stage {' '.join(stages)} --teacher.epochs 0.3 {WINDOW}"
+    job = cluster.run("pipeline", f"--recipe quickstart {data} {how} --output {recipe}")
+    assert (job.status, job.exit_code) == ("SUCCEEDED", 0), job.log
+    assert job.summary.keys() == {"recipe", "output", "stages"}
+    assert (job.summary["recipe"], job.summary["output"]) == ("quickstart", str(recipe))
+    found = [(each["stage"], each["output"], each["was_finished"]) for each in job.summary["stages"]]
+    assert found == [(name, str(recipe / name), was_finished) for name, was_finished in stages.items()]
+    *earlier, logits = job.summary["stages"]
+    for reported, single in zip(earlier, (windowed, taught, augmented[1]), strict=True):
+        # A recipe's stage has a name of its own.
+        assert {**reported, "stage": "", "seconds": 0, "was_finished": False} == {
+            **single.summary,
+            "stage": "",
+            "seconds": 0,
+        }
+    assert logits["questions"] == augmented[1].summary["questions"]
+
+
+def test_unknown_option_fails_the_job_in_one_line(cluster: Cluster, tiny_squad: str, tiny_bert: str) -> None:
+    line = f"--data {tiny_squad} --embeddings {tiny_bert} --copes 2 --output {cluster.temp}/none"
+    assert_refused(cluster.run("augment", line, "misspelt"), "--copes")
+
+
+def test_missing_file_fails_the_job_in_one_line(cluster: Cluster, tiny_bert: str) -> None:
+    line = f"--data absent.json --embeddings {tiny_bert} --output {cluster.temp}/none"
+    assert_refused(cluster.run("augment", line, "absent"), "absent.json")
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_job_without_the_token_is_refused(cluster: Cluster, stranger: dict[str, str]) -> None:
+    done = cluster.ray(*cluster.submitted("augment", "--help", "stranger"), **stranger)
+    assert done.returncode != 0
+    assert "AuthenticationError" in done.stdout
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        cluster.get("/api/jobs/stranger")
+    assert refused.value.code == 404
+
+
+@pytest.mark.parametrize(("token", "code"), [("wrong", 403), (None, 401)])
+def test_dashboard_tells_nothing_without_the_token(cluster: Cluster, token: str | None, code: int) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        cluster.get("/api/jobs/", token)
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_driver_without_the_token_is_refused(cluster: Cluster, stranger: dict[str, str]) -> None:
+    # Ray would ask twenty times, a second apart.
+    done = connect(cluster, {**stranger, "RAY_NUM_REDIS_GET_RETRIES": "2"})
+    assert done.returncode != 0
+    assert "AuthenticationError" in done.stdout
+    assert "came in" not in done.stdout
+
+
+def test_driver_with_the_token_is_let_in(cluster: Cluster) -> None:
+    done = connect(cluster, {})
+    assert done.returncode == 0, done.stdout
+    assert "came in" in done.stdout

@@ -90,7 +90,7 @@ def test_command_runs_the_first_stages_of_a_published_recipe_offline(
     for _ in range(2):
         cli.main([*line.split(), "--copies", "2", "--stage", "augmented,windows"])
         printed = capfd.readouterr()
-        augmented, windows = json.loads(printed.out)
+        augmented, windows = json.loads(printed.out)["stages"]
         assert [augmented["stage"], windows["stage"]] == ["augmented", "windows"]
         assert augmented["copies"] == 24
         assert windows["questions"] == 72
