@@ -15,7 +15,7 @@ run: $(INSTALLED) ## the whole job on bundled data: make a small model, answer a
 	$(BIN)/tinyqa quickstart
 
 test: $(INSTALLED) ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 lint: $(INSTALLED) ## format, style and types
 	$(BIN)/ruff format --check .

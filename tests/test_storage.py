@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,9 +13,14 @@ from tinyqa_ray import storage
 from tinyqa_ray.errors import InputError
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "made") if request.param == "local" else f"memory://{uuid.uuid4().hex}/made"
+    match request.param:
+        case "local":
+            return str(tmp_path / "made")
+        case "memory":
+            return f"memory://{uuid.uuid4().hex}/made"
+    return f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}/made"
 
 
 def test_written_bytes_are_read_back(folder: str) -> None:
@@ -64,6 +70,35 @@ def test_failed_write_leaves_no_temporary_file_and_is_refused(tmp_path: Path) ->
     with pytest.raises(InputError, match="cannot be written"):
         storage.write_atomic(str(tmp_path / "a"), b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_write_that_breaks_off_leaves_nothing(folder: str) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield bytes(100)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        storage.write_atomic(storage.join(folder, "a"), pieces())
+    assert storage.list_files(folder) == []
+
+
+def test_pieces_larger_than_memory_are_one_object(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_MEMORY", 1000)
+    path = storage.join(folder, "a")
+    storage.write_atomic(path, (bytes([number]) * 700 for number in range(5)))
+    assert storage.read_bytes(path) == b"".join(bytes([number]) * 700 for number in range(5))
+
+
+def test_absent_bucket_is_refused_by_name(bucket: str) -> None:
+    with pytest.raises(InputError, match=r"^s3://no-such-bucket/x: the folder cannot be made"):
+        storage.write_atomic("s3://no-such-bucket/x/a", b"x")
+
+
+def test_wrong_key_of_a_store_is_one_line(bucket: str) -> None:
+    from moto.core import set_initial_no_auth_action_count
+
+    with pytest.raises(InputError, match=r"^s3://tinyqa/a: cannot be reached .*ACCESS_DENIED.*credentials"):
+        set_initial_no_auth_action_count(0)(storage.kind)(f"{bucket}/a")
 
 
 def test_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:

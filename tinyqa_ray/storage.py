@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ from tinyqa_ray.errors import InputError
 
 LEFTOVER = ".tmp"
 """Ending of a file that a process was killed over; no reader looks at it."""
+_CHECK_STORE = "check the address, the network and the credentials"
+_MEMORY = 1 << 24
+"""Bytes of an object on its way to a store that are held in memory."""
 
 
 def resolve(path: str) -> tuple[pafs.FileSystem, str]:
@@ -48,9 +52,12 @@ def _reached(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())[:300]
-        mend = "check the address, the network and the credentials" if "://" in path else "check the path"
-        raise InputError(f"{path}: cannot be reached ({reason}); {mend}") from None
+        mend = _CHECK_STORE if "://" in path else "check the path"
+        raise InputError(f"{path}: cannot be reached ({_reason(error)}); {mend}") from None
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or " ".join(str(error).split())[:300]
 
 
 def is_local(path: str) -> bool:
@@ -114,10 +121,7 @@ def write_atomic(path: str, data: bytes | Iterable[bytes]) -> None:
     filesystem, inner = resolve(path)
     make_folder(path.rsplit("/", 1)[0] if "://" in path else str(Path(inner).parent))
     if not isinstance(filesystem, pafs.LocalFileSystem):
-        # An object store shows an object only once it is whole.
-        with filesystem.open_output_stream(inner) as stream:
-            for piece in pieces:
-                stream.write(piece)
+        _upload(path, pieces)
         return
     # Not the number of the process: writers on two machines may share it, and the folder.
     temporary = f"{inner}.{uuid.uuid4().hex}{LEFTOVER}"
@@ -129,11 +133,28 @@ def write_atomic(path: str, data: bytes | Iterable[bytes]) -> None:
             os.fsync(stream.fileno())
         Path(temporary).replace(inner)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); free some space or choose another --output"
         ) from None
+    finally:
+        # Gone where all went well.
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+
+
+def _upload(path: str, pieces: Iterable[bytes]) -> None:
+    filesystem, inner = resolve(path)
+    with tempfile.SpooledTemporaryFile(max_size=_MEMORY) as whole:
+        # All of them first: a stream to a store that is left in the middle shows the half as a whole object.
+        for piece in pieces:
+            whole.write(piece)
+        whole.seek(0)
+        try:
+            with filesystem.open_output_stream(inner) as stream:
+                while piece := whole.read(_MEMORY):
+                    stream.write(piece)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({_reason(error)}); {_CHECK_STORE}") from None
 
 
 def write_json(path: str, value: Any) -> None:
