@@ -186,7 +186,7 @@ def test_run_that_loses_a_node_goes_on_with_fewer_workers(tiny_squad: str, tmp_p
     output = tmp_path / "out"
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
-    job = {"command": command(elastic, output)[3:], "seed": seed}
+    job = {"command": command(elastic, output)[3:], "nodes": 2, "seed": seed}
     with fire.Driver(__file__, json.dumps(job)) as driver:
         expected = fire.trained_without_ray(config, tmp_path / "calm")
         code, printed = driver.result()
@@ -194,8 +194,21 @@ def test_run_that_loses_a_node_goes_on_with_fewer_workers(tiny_squad: str, tmp_p
     fire.assert_close(output / "model", expected, but=UNSEEN)
 
 
-def on_two_nodes(arguments: list[str], seed: int) -> None:
-    """Train with a worker on each of two nodes, one of which dies."""
+def test_run_of_two_workers_that_loses_one_of_four_nodes_changes_no_bit(
+    config: DistillConfig, calm: dict[int, Path], tmp_path: Path, rng: random.Random
+) -> None:
+    output = tmp_path / "out"
+    arguments = command(replace(config, workers=2), output)[3:]
+    job = {"command": arguments, "nodes": 4, "seed": rng.randrange(2**32)}
+    with fire.Driver(__file__, json.dumps(job)) as driver:
+        code, printed = driver.result()
+    assert code == 0, printed
+    assert fire.unlike(output / "model", calm[2] / "model") == []
+    assert fire.curve(output) == fire.curve(calm[2])
+
+
+def on_nodes(arguments: list[str], count: int, seed: int) -> None:
+    """Train with two workers on so many nodes of one CPU; one that hosts a worker dies."""
     # A dead node is noticed after some three seconds, not fifteen; workers that find no room are given up
     # after five, not sixty.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "5"
@@ -206,7 +219,7 @@ def on_two_nodes(arguments: list[str], seed: int) -> None:
     system = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": system}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(count)]
     ray.init(cluster.address, logging_level=logging.ERROR, log_to_driver=False)
     output = Path(arguments.pop(arguments.index("--output") + 1))
     arguments.remove("--output")
@@ -214,11 +227,14 @@ def on_two_nodes(arguments: list[str], seed: int) -> None:
     config = tyro.cli(DistillConfig, args=arguments, config=flat)
     rng = random.Random(seed)
 
+    def trains(node: Any) -> bool:
+        raylet = node.all_processes["raylet"][0].process.pid
+        return any(fire.is_train_worker(process.line) for process in fire.descendants(raylet))
+
     def kill() -> None:
-        for node in nodes:
-            raylet = node.all_processes["raylet"][0].process.pid
-            assert any(fire.is_train_worker(process.line) for process in fire.descendants(raylet))
-        cluster.remove_node(rng.choice(nodes), allow_graceful=False)
+        hosts = [node for node in nodes if trains(node)]
+        assert len(hosts) == 2
+        cluster.remove_node(rng.choice(hosts), allow_graceful=False)
 
     with killed_midway(output, rng, kill) as moment:
         distill(config, str(output))
@@ -229,4 +245,4 @@ def on_two_nodes(arguments: list[str], seed: int) -> None:
 
 if __name__ == "__main__":
     job: dict[str, Any] = json.loads(sys.argv[1])
-    on_two_nodes(job["command"], job["seed"])
+    on_nodes(job["command"], job["nodes"], job["seed"])
