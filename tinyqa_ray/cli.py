@@ -232,6 +232,29 @@ def answer(config: configs.AnswerConfig, output: str) -> None:
     _run_stage("questions", stage, config, output)
 
 
+@command
+def serve(
+    config: configs.ServeConfig, host: str = "127.0.0.1", port: int = 8000, drain_s: float = 0.0
+) -> None:
+    """Answer questions over HTTP, with a page to try at /, until stopped.
+
+    Args:
+        config: The model, its replicas, and the limits of requests.
+        host: Address to listen on; 0.0.0.0 for all, which wants a key.
+        port: Port to listen on.
+        drain_s: Seconds in which /health says 503 while requests are still taken, once told to stop.
+    """
+    from tinyqa_ray import console
+    from tinyqa_ray.serve import server
+
+    with console.native_noise_in_a_file():
+        server.run(config, host=host, port=port, drain_s=drain_s, ready=_served)
+
+
+def _served(url: str) -> None:
+    print(f"{url} answers; its page is there, its documentation at {url}/docs; Ctrl-C stops it", flush=True)
+
+
 def _run_stage(unit: str, stage: Callable[..., Any], config: Any, output: str) -> None:
     """Run a stage with a progress bar, and print its report as JSON."""
     from tinyqa_ray import console

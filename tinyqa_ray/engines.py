@@ -34,6 +34,8 @@ class Engine(ABC):
     """Tokens of a forward at which this engine is about as fast as it gets."""
     pad_id: int
     """Token that fills up a batch; the attention mask hides it."""
+    lanes: int = 1
+    """Threads that may be in ``run`` at a time, each as fast as if it were alone."""
 
     @abstractmethod
     def run(self, windows: Windows, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:

@@ -25,7 +25,9 @@ from tinyqa_ray.configs import AnswerConfig, CandidateConfig, WindowConfig
 
 DOCUMENTS = [
     {"id": f"d{i}.txt", "text": paragraph["context"]}
-    for i, paragraph in enumerate(p for article in tiny.squad_document()["data"] for p in article["paragraphs"])
+    for i, paragraph in enumerate(
+        p for article in tiny.squad_document()["data"] for p in article["paragraphs"]
+    )
 ]
 ASKED = ["Who built the lighthouse?", "What did they burn?", "How long is the river?"]
 ROUTED = [
@@ -88,7 +90,9 @@ def data(output: str) -> dict[str, bytes]:
     """The data files below ``output``, by their names there."""
     files = storage.list_files(output, recursive=True)
     return {
-        file[len(output) :]: storage.read_bytes(file) for file in files if file.endswith((".parquet", ".jsonl"))
+        file[len(output) :]: storage.read_bytes(file)
+        for file in files
+        if file.endswith((".parquet", ".jsonl"))
     }
 
 

@@ -3,6 +3,7 @@
 from tinyqa_ray.configs.corpus import AnswerConfig, CandidateConfig
 from tinyqa_ray.configs.data import AugmentConfig, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.configs.distill import LAYER_OBJECTIVES, DistillConfig, Objective, Precision
+from tinyqa_ray.configs.serve import LimitConfig, ServeConfig
 from tinyqa_ray.configs.use import EvaluateConfig, ExportConfig
 
 __all__ = [
@@ -13,8 +14,10 @@ __all__ = [
     "DistillConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "LimitConfig",
     "Objective",
     "Precision",
+    "ServeConfig",
     "TeacherLogitsConfig",
     "WindowConfig",
 ]

@@ -9,7 +9,6 @@ qa(question="Who built it?", context="Edith Marlow built it in 1871.")
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,15 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyqa_ray import models
-from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.engines import Engine, TorchEngine, pick_device
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.reader.loading import load_engine
 from tinyqa_ray.reader.openvino import is_exported
-from tinyqa_ray.reader.pipeline_inputs import Pair, PipelineOptions, paired
-from tinyqa_ray.reader.pipeline_spans import character_spans, context_masks, pooled, top_spans
+from tinyqa_ray.reader.pipeline_inputs import PipelineOptions, paired
+from tinyqa_ray.reader.pipeline_reading import PipelineReading
 from tinyqa_ray.reader.reader import chunks
-from tinyqa_ray.windows import Windower, Windows, token_budget_batches
+from tinyqa_ray.windows import Windows, token_budget_batches
 
 if TYPE_CHECKING:
     import torch
@@ -108,8 +106,7 @@ class QuestionAnsweringPipeline:
         self.engine = engine
         self.tokenizer = tokenizer
         self.options = options
-        self._config = config
-        self._windower = Windower(tokenizer, self._window(options), cut_questions=False)
+        self._reading = PipelineReading(config, tokenizer, options)
 
     @property
     def model(self) -> PreTrainedModel | None:
@@ -151,72 +148,19 @@ class QuestionAnsweringPipeline:
         """
         chosen = self.options.changed(options)
         pairs, single = paired(inputs, question, context, data)
-        windower = self._windower.resized(self._window(chosen))
-        found = [
-            answers[0] if len(answers) == 1 else answers
-            for chunk in chunks(pairs, [len(context) for _, context in pairs])
-            for answers in self._answers(chunk, windower, chosen)
-        ]
+        found = []
+        for chunk in chunks(pairs, [len(context) for _, context in pairs]):
+            windows = self._reading.windows(chunk, chosen)
+            runs = self.engine.run(windows, self._batches(windows, chosen.batch_size))
+            for answers in self._reading.answers(chunk, windows, runs, chosen):
+                found.append(answers[0] if len(answers) == 1 else answers)  # noqa: PERF401
         return found[0] if single else found
-
-    def _answers(
-        self, pairs: Sequence[Pair], windower: Windower, options: PipelineOptions
-    ) -> Iterator[list[Result]]:
-        """The answers to each pair, best first."""
-        questions = {question: i for i, question in enumerate(dict.fromkeys(q for q, _ in pairs))}
-        contexts = {context: i for i, context in enumerate(dict.fromkeys(c for _, c in pairs))}
-        windows = windower.windows(
-            list(questions),
-            list(contexts),
-            [(questions[q], contexts[c]) for q, c in pairs],
-            words=options.align_to_words,
-        )
-        spans, window_null = self._window_spans(windows, options)
-        null = np.full(len(pairs), np.inf)
-        np.minimum.at(null, windows.pair, window_null)
-        # Windows lie pair by pair, in the order of the context.
-        borders = np.searchsorted(windows.pair, np.arange(len(pairs) + 1))
-        for number, (_, context) in enumerate(pairs):
-            parts = spans[borders[number] : borders[number + 1]]
-            empty = float(null[number]) if options.handle_impossible_answer else None
-            yield pooled(context, itertools.chain.from_iterable(parts), empty, options.top_k)
-
-    def _window_spans(
-        self, windows: Windows, options: PipelineOptions
-    ) -> tuple[list[list[tuple[int, int, float]]], NDArray[np.float64]]:
-        """Start, end and probability of the best spans of each window, and its chance of no answer."""
-        null = np.empty(len(windows))
-        spans: list[list[tuple[int, int, float]]] = [[] for _ in range(len(windows))]
-        # Spans that are widened to the same words leave room for others.
-        k = 2 * options.top_k + 10 if options.align_to_words else options.top_k
-        for batch, start, end in self.engine.run(windows, self._batches(windows, options.batch_size)):
-            shares, shown = context_masks(windows, batch, start.shape[1], self.tokenizer.cls_token_id)
-            begin = windows.context_start[batch]
-            found = top_spans(start, end, shares, shown, begin, max_answer_tokens=options.max_answer_len, k=k)
-            null[batch] = found.null
-            for row, window in enumerate(batch):
-                real = np.isfinite(found.log_probability[row])
-                first, last = found.first[row, real], found.last[row, real]
-                starts, ends = character_spans(
-                    windows, window, first, last, align_to_words=options.align_to_words
-                )
-                scores = np.exp(found.log_probability[row, real])
-                spans[window] = list(zip(starts.tolist(), ends.tolist(), scores.tolist(), strict=True))
-        return spans, null
 
     def _batches(self, windows: Windows, batch_size: int | None) -> Iterator[NDArray[np.int64]]:
         rows = batch_size or len(windows)
         for batch in token_budget_batches(windows.lengths, self.engine.max_batch_tokens):
             for first in range(0, len(batch), rows):
                 yield batch[first : first + rows]
-
-    def _window(self, options: PipelineOptions) -> WindowConfig:
-        reach = models.max_window_tokens(self._config)
-        size = options.max_seq_len or min(384, self.tokenizer.model_max_length, reach)
-        models.check_window("the model", self._config, size)
-        stride = min(128, size // 2) if options.doc_stride is None else options.doc_stride
-        # Questions are not cut: their length limit only has to pass.
-        return WindowConfig(max_seq_len=size, doc_stride=stride, max_query_len=1)
 
 
 def _device_name(device: str | int | torch.device | None) -> str:

@@ -55,7 +55,7 @@ class OpenVinoEngine(Engine):
         """
         import openvino
 
-        self.threads = threads or torch.get_num_threads()
+        self.threads = self.lanes = threads or torch.get_num_threads()
         self.pad_id: int = config.pad_token_id or 0
         self._reach = models.max_window_tokens(config)
         self.precision: str = model.get_rt_info(PRECISION).astype(str)

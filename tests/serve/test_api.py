@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from starlette.testclient import TestClient
+
+from tinyqa_ray import pipeline
+from tinyqa_ray.configs import LimitConfig, ServeConfig
+from tinyqa_ray.errors import InputError
+from tinyqa_ray.reader import Reader
+from tinyqa_ray.serve import gate
+from tinyqa_ray.serve.api import create_api
+from tinyqa_ray.serve.errors import OverloadedError, UnhealthyError
+from tinyqa_ray.serve.metrics import Metrics
+from tinyqa_ray.serve.model import Model, Packed
+from tinyqa_ray.serve.queue import Counts
+from tinyqa_ray.serve.service import Engine, Logits, Service
+from tinyqa_ray.windows import Windows
+
+PARAGRAPHS = [p["context"] for article in tiny.squad_document()["data"] for p in article["paragraphs"]]
+QUESTION = "Who built the lighthouse?"
+LONG = " ".join(PARAGRAPHS * 12)
+
+Make = Callable[..., TestClient]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bert: str) -> Model:
+    return Model(ServeConfig(model=tiny_bert, threads=1), "one")
+
+
+@pytest.fixture
+def make(model: Model, tiny_bert: str) -> Iterator[Make]:
+    """A client of the application, over a model in this process."""
+    clients = []
+
+    def made(
+        limits: LimitConfig | None = None,
+        *,
+        run: Any = None,
+        engine: Any = None,
+        key: bytes | None = None,
+        state: str = "open",
+        **options: Any,
+    ) -> TestClient:
+        counts: dict[str, Counts] = {}
+
+        async def run_here(windows: Windows) -> Logits:
+            packed = Packed.of(windows)
+            reply = await model.logits(packed)
+            counts[reply.replica] = reply.counts
+            assert reply.logits is not None
+            return np.split(reply.logits, np.cumsum(packed.lengths)[:-1], axis=1)
+
+        async def about() -> Engine:
+            return Engine(name=model.engine.name, parameters=model.engine.parameters)
+
+        config = ServeConfig(model=tiny_bert, limits=limits or LimitConfig(), **options)
+        service = Service(config, run or run_here)
+        going = gate.State()
+        going.now = state
+        api = create_api(service, engine or about, Metrics(counts), key=key, state=going)
+        # Its loop stays the same from request to request, as the queue needs it.
+        client: TestClient = TestClient(api, raise_server_exceptions=False).__enter__()
+        clients.append(client)
+        return client
+
+    yield made
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+def ask(client: TestClient, **body: Any) -> dict[str, Any]:
+    reply = client.post("/v1/answer", json=body)
+    assert reply.status_code == 200, reply.text
+    found: dict[str, Any] = reply.json()
+    return found
+
+
+def refused(client: TestClient, status: int, error_type: str, **body: Any) -> str:
+    reply = client.post("/v1/answer", json=body)
+    return problem(reply, status, error_type)
+
+
+def problem(reply: Any, status: int, error_type: str) -> str:
+    assert reply.status_code == status, reply.text
+    body = reply.json()
+    assert body.keys() == {"error", "error_type"}
+    assert body["error_type"] == error_type
+    return str(body["error"])
+
+
+@pytest.mark.parametrize("no_answer", [True, False])
+@pytest.mark.parametrize("top_k", [1, 4])
+def test_answers_are_those_of_the_reader(make: Make, tiny_bert: str, no_answer: bool, top_k: int) -> None:
+    contexts = [*PARAGRAPHS, LONG]
+    found = ask(make(), question=QUESTION, contexts=contexts, top_k=top_k, no_answer=no_answer)
+    expected = Reader.from_pretrained(tiny_bert).answer(
+        QUESTION, contexts, top_k=top_k, threshold=None if no_answer else 1.0
+    )
+    for mine, theirs in zip(found["answers"], expected, strict=True):
+        names = ("answer", "start", "end", "document_id")
+        assert [mine[name] for name in names] == [getattr(theirs, name) for name in names]
+        assert mine["score"] == pytest.approx(theirs.score, abs=1e-5)
+        assert mine["na_prob"] == pytest.approx(theirs.na_prob, abs=1e-5)
+
+
+def test_several_questions_are_answered_as_each_alone(make: Make) -> None:
+    client = make()
+    questions = [QUESTION, "What did they burn?"]
+    found = ask(client, questions=questions, contexts=PARAGRAPHS[:3], top_k=2)
+    assert [each["question"] for each in found["results"]] == questions
+    for each in found["results"]:
+        alone = ask(client, question=each["question"], contexts=PARAGRAPHS[:3], top_k=2)["answers"]
+        assert [a["answer"] for a in each["answers"]] == [a["answer"] for a in alone]
+    assert found["usage"]["contexts"] == 3
+    assert found["usage"]["windows"] == 6
+
+
+def test_ids_and_meta_come_back_with_their_passage(make: Make) -> None:
+    context = {"id": "page 7", "text": PARAGRAPHS[0], "meta": {"url": "é", "n": [1, None]}}
+    (answer,) = ask(make(), question=QUESTION, contexts=[context], no_answer=False)["answers"]
+    assert (answer["document_id"], answer["meta"]) == ("page 7", context["meta"])
+    assert PARAGRAPHS[0][answer["start"] : answer["end"]] == answer["answer"]
+
+
+def test_offsets_count_characters_not_bytes(make: Make) -> None:
+    text = "😀 " + PARAGRAPHS[0]
+    (answer,) = ask(make(), question=QUESTION, contexts=[text], no_answer=False)["answers"]
+    assert text[answer["start"] : answer["end"]] == answer["answer"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"top_k": 3}, {"handle_impossible_answer": True}, {"align_to_words": False, "max_answer_len": 3}],
+)
+def test_inference_schema_gives_what_the_pipeline_gives(
+    make: Make, tiny_bert: str, options: dict[str, Any]
+) -> None:
+    inputs = {"question": QUESTION, "context": LONG}
+    reply = make().post("/", json={"inputs": inputs, "parameters": options})
+    assert reply.status_code == 200
+    expected = pipeline("question-answering", model=tiny_bert)(**inputs, **options)
+    found = reply.json() if isinstance(expected, list) else [reply.json()]
+    expected = expected if isinstance(expected, list) else [expected]
+    for mine, theirs in zip(found, expected, strict=True):
+        assert {**mine, "score": 0} == {**theirs, "score": 0}
+        assert mine["score"] == pytest.approx(theirs["score"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "the body is not a JSON object"),
+        (b"{", "JSON decode error"),
+        (b"[" * 100_000, "parsing the body"),
+        (b'{"question": "\xff"}', "parsing the body"),
+        (b"null", "the body is not a JSON object"),
+        (b'{"question": "a", "contexts": []}', "contexts: List should have at least 1 item"),
+        (b'{"question": " ", "contexts": ["a"]}', "the question is empty"),
+        (b'{"contexts": ["a"]}', "give either question or questions"),
+        (b'{"question": "a", "questions": ["b"], "contexts": ["a"]}', "give either question or questions"),
+        (b'{"question": "\\ud800", "contexts": ["a"]}', "question: holds half a surrogate pair"),
+        (b'{"question": "a", "contexts": ["a"], "top_k": 0}', "top_k: Input should be greater"),
+        (b'{"question": "a", "contexts": ["a"], "topk": 2}', "topk: Extra inputs are not permitted"),
+        (b'{"question": "a", "contexts": [{"text": 5}]}', "contexts.0.text: Input should be a valid string"),
+        (b'{"question": "a", "contexts": [{"text": "a", "meta": {"a": NaN}}]}', "meta holds an infinite"),
+    ],
+)
+def test_bad_body_is_refused_in_one_line(make: Make, body: bytes, said: str) -> None:
+    reply = make().post("/v1/answer", content=body)
+    assert reply.status_code in (400, 422)
+    assert said in problem(reply, reply.status_code, "Validation")
+
+
+def test_limits_are_told_with_their_numbers(make: Make) -> None:
+    limits = LimitConfig(max_body_bytes=5000, max_contexts=3, max_questions=2, max_request_tokens=300)
+    client = make(limits)
+    asked = {"question": QUESTION, "contexts": ["a"]}
+    assert "4 contexts, over the limit of 3" in refused(
+        client, 422, "Validation", **{**asked, "contexts": ["a"] * 4}
+    )
+    assert "3 questions, over the limit of 2" in refused(
+        client, 422, "Validation", questions=["a"] * 3, contexts=["a"]
+    )
+    assert "over the limit of 300" in refused(
+        client, 422, "Validation", **{**asked, "contexts": [PARAGRAPHS[0] * 10]}
+    )
+    said = "the body has 6047 bytes, over the limit of 5000"
+    body = json.dumps({**asked, "contexts": ["a" * 6000]}).encode()
+    assert said in problem(client.post("/v1/answer", content=body), 413, "TooLarge").replace(
+        str(len(body)), "6047"
+    )
+    reply = client.post("/v1/answer", content=iter([b"a" * 3000] * 3))  # of no said length
+    assert "more than 5000 bytes" in problem(reply, 413, "TooLarge")
+    assert "too little of a window" in refused(client, 422, "Validation", question="a " * 500, contexts=["a"])
+
+
+def test_slow_model_is_a_timeout(make: Make) -> None:
+    async def never(windows: Windows) -> Logits:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    client = make(LimitConfig(timeout_s=0.05), run=never)
+    assert "not answered within 0.05 s" in refused(client, 504, "Timeout", question="a", contexts=["a"])
+
+
+def test_overload_is_429_with_the_time_to_come_again(make: Make) -> None:
+    async def full(windows: Windows) -> Logits:
+        raise OverloadedError("9 tokens wait already", 2.4)
+
+    reply = make(run=full).post("/v1/answer", json={"question": "a", "contexts": ["a"]})
+    assert problem(reply, 429, "Overloaded") == "9 tokens wait already"
+    assert reply.headers["retry-after"] == "3"
+
+
+def test_bug_is_a_500_that_tells_nothing_inside(make: Make) -> None:
+    async def broken(windows: Windows) -> Logits:
+        raise KeyError("secret")
+
+    client = make(run=broken)
+    assert refused(client, 500, "Internal", question="a", contexts=["a"]) == "the server failed; see its log"
+
+
+def test_health_is_503_before_the_model_is_warm_and_while_draining(make: Make) -> None:
+    async def cold() -> Engine:
+        raise UnhealthyError("the model is not ready")
+
+    assert make().get("/health").json() == {"status": "ok"}
+    assert problem(make(engine=cold).get("/health"), 503, "Unhealthy") == "the model is not ready"
+    going = make(state="draining")
+    assert problem(going.get("/health"), 503, "Unhealthy") == "the server is going down"
+    assert ask(going, question=QUESTION, contexts=PARAGRAPHS[:1])["answers"]
+
+
+def test_closed_server_takes_nothing_more(make: Make) -> None:
+    client = make(state="closed")
+    said = "the server is going down; try another one"
+    assert refused(client, 503, "Unhealthy", question=QUESTION, contexts=PARAGRAPHS) == said
+    problem(client.get("/health"), 503, "Unhealthy")
+
+
+def test_key_is_asked_for_everywhere_but_at_the_page_health_and_docs(make: Make) -> None:
+    client = make(key=b"open sesame")
+    for path in ("/", "/health", "/docs", "/openapi.json"):
+        assert client.get(path).status_code == 200
+    right = {"Authorization": "Bearer open sesame"}
+    asked = {"question": QUESTION, "contexts": PARAGRAPHS[:1]}
+    for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": "Basic open sesame"}):
+        for call in (client.get("/info", headers=headers), client.get("/metrics", headers=headers)):
+            problem(call, 401, "Unauthorized")
+        reply = client.post("/v1/answer", json=asked, headers=headers)
+        assert "Authorization: Bearer KEY" in problem(reply, 401, "Unauthorized")
+        assert reply.headers["www-authenticate"] == "Bearer"
+        problem(client.post("/", json={}, headers=headers), 401, "Unauthorized")
+    assert client.post("/v1/answer", json=asked, headers=right).status_code == 200
+    assert client.get("/metrics", headers=right).status_code == 200
+
+
+def test_key_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(gate.KEY, raising=False)
+    assert gate.read_key(None) is None
+    monkeypatch.setenv(gate.KEY, "from outside")
+    assert gate.read_key(None) == b"from outside"
+    file = tmp_path / "key"
+    file.write_text("from a file\n")
+    assert gate.read_key(str(file)) == b"from a file"
+    file.write_text("\n")
+    with pytest.raises(InputError, match="is empty; write the key into it"):
+        gate.read_key(str(file))
+
+
+def test_metrics_count_requests_errors_and_padding(make: Make) -> None:
+    client = make()
+    ask(client, question=QUESTION, contexts=PARAGRAPHS[:2])
+    refused(client, 422, "Validation", question="", contexts=["a"])
+    client.get("/no-such-page")
+    shown = dict(
+        line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#")
+    )
+    assert shown['tinyqa_requests_total{path="/v1/answer",status="200"}'] == "1.0"
+    assert shown['tinyqa_requests_total{path="/v1/answer",status="422"}'] == "1.0"
+    assert shown['tinyqa_requests_total{path="other",status="404"}'] == "1.0"
+    assert shown['tinyqa_errors_total{error_type="Validation"}'] == "1.0"
+    assert shown['tinyqa_request_seconds_count{path="/v1/answer"}'] == "2.0"
+    assert float(shown["tinyqa_batch_tokens_total"]) > 0
+    assert 0.0 <= float(shown["tinyqa_padding_share"]) < 1.0
+    assert shown["tinyqa_queue_tokens"] == "0.0"
+    assert shown["tinyqa_requests_under_way"] == "1.0"  # this one
+
+
+def test_info_says_what_answers_but_not_where_it_lies(make: Make, tiny_bert: str) -> None:
+    info = make().get("/info").json()
+    assert info["model"] == Path(tiny_bert).name
+    assert info["engine"].startswith("torch float32")
+    assert info["limits"]["max_contexts"] == 100
+    assert tiny_bert not in json.dumps(info)
+
+
+def test_threshold_of_the_config_goes_before_the_models(make: Make) -> None:
+    always = make(threshold=0.0)
+    assert ask(always, question=QUESTION, contexts=["Nothing."])["answers"][0]["answer"] is None
+    never = make(threshold=1.0)
+    assert ask(never, question=QUESTION, contexts=["Nothing."])["answers"][0]["answer"] is not None
+
+
+def test_unfit_configs_are_refused(tiny_bert: str) -> None:
+    config = ServeConfig(model=tiny_bert)
+    with pytest.raises(InputError, match="min_replicas is 3, max_replicas 1; raise max_replicas"):
+        replace(config, min_replicas=3)
+    with pytest.raises(InputError, match=r"threshold is 1\.5"):
+        replace(config, threshold=1.5)

@@ -1,0 +1,1 @@
+"""Answers on line: an HTTP application on Ray Serve."""

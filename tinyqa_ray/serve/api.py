@@ -1,0 +1,162 @@
+"""The HTTP application: routes, their documentation, and every error in one form."""
+
+from __future__ import annotations
+
+import importlib.resources
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, Response
+from starlette.exceptions import HTTPException
+
+from tinyqa_ray import __version__
+from tinyqa_ray.serve import schemas
+from tinyqa_ray.serve.errors import RequestError, UnhealthyError
+from tinyqa_ray.serve.gate import Gate, State, problem
+from tinyqa_ray.serve.metrics import Metrics
+from tinyqa_ray.serve.service import Engine, Service
+
+log = logging.getLogger(__name__)
+
+_TYPES = {400: "Validation", 404: "NotFound", 405: "MethodNotAllowed"}
+_WORDS = {
+    401: "The key is absent or wrong.",
+    413: "The body is too large.",
+    422: "The request cannot be answered as it is.",
+    429: "Too much waits already; come again after Retry-After seconds.",
+    503: "The server is starting, going down, or lost what ran the model.",
+    504: "It took too long.",
+}
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": schemas.Problem, "description": words} for status, words in _WORDS.items()
+}
+_CSP = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def create_api(
+    service: Service,
+    engine: Callable[[], Awaitable[Engine]],
+    metrics: Metrics,
+    *,
+    key: bytes | None = None,
+    state: State | None = None,
+) -> Gate:
+    """Make the application.
+
+    Args:
+        service: what answers.
+        engine: what runs the model; raises ``RequestError`` while nothing does.
+        metrics: where requests are counted.
+        key: that requests must carry.
+        state: whether the server is going down; that of an open one when not given.
+    """
+    api = FastAPI(
+        title="tinyqa_ray",
+        version=__version__,
+        description="Answers to questions, found in the passages that come with them.",
+        redoc_url=None,
+    )
+    state = state or State()
+    _add_errors(api, metrics)
+    page = importlib.resources.files("tinyqa_ray.serve").joinpath("page.html").read_text(encoding="utf-8")
+
+    @api.post("/v1/answer", responses=_PROBLEMS, response_model=schemas.AnswerResponse, summary="Answer")
+    async def answer(request: schemas.AnswerRequest) -> Response:
+        """Answer one question, or several, from the passages given."""
+        return _json((await service.answer(request)).model_dump_json(exclude_unset=True))
+
+    @api.post(
+        "/",
+        responses=_PROBLEMS,
+        response_model=schemas.InferenceAnswer | list[schemas.InferenceAnswer],
+        summary="Answer, in the Hugging Face Inference schema",
+    )
+    async def infer(request: schemas.InferenceRequest) -> Any:
+        """Answer as transformers' question-answering pipeline does."""
+        return await service.infer(request)
+
+    @api.get("/health", responses={503: _PROBLEMS[503]}, summary="Whether requests are answered")
+    async def health() -> dict[str, str]:
+        """200 when the model is warm; 503 before, and while the server goes down."""
+        if state.now != "open":
+            raise UnhealthyError("the server is going down")
+        await engine()
+        return {"status": "ok"}
+
+    @api.get("/info", responses={401: _PROBLEMS[401], 503: _PROBLEMS[503]}, summary="What answers")
+    async def info() -> schemas.Info:
+        """The model, its engine, its settings, and the limits."""
+        return service.info(await engine())
+
+    @api.get("/metrics", responses={401: _PROBLEMS[401]}, response_class=Response, summary="Metrics")
+    async def show_metrics() -> Response:
+        """Counts and times in Prometheus' format."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @api.get("/", include_in_schema=False)
+    async def show_page() -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": _CSP})
+
+    limits = service.config.limits
+    return Gate(
+        api,
+        key=key,
+        max_body_bytes=limits.max_body_bytes,
+        timeout_s=limits.timeout_s,
+        metrics=metrics,
+        state=state,
+    )
+
+
+def _add_errors(api: FastAPI, metrics: Metrics) -> None:
+    """Give every error the same form."""
+
+    def shown(error: RequestError) -> Response:
+        metrics.failed(error.error_type)
+        status, headers, body = problem(error)
+        return Response(body, status, headers, "application/json")
+
+    @api.exception_handler(RequestError)
+    async def refused(_: Request, error: RequestError) -> Response:
+        return shown(error)
+
+    @api.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        return shown(RequestError(_first(error)))
+
+    @api.exception_handler(HTTPException)
+    async def other(_: Request, error: HTTPException) -> Response:
+        made = RequestError(str(error.detail))
+        made.status, made.error_type = error.status_code, _TYPES.get(error.status_code, "Http")
+        return shown(made)
+
+    @api.exception_handler(Exception)
+    async def bug(_: Request, error: Exception) -> Response:
+        log.error("a request failed", exc_info=error)
+        made = RequestError("the server failed; see its log")
+        made.status, made.error_type = 500, "Internal"
+        return shown(made)
+
+
+def _first(error: RequestValidationError) -> str:
+    """The first complaint in one line, without the value, which may be long or not UTF-8."""
+    # The deepest: of a value of two types, the one that was meant.
+    first = max(error.errors(), key=lambda each: len(each["loc"]))
+    parts = [str(part) for part in first["loc"] if part != "body"]
+    if not parts and first["type"] in ("missing", "model_attributes_type"):
+        return "the body is not a JSON object; send one"
+    # Of a value that may be one type or another, pydantic names the type as well.
+    where = ".".join(part for part in parts if part.isdigit() or (part.islower() and "[" not in part))
+    words = str(first["msg"]).removeprefix("Value error, ")
+    line = f"{where}: {words}" if where else words
+    return line.encode("utf-8", "replace").decode()
+
+
+def _json(text: str) -> Response:
+    return Response(text, media_type="application/json")

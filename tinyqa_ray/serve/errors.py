@@ -1,0 +1,76 @@
+"""What goes wrong with a request, as its caller sees it: a status, one line, and a type to branch on."""
+
+from __future__ import annotations
+
+import math
+
+
+class RequestError(Exception):
+    """A request that is not answered; its message is for the caller."""
+
+    status = 422
+    error_type = "Validation"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the reply."""
+        return {}
+
+
+class TooLargeError(RequestError):
+    """The body is longer than allowed."""
+
+    status = 413
+    error_type = "TooLarge"
+
+
+class UnauthorizedError(RequestError):
+    """The key is absent or wrong."""
+
+    status = 401
+    error_type = "Unauthorized"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The scheme that is wanted."""
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class OverloadedError(RequestError):
+    """More waits already than may; the caller may come again."""
+
+    status = 429
+    error_type = "Overloaded"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s)
+        self.message, self.retry_after_s = message, retry_after_s
+
+    def __str__(self) -> str:
+        return self.message
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """When what waits now will be done, in whole seconds."""
+        return {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
+
+
+class TimedOutError(RequestError):
+    """It took too long."""
+
+    status = 504
+    error_type = "Timeout"
+
+
+class UnhealthyError(RequestError):
+    """The server is starting or going down."""
+
+    status = 503
+    error_type = "Unhealthy"
+
+
+class BackendError(RequestError):
+    """What runs the model failed, or died with the request; the caller may try again."""
+
+    status = 503
+    error_type = "Backend"

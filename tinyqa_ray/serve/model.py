@@ -1,0 +1,123 @@
+"""What a replica of the model does, without Ray: its engine behind its queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tinyqa_ray.cluster import cores, quiet_models
+from tinyqa_ray.configs import ServeConfig
+from tinyqa_ray.engines import Engine
+from tinyqa_ray.reader.loading import load_engine
+from tinyqa_ray.serve.errors import OverloadedError
+from tinyqa_ray.serve.queue import Counts, Ids, Logits, TokenQueue, Window
+from tinyqa_ray.windows import Windows
+
+CPU_BATCH_TOKENS = 512
+"""Tokens of a forward on a CPU: within a few percent of its best pace, and done in some tens of ms."""
+_WARM_UP = (16, 64, 128, 256, 384)
+"""Tokens of the windows that are run before the first request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Windows as they travel: few arrays, whatever their number.
+
+    Shapes:
+        ids, types: ``(tokens of all windows,)``.
+        lengths: ``(W,)``.
+    """
+
+    ids: Ids
+    types: NDArray[np.int8]
+    lengths: Ids
+
+    @classmethod
+    def of(cls, windows: Windows) -> Packed:
+        """Pack windows."""
+        ids, types = np.concatenate(windows.input_ids), np.concatenate(windows.type_ids)
+        return cls(ids, types.astype(np.int8), windows.lengths)
+
+    def unpacked(self) -> list[Window]:
+        """Token ids and types of each window."""
+        borders = np.cumsum(self.lengths)[:-1]
+        types = np.split(self.types.astype(np.int32), borders)
+        return list(zip(np.split(self.ids, borders), types, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a replica says to a request: logits, or why not."""
+
+    replica: str
+    counts: Counts
+    """Of the replica, so far."""
+    logits: Logits | None = None
+    """``(2, tokens of all windows)``; None where it is refused."""
+    refusal: str = ""
+    retry_after_s: float = 0.0
+
+
+class Model:
+    """A model that runs the windows of many requests at a time."""
+
+    def __init__(self, config: ServeConfig, name: str = "") -> None:
+        """Load and warm up the model.
+
+        Args:
+            config: which model, and how.
+            name: of this replica.
+
+        Raises:
+            InputError: as ``Reader.from_pretrained``.
+        """
+        quiet_models()
+        torch.set_num_threads(config.threads or cores(1))
+        self.name = name
+        device = "cuda" if config.gpu else "cpu"
+        self.engine, _ = load_engine(config.model, device=device, precision=config.precision)
+        best = self.engine.max_batch_tokens if config.gpu else CPU_BATCH_TOKENS
+        self.queue = TokenQueue(
+            self.forward,
+            max_batch_tokens=config.max_batch_tokens or best,
+            max_waiting_tokens=config.limits.max_waiting_tokens,
+            lanes=self.engine.lanes,
+        )
+        _warm_up(self.engine, self.forward)
+
+    def forward(self, windows: Sequence[Window]) -> list[Logits]:
+        """The logits of some windows, in one forward."""
+        batch = _windows(windows)
+        ((_, start, end),) = self.engine.run(batch, [np.arange(len(windows))])
+        return [
+            np.stack([start[row, :tokens], end[row, :tokens]]) for row, tokens in enumerate(batch.lengths)
+        ]
+
+    async def logits(self, packed: Packed) -> Reply:
+        """The logits of a request's windows, or that too much waits already."""
+        try:
+            found = await self.queue.run(packed.unpacked())
+        except OverloadedError as error:
+            return Reply(self.name, self._counts(), None, str(error), error.retry_after_s)
+        return Reply(self.name, self._counts(), np.concatenate(found, axis=1))
+
+    def _counts(self) -> Counts:
+        return replace(self.queue.counts)
+
+
+def _windows(windows: Sequence[Window]) -> Windows:
+    """Windows for an engine, which looks at their tokens alone."""
+    none = np.zeros(len(windows), dtype=np.int32)
+    ids, types = [each[0] for each in windows], [each[1] for each in windows]
+    return Windows(ids, types, none, none, none, none, [])
+
+
+def _warm_up(engine: Engine, forward: object) -> None:
+    assert callable(forward)
+    for tokens in _WARM_UP:
+        ids = np.full(tokens, engine.pad_id, dtype=np.int32)
+        forward([(ids, np.zeros_like(ids))])

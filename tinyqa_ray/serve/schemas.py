@@ -1,0 +1,168 @@
+"""What requests and answers look like: ours, and the Hugging Face Inference schema of question answering."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+MAX_TOP_K = 100
+
+
+def _plain(meta: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what could not be sent back as JSON in UTF-8."""
+    try:
+        json.dumps(meta, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise ValueError("meta holds an infinite number or half a surrogate pair, or is too deep") from None
+    return meta
+
+
+def _whole(text: str) -> str:
+    """Refuse a text that could not be sent back in UTF-8; from JSON, half a surrogate pair may come."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"holds half a surrogate pair at character {error.start}") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Context(_Strict):
+    """A passage to read."""
+
+    text: Text = Field(description="The passage.")
+    id: Text | None = Field(None, description="Its name, given back as document_id; its number when absent.")
+    meta: Annotated[dict[str, Any], AfterValidator(_plain)] | None = Field(
+        None, description="Anything; given back with every answer from this passage."
+    )
+
+
+class AnswerRequest(_Strict):
+    """One question, or several, asked of the same passages."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"question": "Who built it?", "contexts": ["Edith Marlow built it in 1871."]}]
+        },
+    )
+
+    question: Text | None = Field(None, description="A question.")
+    questions: list[Text] | None = Field(None, min_length=1, description="Several, instead of one.")
+    contexts: list[Text | Context] = Field(min_length=1, description="Passages; answers are ranked over all.")
+    top_k: int = Field(1, ge=1, le=MAX_TOP_K, description="Answers to each question, best first.")
+    no_answer: bool = Field(True, description="Whether 'no answer' may be the answer.")
+    max_answer_len: int = Field(30, ge=1, le=512, description="Longest answer, in tokens.")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> AnswerRequest:
+        if (self.question is None) == (self.questions is None):
+            raise ValueError("give either question or questions")
+        return self
+
+    @property
+    def asked(self) -> list[str]:
+        """The questions, in order."""
+        return self.questions if self.questions is not None else [self.question or ""]
+
+
+class FoundAnswer(BaseModel):
+    """An answer; where ``answer`` is null, that there is none."""
+
+    answer: str | None = Field(description="The text, context[start:end]; null when the passages hold none.")
+    score: float = Field(description="Its chance against no answer, 0 to 1, comparable across passages.")
+    start: int = Field(description="First character in its passage, counted in Unicode code points.")
+    end: int = Field(description="One past the last.")
+    na_prob: float = Field(description="Chance that its passage holds no answer, 0 to 1.")
+    document_id: str | None = Field(description="The passage's id.")
+    meta: dict[str, Any] | None = Field(None, description="The passage's meta.")
+
+
+class Usage(BaseModel):
+    """What a request cost."""
+
+    contexts: int = Field(description="Passages read.")
+    windows: int = Field(description="Windows that they were cut into, over all questions.")
+    tokens: int = Field(description="Tokens of all windows.")
+    seconds: float = Field(description="From the request's arrival to its answer.")
+
+
+class QuestionAnswers(BaseModel):
+    """The answers to one of several questions."""
+
+    question: str
+    answers: list[FoundAnswer]
+
+
+class AnswerResponse(BaseModel):
+    """The answers to a question, best first, never empty; or those to each of several questions."""
+
+    answers: list[FoundAnswer] | None = Field(None, description="Of `question`.")
+    results: list[QuestionAnswers] | None = Field(None, description="Of `questions`, in their order.")
+    model: str
+    usage: Usage
+
+
+class InferenceInputs(_Strict):
+    """A question and its passage."""
+
+    question: Text
+    context: Text
+
+
+class InferenceParameters(_Strict):
+    """Parameters of transformers' pipeline; null is its default."""
+
+    top_k: int | None = Field(None, ge=1, le=MAX_TOP_K)
+    doc_stride: int | None = Field(None, ge=0)
+    max_answer_len: int | None = Field(None, ge=1, le=512)
+    max_seq_len: int | None = Field(None, ge=1)
+    max_question_len: int | None = Field(None, ge=1)
+    handle_impossible_answer: bool | None = None
+    align_to_words: bool | None = None
+
+
+class InferenceRequest(_Strict):
+    """The Hugging Face Inference schema of question answering."""
+
+    inputs: InferenceInputs
+    parameters: InferenceParameters | None = None
+
+
+class InferenceAnswer(BaseModel):
+    """An answer as transformers' pipeline gives it; the score is its probability."""
+
+    answer: str
+    score: float
+    start: int
+    end: int
+
+
+class Info(BaseModel):
+    """What answers here."""
+
+    model: str
+    engine: str
+    parameters: int
+    version: str
+    max_seq_len: int
+    doc_stride: int
+    threshold: float
+    temperature: float
+    limits: dict[str, int | float]
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    error: str
+    error_type: str

@@ -1,0 +1,141 @@
+"""``tinyqa serve``: a local or connected Ray with the application on it, until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from types import FrameType
+
+from tinyqa_ray import models, storage
+from tinyqa_ray.cluster import cores, quiet
+from tinyqa_ray.configs import ServeConfig
+from tinyqa_ray.errors import InputError
+from tinyqa_ray.serve.gate import read_key
+
+NAME = "tinyqa"
+_INGRESS_CPUS = 2
+"""Logical CPUs of a local Ray beside those of the replicas: for the ingress and Serve's own actors."""
+_GRACE_S = 5.0
+"""Beyond the time limit of a request, until Serve's proxy gives up on the ingress."""
+
+
+def run(
+    config: ServeConfig,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    drain_s: float = 0.0,
+    ready: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve until SIGINT or SIGTERM, then answer what was taken, and stop.
+
+    Args:
+        config: what to serve.
+        host: address to listen on.
+        port: port to listen on.
+        drain_s: seconds in which ``/health`` says 503 while requests are still taken, so that a load balancer
+            can turn away first.
+        ready: called with the address once the model answers.
+
+    Raises:
+        InputError: the model cannot be served, or the port is taken.
+    """
+    config = replace(config, model=_place(config.model))
+    if config.api_key_file is not None:
+        config = replace(config, api_key_file=storage.absolute(config.api_key_file))
+    models.load_config(config.model)
+    read_key(config.api_key_file)
+    _check_port(host, port)
+    stop = threading.Event()
+
+    def stopping(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():  # asked twice: at once
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _start_ray(config)
+        for number in before:  # only now: Ray sets its own when it starts
+            signal.signal(number, stopping)
+        _start(config, host, port)
+        ready(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}")
+        stop.wait()
+        _stop(config, drain_s)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        import ray
+
+        ray.shutdown()
+
+
+def _start_ray(config: ServeConfig) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Somebody waits for the answers; Ray's own default is that of work in the background, 15.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    import ray
+
+    if not ray.is_initialized():
+        options: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        if not os.environ.get("RAY_ADDRESS"):
+            needed = config.max_replicas * (config.threads or cores(1)) + _INGRESS_CPUS
+            options |= {"num_cpus": max(4, needed), "include_dashboard": False}
+        ray.init(**options)
+    quiet()
+
+
+def _start(config: ServeConfig, host: str, port: int) -> None:
+    from ray import serve
+
+    from tinyqa_ray.serve.app import application
+
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    timeout_s = config.limits.timeout_s + _GRACE_S
+    serve.start(http_options={"host": host, "port": port, "request_timeout_s": timeout_s})
+    try:
+        serve.run(application(config), name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        serve.shutdown()
+        raise InputError(f"{config.model}: cannot be served ({_last_line(error)})") from None
+
+
+def _stop(config: ServeConfig, drain_s: float) -> None:
+    """Say 503 on ``/health``, then to every new request; end when the last old one is answered."""
+    from ray import serve
+
+    from tinyqa_ray.serve.app import application
+
+    if drain_s > 0:
+        serve.run(application(config, "draining"), name=NAME, route_prefix="/")
+        threading.Event().wait(drain_s)
+    # Serve alone would stop the model beside the ingress that still needs it.
+    serve.run(application(config, "closed"), name=NAME, route_prefix="/")
+    serve.shutdown()
+
+
+def _place(model: str) -> str:
+    """A local folder by its absolute path: replicas work elsewhere."""
+    return storage.absolute(model) if "://" not in model and storage.kind(model) == "folder" else model
+
+
+def _check_port(host: str, port: int) -> None:
+    import socket
+
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(
+                f"{host}:{port}: cannot be listened on ({error.strerror}); choose another --host or --port"
+            ) from None
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,233 @@
+"""Requests → windows, logits → answers. Who runs the windows is told: nothing here knows of Ray or HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyqa_ray import __version__, models, storage
+from tinyqa_ray.configs import ServeConfig
+from tinyqa_ray.errors import InputError
+from tinyqa_ray.reader.answers import Answer, answers, ranked, refusal, with_document
+from tinyqa_ray.reader.loading import fitting_window
+from tinyqa_ray.reader.pipeline_inputs import PipelineOptions
+from tinyqa_ray.reader.pipeline_reading import PipelineReading, Run
+from tinyqa_ray.reader.reader import too_long_questions
+from tinyqa_ray.reader.spans import readings
+from tinyqa_ray.serve import schemas
+from tinyqa_ray.serve.errors import RequestError, TimedOutError
+from tinyqa_ray.windows import Windower, Windows
+
+Logits = list[NDArray[np.float32]]
+"""Start and end logits of each window, ``(2, tokens)``."""
+RunWindows = Callable[[Windows], Awaitable[Logits]]
+
+_TOKENISERS = 2
+"""Threads that cut windows and read answers; more would only take the cores of the forwards."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Engine:
+    """What runs the model, for ``/info``."""
+
+    name: str
+    parameters: int
+
+
+class Service:
+    """Answers requests with a model that runs elsewhere."""
+
+    def __init__(self, config: ServeConfig, run: RunWindows) -> None:
+        """Load the tokenizer and the settings of ``config.model``.
+
+        Args:
+            config: what is served, and within which limits.
+            run: gives the logits of windows; a ``RequestError`` of its own is the caller's answer.
+
+        Raises:
+            InputError: no such model, or no fast tokenizer.
+        """
+        self.config = config
+        self.run = run
+        self.name = _name(config.model)
+        model_config = models.load_config(config.model)
+        tokenizer = models.load_tokenizer(config.model)
+        self.window = fitting_window(models.max_window_tokens(model_config))
+        self.settings = models.read_settings(config.model)
+        self.set_threshold(config.threshold)
+        self._windower = Windower(tokenizer, self.window, cut_questions=False)
+        self._pipeline = PipelineReading(model_config, tokenizer, PipelineOptions())
+        self._threads = ThreadPoolExecutor(_TOKENISERS, "windows")
+
+    def set_threshold(self, threshold: float | None) -> None:
+        """Abstain above another probability of no answer; the model's own when None."""
+        if threshold is None:
+            threshold = models.read_settings(self.config.model).no_answer_threshold
+        self.settings = replace(self.settings, no_answer_threshold=threshold)
+
+    def info(self, engine: Engine) -> schemas.Info:
+        """What answers here."""
+        return schemas.Info(
+            model=self.name,
+            engine=engine.name,
+            parameters=engine.parameters,
+            version=__version__,
+            max_seq_len=self.window.max_seq_len,
+            doc_stride=self.window.doc_stride,
+            threshold=self.settings.no_answer_threshold,
+            temperature=self.settings.temperature,
+            limits=asdict(self.config.limits),
+        )
+
+    async def answer(self, request: schemas.AnswerRequest) -> schemas.AnswerResponse:
+        """Answer each question of a request from all its contexts.
+
+        Raises:
+            RequestError: it is over a limit, cannot be asked, or took too long.
+        """
+        began = time.perf_counter()
+        self._check_counts(request)
+        windows = await self._off_the_loop(self._windows, request)
+        logits = await self._logits(windows)
+        found = await self._off_the_loop(self._answers, request, windows, logits)
+        usage = schemas.Usage(
+            contexts=len(request.contexts),
+            windows=len(windows),
+            tokens=int(windows.lengths.sum()),
+            seconds=round(time.perf_counter() - began, 6),
+        )
+        made: dict[str, Any] = {"model": self.name, "usage": usage}
+        if request.question is not None:
+            return schemas.AnswerResponse(answers=found[0], **made)
+        results = [
+            schemas.QuestionAnswers(question=question, answers=each)
+            for question, each in zip(request.asked, found, strict=True)
+        ]
+        return schemas.AnswerResponse(results=results, **made)
+
+    async def infer(self, request: schemas.InferenceRequest) -> Any:
+        """Answer as transformers' pipeline would: one answer, or a list where several are asked for.
+
+        Raises:
+            RequestError: as ``answer``.
+        """
+        given = request.parameters.model_dump() if request.parameters else {}
+        options = PipelineOptions().changed(given)
+        pair = (request.inputs.question, request.inputs.context)
+        for name, text in zip(("question", "context"), pair, strict=True):
+            if not text:
+                raise RequestError(f"inputs.{name} is empty; give a text")
+        windows = await self._off_the_loop(self._pipeline.windows, [pair], options)
+        logits = await self._logits(windows)
+
+        def read() -> list[Any]:
+            return next(self._pipeline.answers([pair], windows, _runs(logits), options))
+
+        found = await self._off_the_loop(read)
+        return found if options.top_k > 1 else found[0]
+
+    async def _logits(self, windows: Windows) -> Logits:
+        limits, tokens = self.config.limits, int(windows.lengths.sum())
+        if tokens > limits.max_request_tokens:
+            raise RequestError(
+                f"the request has {tokens} tokens in {len(windows)} windows, over the limit of "
+                f"{limits.max_request_tokens}; send fewer or shorter contexts, or fewer questions"
+            )
+        try:
+            return await asyncio.wait_for(self.run(windows), limits.timeout_s)
+        except asyncio.TimeoutError:
+            raise TimedOutError(f"not answered within {limits.timeout_s:g} s; come again later") from None
+
+    def _check_counts(self, request: schemas.AnswerRequest) -> None:
+        for name, values in (("questions", request.asked), ("contexts", request.contexts)):
+            limit = getattr(self.config.limits, f"max_{name}")
+            if len(values) > limit:
+                raise RequestError(f"{len(values)} {name}, over the limit of {limit}; send them apart")
+        for question in request.asked:
+            if (reason := refusal(question, "")) is not None:
+                raise RequestError(reason)
+
+    def _windows(self, request: schemas.AnswerRequest) -> Windows:
+        """Windows of every question with every context, question by question."""
+        too_long = too_long_questions(self._windower, list(dict.fromkeys(request.asked)))
+        for reason in too_long.values():
+            raise RequestError(reason)
+        texts = _texts(request)
+        pairs = [(q, c) for q in range(len(request.asked)) for c in range(len(texts))]
+        return self._windower.windows(request.asked, texts, pairs)
+
+    def _answers(
+        self, request: schemas.AnswerRequest, windows: Windows, logits: Logits
+    ) -> list[list[schemas.FoundAnswer]]:
+        """The answers to each question, ranked over the contexts."""
+        found = readings(
+            windows,
+            [each[0] for each in logits],
+            [each[1] for each in logits],
+            max_answer_tokens=request.max_answer_len,
+            top_k=request.top_k,
+        )
+        texts, ids = _texts(request), _ids(request)
+        always = replace(self.settings, no_answer_threshold=1.0)
+        threshold = self.settings.no_answer_threshold if request.no_answer else 1.0
+        metas = {
+            name: context.meta
+            for name, context in zip(ids, request.contexts, strict=True)
+            if isinstance(context, schemas.Context)
+        }
+        made = []
+        for number in range(len(request.asked)):
+            own = found[number * len(texts) : (number + 1) * len(texts)]
+            named = [
+                [with_document(each, name) for each in answers(reading, text, always, request.top_k)]
+                for reading, text, name in zip(own, texts, ids, strict=True)
+            ]
+            best = ranked(named, threshold, request.top_k)
+            made.append([_shown(each, metas) for each in best])
+        return made
+
+    async def _off_the_loop(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        except InputError as error:
+            raise RequestError(str(error)) from None
+
+
+def _name(model: str) -> str:
+    """A hub id as it is, of a folder its name: where it lies is nobody's business."""
+    is_folder = "://" in model or storage.kind(model) == "folder"
+    return model.rstrip("/").rsplit("/", 1)[-1] if is_folder else model
+
+
+def _texts(request: schemas.AnswerRequest) -> list[str]:
+    return [each if isinstance(each, str) else each.text for each in request.contexts]
+
+
+def _ids(request: schemas.AnswerRequest) -> list[str]:
+    named = ((each.id if isinstance(each, schemas.Context) else None) for each in request.contexts)
+    return [str(number) if name is None else name for number, name in enumerate(named)]
+
+
+def _shown(answer: Answer, metas: dict[str, dict[str, Any] | None]) -> schemas.FoundAnswer:
+    return schemas.FoundAnswer(
+        answer=answer.answer,
+        score=answer.score,
+        start=answer.start,
+        end=answer.end,
+        na_prob=answer.na_prob,
+        document_id=answer.document_id,
+        meta=metas.get(answer.document_id) if answer.document_id is not None else None,
+    )
+
+
+def _runs(logits: Sequence[NDArray[np.float32]]) -> Iterator[Run]:
+    """Each window as a batch of its own."""
+    for number, (start, end) in enumerate(logits):
+        yield np.array([number]), start[None], end[None]
