@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from tinyqa_ray.cluster import cores
-from tinyqa_ray.configs import ServeConfig
+from tinyqa_ray.configs import LimitConfig, ServeConfig
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.serve.api import create_api
 from tinyqa_ray.serve.errors import BackendError, OverloadedError, UnhealthyError
@@ -125,6 +126,9 @@ def build(arguments: dict[str, Any]) -> serve.Application:
     Raises:
         InputError: an argument is unknown, of the wrong type, or out of range.
     """
+    _check_names(arguments, ServeConfig)
+    if isinstance(limits := arguments.get("limits"), dict):
+        _check_names(limits, LimitConfig)
     try:
         config = TypeAdapter(ServeConfig).validate_python(arguments)
     except ValidationError as error:
@@ -132,6 +136,14 @@ def build(arguments: dict[str, Any]) -> serve.Application:
         where = ".".join(map(str, first["loc"])) or "arguments"
         raise InputError(f"{where}: {first['msg']}") from None
     return application(config)
+
+
+def _check_names(arguments: dict[str, Any], config: type) -> None:
+    """Refuse what a config does not know, which pydantic passes over in a dataclass."""
+    allowed = [field.name for field in dataclasses.fields(config)]
+    for name in arguments:
+        if name not in allowed:
+            raise InputError(f"unknown argument {name!r}; allowed are {', '.join(allowed)}")
 
 
 def application(config: ServeConfig, state: str = "open") -> serve.Application:
