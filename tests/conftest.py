@@ -22,6 +22,7 @@ import tiny
 from tinyqa_ray import shards
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give one test process all that starts Ray, so that there is one shared cluster."""
     for item in items:
