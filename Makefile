@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: run test lint bench clean help
+.PHONY: run test test-ray test-rest lint bench clean help
 
 help: ## show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -14,8 +14,14 @@ help: ## show this help
 run: $(INSTALLED) ## the whole job on bundled data: make a small model, answer a corpus
 	$(BIN)/tinyqa quickstart
 
-test: $(INSTALLED) ## the whole test suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+test: $(INSTALLED) ## the whole test suite; what starts Ray beside the rest, as much of it waits
+	+$(MAKE) --jobs 2 --keep-going --output-sync=target test-ray test-rest
+
+test-ray: $(INSTALLED)
+	$(BIN)/python -m pytest -m ray
+
+test-rest: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not ray"
 
 lint: $(INSTALLED) ## format, style and types
 	$(BIN)/ruff format --check .

@@ -40,8 +40,6 @@ POLICY = (
 INFO = {"model": "tiny-student", "engine": "torch", "parameters": 22_713_218}
 
 browser = chromium.browser
-# One process, one Chromium.
-pytestmark = pytest.mark.xdist_group("browser")
 
 
 def found(contexts: list[dict[str, str]], text: str | None, score: float) -> dict[str, Any]:
