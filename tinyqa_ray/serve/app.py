@@ -32,6 +32,8 @@ from tinyqa_ray.windows import Windows
 
 _MANY = 1_000_000
 """Requests that Serve lets in: tokens, not requests, are counted here, and what is too much is told so."""
+_LOGS = {"log_level": "WARNING", "enable_access_log": False}
+"""A line a request would cost more than its metrics, and might tell what was asked."""
 _LOST = (RayActorError, DeploymentUnavailableError)
 """What a request sees whose replica died."""
 _LOOK_BACK_S = 4.0
@@ -163,6 +165,7 @@ def application(config: ServeConfig, state: str = "open") -> serve.Application:
             "metrics_interval_s": _LOOK_BACK_S / 4,
         },
         graceful_shutdown_timeout_s=stop_s,
+        logging_config=_LOGS,
     )
     ingress = serve.deployment(Ingress).options(
         num_replicas=config.ingress_replicas,
@@ -170,6 +173,7 @@ def application(config: ServeConfig, state: str = "open") -> serve.Application:
         ray_actor_options={"num_cpus": 0.5},
         max_ongoing_requests=_MANY,
         graceful_shutdown_timeout_s=stop_s,
+        logging_config=_LOGS,
         user_config={"threshold": config.threshold, "state": state},
     )
     return ingress.bind(config, model.bind(config))

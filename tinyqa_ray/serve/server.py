@@ -78,6 +78,9 @@ def _start_ray(config: ServeConfig) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Somebody waits for the answers; Ray's own default is that of work in the background, 15.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # Nothing here blocks an event loop, so requests need not go from one to another within a process.
+    os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
+    os.environ.setdefault("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0")
     import ray
 
     if not ray.is_initialized():
