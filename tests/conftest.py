@@ -6,6 +6,8 @@ import os
 # authentication on in the whole process and write a token into the home folder.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Ray's workers would otherwise wait for every other process, such as the rest of the suite.
+os.environ["RAY_worker_niceness"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
