@@ -76,6 +76,12 @@ def test_length_is_not_rounded_beyond_what_the_model_reaches(tiny_bert: str) -> 
     np.testing.assert_allclose(np.concatenate(wanted), np.concatenate(found), atol=1e-4)
 
 
+def test_engines_of_two_processes_do_not_take_the_same_core(tiny_bert: str) -> None:
+    network = models.load_qa_model(tiny_bert)
+    engine = OpenVinoEngine(converted(network, "fp32"), network.config, threads=1)
+    assert engine._compiled.get_property("ENABLE_CPU_PINNING") is False
+
+
 def test_run_that_is_left_early_leaves_the_engine_usable(tiny_bert: str) -> None:
     network = models.load_qa_model(tiny_bert)
     engine = OpenVinoEngine(converted(network, "fp32"), network.config, threads=2)

@@ -71,6 +71,8 @@ class OpenVinoEngine(Engine):
                 "NUM_STREAMS": self.threads,
                 "INFERENCE_NUM_THREADS": self.threads,
                 "INFERENCE_PRECISION_HINT": rest,
+                # Pinned, every process would take the first cores, and two actors share one of them.
+                "ENABLE_CPU_PINNING": False,
             },
         )
         self._names = [port.get_any_name() for port in self._compiled.inputs]
