@@ -27,7 +27,7 @@ Logits = NDArray[np.float32]
 """Start and end logits of a window, ``(2, tokens)``."""
 Forward = Callable[[Sequence[Window]], list[Logits]]
 
-_CATCH_UP_TOKENS_PER_S = 2_000
+_CATCH_UP_TOKENS_PER_S = 200
 """What waiting is worth: a request that has been given so many tokens more comes a second later."""
 _LEAST_FILLED = 0.6
 """Windows shorter than this share of the longest of their forward wait for another: padding is work, too."""
