@@ -136,6 +136,22 @@ def test_request_that_finds_too_much_waiting_is_refused_with_the_time_to_wait() 
     assert found[1].headers == {"Retry-After": "1"}
 
 
+def test_request_that_would_wait_too_long_is_refused_with_the_time() -> None:
+    echo = Echo()
+    made = queue(echo, max_wait_s=2.0)
+
+    async def crowded() -> list[Any]:
+        await made.run([window(50, 7)])
+        made._tokens_per_s = 30.0
+        echo.batches.clear()
+        return await held(echo, made, [[window(90, 1)], [window(20, 2)]])
+
+    found = run(crowded())
+    assert [type(each) for each in found] == [list, OverloadedError]
+    assert "90 tokens wait already, which takes 3.0 s, over the limit of 2" in str(found[1])
+    assert found[1].headers == {"Retry-After": "3"}
+
+
 def test_request_above_the_limit_is_taken_when_nothing_waits() -> None:
     echo = Echo()
     assert len(run(queue(echo, max_waiting_tokens=10).run([window(50, 1)] * 3))) == 3

@@ -23,13 +23,15 @@ class LimitConfig:
     """Tokens of all windows of a request; more are answered with 422."""
     max_waiting_tokens: int = 131_072
     """Tokens that may wait at a replica; a request that finds more is answered with 429."""
+    max_wait_s: float = 10.0
+    """A request that would wait longer than this at a replica, by its pace so far, is answered with 429."""
     timeout_s: float = 30.0
     """A request that is not answered by then is answered with 504."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "max_body_bytes", "max_questions", "max_contexts")
         at_least(self, 1, "max_request_tokens", "max_waiting_tokens")
-        positive(self, "timeout_s")
+        positive(self, "timeout_s", "max_wait_s")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -85,6 +85,7 @@ class Model:
             self.forward,
             max_batch_tokens=config.max_batch_tokens or best,
             max_waiting_tokens=config.limits.max_waiting_tokens,
+            max_wait_s=config.limits.max_wait_s,
             lanes=self.engine.lanes,
         )
         _warm_up(self.engine, self.forward)

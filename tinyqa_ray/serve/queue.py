@@ -78,6 +78,8 @@ class TokenQueue:
     """Tokens of a forward, padding included; a longer window goes alone."""
     max_waiting_tokens: int
     """A request that finds more is refused."""
+    max_wait_s: float = float("inf")
+    """So is one that would wait longer, by the pace so far."""
     lanes: int = 1
     """Forwards side by side."""
     counts: Counts = field(default_factory=Counts)
@@ -95,13 +97,8 @@ class TokenQueue:
             OverloadedError: too much waits already.
             Exception: what the forward of one of these windows raised.
         """
-        tokens, waiting = sum(len(ids) for ids, _ in windows), self.counts.waiting_tokens
-        if waiting and waiting + tokens > self.max_waiting_tokens:
-            raise OverloadedError(
-                f"{waiting} tokens wait already, and {tokens} more would be over {self.max_waiting_tokens}; "
-                "come again later",
-                self.seconds_to_wait(),
-            )
+        tokens = sum(len(ids) for ids, _ in windows)
+        self._check_room(tokens)
         loop = asyncio.get_running_loop()
         request = _Request(
             windows, loop.create_future(), time.monotonic(), deque(range(len(windows))), [None] * len(windows)
@@ -115,6 +112,21 @@ class TokenQueue:
             return await request.done
         finally:  # of a caller who has gone, nothing is run any more
             self._forget(request)
+
+    def _check_room(self, tokens: int) -> None:
+        waiting, seconds = self.counts.waiting_tokens, self.seconds_to_wait()
+        if waiting and waiting + tokens > self.max_waiting_tokens:
+            raise OverloadedError(
+                f"{waiting} tokens wait already, and {tokens} more would be over {self.max_waiting_tokens}; "
+                "come again later",
+                seconds,
+            )
+        if waiting and self._tokens_per_s and seconds > self.max_wait_s:
+            raise OverloadedError(
+                f"{waiting} tokens wait already, which takes {seconds:.1f} s, over the limit of "
+                f"{self.max_wait_s:g}; come again later",
+                seconds,
+            )
 
     def seconds_to_wait(self) -> float:
         """Until what waits now has been run, by the pace so far; a second before there is one."""
