@@ -25,10 +25,11 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from tinyqa_ray import runner
+from tinyqa_ray import runner, runs, storage
 from tinyqa_ray.answer import FOLDER as ANSWERS
 from tinyqa_ray.answer import AnswerReport
 from tinyqa_ray.augment import AugmentReport
+from tinyqa_ray.corpus import sources
 from tinyqa_ray.distill import DistillReport, TeacherLogitsReport
 from tinyqa_ray.evaluate import EvaluateReport
 from tinyqa_ray.runner import StageReport, StageResult
@@ -192,9 +193,10 @@ def _comparison(by_name: dict[str, StageResult]) -> Table:
 
 
 def _documents(result: StageResult) -> dict[str, str]:
-    """Texts by document id, from the stage's own input."""
-    table = pads.dataset(str(Path(result.output) / "_input.parquet")).to_table()
-    return dict(zip(table["document_id"].to_pylist(), table["text"].to_pylist(), strict=True))
+    """Texts by document id, from what the stage has read."""
+    path = storage.read_json(storage.join(result.output, runs.SUCCESS))["config"]["documents"]
+    rows = (values for source in sources.find(path) for _, values in source.rows())
+    return {values["id"]: values["text"] for values in rows}
 
 
 def _examples(output: str, documents: dict[str, str], plain: bool) -> list[Panel]:
