@@ -13,6 +13,7 @@ from tinyqa_ray import calibration, metrics, models, report, runs, storage
 from tinyqa_ray.cluster import cores, quiet_models
 from tinyqa_ray.configs import EvaluateConfig, WindowConfig
 from tinyqa_ray.errors import InputError
+from tinyqa_ray.names import telling
 from tinyqa_ray.reader import Reader, measure
 from tinyqa_ray.reader.spans import Reading
 
@@ -192,7 +193,7 @@ def _page(
     scored = metrics.per_question(measure.gold(asked), predictions)
     shortest = [min((len(a.text.split()) for a in each.question.answers), default=0) for each in asked]
     return report.EvaluationReport(
-        title=f"{_last(config.model)} on {_last(config.data)}",
+        title=f"{telling(config.model)} on {telling(config.data)}",
         facts=(
             ("model", config.model),
             ("data", config.data),
@@ -246,12 +247,6 @@ def _example(each: measure.Asked, reading: Reading, threshold: float) -> report.
         na_prob=reading.na_prob,
         f1=max(metrics.f1(gold, predicted or "") for gold in golds),
     )
-
-
-def _last(path: str) -> str:
-    """The telling end of a path: ``student/model`` is the student."""
-    parts = [part for part in path.rstrip("/").split("/") if part]
-    return parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1]
 
 
 def _percent(value: Any) -> str:

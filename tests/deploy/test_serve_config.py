@@ -64,3 +64,10 @@ def test_as_many_replicas_as_there_are_pods_to_hold_them() -> None:
 def test_wrong_arguments_are_refused_by_name(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         app.build(arguments)
+
+
+def test_another_threshold_starts_no_replica_anew() -> None:
+    one, other = (app.build({"model": "m", "threads": 1, "threshold": each}) for each in (0.2, 0.7))
+    ingress = [each._bound_deployment for each in (one, other)]
+    assert [each.init_args[0] for each in ingress] == [ServeConfig(model="m", threads=1)] * 2
+    assert [each.user_config["threshold"] for each in ingress] == [0.2, 0.7]

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from tinyqa_ray.configs import ServeConfig
 from tinyqa_ray.serve.api import create_api
 from tinyqa_ray.serve.metrics import Metrics
-from tinyqa_ray.serve.service import Engine, Logits, Service
+from tinyqa_ray.serve.service import EngineInfo, Logits, Service
 from tinyqa_ray.windows import Windows
 
 ALLOWED = {200, 400, 422}
@@ -44,8 +44,8 @@ def client(tiny_bert: str) -> Iterator[TestClient]:
     async def run(windows: Windows) -> Logits:
         return [rng.normal(size=(2, tokens)).astype(np.float32) for tokens in windows.lengths]
 
-    async def engine() -> Engine:
-        return Engine(name="chance", parameters=0)
+    async def engine() -> EngineInfo:
+        return EngineInfo(name="chance", parameters=0)
 
     service = Service(ServeConfig(model=tiny_bert), run)
     with TestClient(create_api(service, engine, Metrics({})), raise_server_exceptions=False) as made:

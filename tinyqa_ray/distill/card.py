@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
-from tinyqa_ray import storage
 from tinyqa_ray.distill.page import FIGURES_EXPLAINED, ModelFigures, comparison, known
+from tinyqa_ray.names import hub_id, telling
 
 # best_f1 stays out: its threshold was chosen on what is measured.
 _HUB_METRICS = {
@@ -26,8 +26,6 @@ _LEARNED = {
     "relations": "the teacher's self-attention relations (MiniLMv2)",
     "prediction": "the teacher's span logits",
 }
-_HUB_ID = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?::(\w+))?")
-_FILE = re.compile(r"\.(jsonl?|parquet|txt|csv|gz)$")
 _USE = """\
 With `pip install tinyqa-ray`; texts of any length are read in overlapping windows:
 
@@ -117,30 +115,6 @@ def model_card(card: ModelCard) -> str:
     )
     body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in sections)
     return f"---\n{_front_matter(card)}\n---\n\n# {card.name}\n\n{_what(card)}\n\n{body}\n"
-
-
-def hub_id(source: str) -> tuple[str, str | None] | None:
-    """Hub id and split of a source (``squad_v2:train``); None for a file, folder or URL."""
-    match = _HUB_ID.fullmatch(source)
-    if match is None or _FILE.search(source) or storage.kind(source) != "absent":
-        return None
-    return match[1], match[2]
-
-
-def telling(source: str) -> str:
-    """A source without the machine's folders: hub ids whole, ``/home/a/student/model`` as ``student``."""
-    if hub_id(source):
-        return source
-    scheme, _, rest = source.rpartition("://")
-    parts = [part for part in re.split(r"[/\\]+", rest) if part not in ("", ".", "..", "~")]
-    if scheme and len(parts) > 1:  # of a URL the host, which may carry a password
-        del parts[0]
-    if parts[1:] and parts[-1] == "model":
-        parts.pop()
-    begin = len(parts) - 1
-    while begin > 0 and re.fullmatch(r"best|checkpoints|step-\d+", parts[begin]):
-        begin -= 1
-    return "/".join(parts[begin:]).rpartition("@")[2] if parts else "this folder"
 
 
 def _front_matter(card: ModelCard) -> str:

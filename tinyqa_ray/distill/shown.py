@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from tinyqa_ray import models, runs, storage
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
-from tinyqa_ray.distill.card import ModelCard, model_card, telling
+from tinyqa_ray.distill.card import ModelCard, model_card
 from tinyqa_ray.distill.curves import read_rows
 from tinyqa_ray.distill.page import ModelFigures, TrainingPage, training_html
 from tinyqa_ray.distill.trackers import MLflow, TensorBoard, Tracker
 from tinyqa_ray.distill.watch import dev_figures
 from tinyqa_ray.distill.window_folder import window_sizes, window_teachers
 from tinyqa_ray.errors import InputError
+from tinyqa_ray.names import telling
 
 if TYPE_CHECKING:
     from tinyqa_ray.distill.stage import DistillReport

@@ -17,7 +17,7 @@ from tinyqa_ray.serve import schemas
 from tinyqa_ray.serve.errors import RequestError, UnhealthyError
 from tinyqa_ray.serve.gate import Gate, State, problem
 from tinyqa_ray.serve.metrics import Metrics
-from tinyqa_ray.serve.service import Engine, Service
+from tinyqa_ray.serve.service import EngineInfo, Service
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ _CSP = (
 
 def create_api(
     service: Service,
-    engine: Callable[[], Awaitable[Engine]],
+    engine: Callable[[], Awaitable[EngineInfo]],
     metrics: Metrics,
     *,
     key: bytes | None = None,
@@ -69,7 +69,8 @@ def create_api(
     @api.post("/v1/answer", responses=_PROBLEMS, response_model=schemas.AnswerResponse, summary="Answer")
     async def answer(request: schemas.AnswerRequest) -> Response:
         """Answer one question, or several, from the passages given."""
-        return _json((await service.answer(request)).model_dump_json(exclude_unset=True))
+        found = await service.answer(request)
+        return Response(found.model_dump_json(exclude_unset=True), media_type="application/json")
 
     @api.post(
         "/",
@@ -156,7 +157,3 @@ def _first(error: RequestValidationError) -> str:
     words = str(first["msg"]).removeprefix("Value error, ")
     line = f"{where}: {words}" if where else words
     return line.encode("utf-8", "replace").decode()
-
-
-def _json(text: str) -> Response:
-    return Response(text, media_type="application/json")

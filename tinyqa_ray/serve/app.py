@@ -27,7 +27,7 @@ from tinyqa_ray.serve.gate import App, State, read_key
 from tinyqa_ray.serve.metrics import Metrics
 from tinyqa_ray.serve.model import Model, Packed, Reply
 from tinyqa_ray.serve.queue import Counts
-from tinyqa_ray.serve.service import Engine, Logits, Service
+from tinyqa_ray.serve.service import EngineInfo, Logits, Service
 from tinyqa_ray.windows import Windows
 
 _MANY = 1_000_000
@@ -54,9 +54,9 @@ class ModelReplica:
         """See ``Model.logits``."""
         return await self._model.logits(packed)
 
-    async def engine(self) -> Engine:
+    async def engine(self) -> EngineInfo:
         """What runs the model."""
-        return Engine(name=self._model.engine.name, parameters=self._model.engine.parameters)
+        return EngineInfo(name=self._model.engine.name, parameters=self._model.engine.parameters)
 
 
 @serve.ingress()
@@ -66,7 +66,7 @@ class Ingress:
     def __init__(self, config: ServeConfig, model: DeploymentHandle) -> None:
         self._model = model
         self._replicas: dict[str, Counts] = {}
-        self._engine: Engine | None = None
+        self._engine: EngineInfo | None = None
         self._state = State()
         self._service = Service(config, self._run)
 
@@ -90,10 +90,10 @@ class Ingress:
             with contextlib.suppress(asyncio.TimeoutError):
                 await limit
 
-    async def _about(self) -> Engine:
+    async def _about(self) -> EngineInfo:
         if self._engine is None:
             try:
-                found: Engine = await asyncio.wait_for(self._model.engine.remote(), _WARM_S)
+                found: EngineInfo = await asyncio.wait_for(self._model.engine.remote(), _WARM_S)
             except (asyncio.TimeoutError, *_LOST):
                 raise UnhealthyError("the model is not ready") from None
             self._engine = found
@@ -113,12 +113,19 @@ class Ingress:
 
     async def _asked(self, packed: Packed) -> Reply:
         with contextlib.suppress(*_LOST):
-            reply: Reply = await self._model.logits.remote(packed)
-            return reply
+            return await self._replied(packed)
         try:
-            reply = await self._model.logits.remote(packed)
+            return await self._replied(packed)
         except _LOST:
             raise BackendError("what ran the model died; try again") from None
+
+    async def _replied(self, packed: Packed) -> Reply:
+        response = self._model.logits.remote(packed)
+        try:
+            reply: Reply = await response
+        except asyncio.CancelledError:  # the caller has gone, or waited too long
+            response.cancel()
+            raise
         return reply
 
 
@@ -176,4 +183,6 @@ def application(config: ServeConfig, state: str = "open") -> serve.Application:
         logging_config=_LOGS,
         user_config={"threshold": config.threshold, "state": state},
     )
-    return ingress.bind(config, model.bind(config))
+    # The threshold comes with the user_config alone, which replicas take without a new start.
+    given = dataclasses.replace(config, threshold=None)
+    return ingress.bind(given, model.bind(given))

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from tinyqa_ray.cluster import cores, quiet_models
 from tinyqa_ray.configs import ServeConfig
-from tinyqa_ray.engines import Engine
 from tinyqa_ray.reader.loading import load_engine
 from tinyqa_ray.serve.errors import OverloadedError
 from tinyqa_ray.serve.queue import Counts, Ids, Logits, TokenQueue, Window
 from tinyqa_ray.windows import Windows
 
 CPU_BATCH_TOKENS = 512
-"""Tokens of a forward on a CPU: within a few percent of its best pace, and done in some tens of ms."""
+"""Tokens of a forward on a CPU: a short request waits for the one before it at most."""
 _WARM_UP = (16, 64, 128, 256, 384)
 """Tokens of the windows that are run before the first request."""
 
@@ -88,7 +87,9 @@ class Model:
             max_wait_s=config.limits.max_wait_s,
             lanes=self.engine.lanes,
         )
-        _warm_up(self.engine, self.forward)
+        for tokens in _WARM_UP:
+            ids = np.full(tokens, self.engine.pad_id, dtype=np.int32)
+            self.forward([(ids, np.zeros_like(ids))])
 
     def forward(self, windows: Sequence[Window]) -> list[Logits]:
         """The logits of some windows, in one forward."""
@@ -115,10 +116,3 @@ def _windows(windows: Sequence[Window]) -> Windows:
     none = np.zeros(len(windows), dtype=np.int32)
     ids, types = [each[0] for each in windows], [each[1] for each in windows]
     return Windows(ids, types, none, none, none, none, [])
-
-
-def _warm_up(engine: Engine, forward: object) -> None:
-    assert callable(forward)
-    for tokens in _WARM_UP:
-        ids = np.full(tokens, engine.pad_id, dtype=np.int32)
-        forward([(ids, np.zeros_like(ids))])

@@ -97,14 +97,14 @@ class TokenQueue:
             OverloadedError: too much waits already.
             Exception: what the forward of one of these windows raised.
         """
+        if not windows:
+            return []
         tokens = sum(len(ids) for ids, _ in windows)
         self._check_room(tokens)
         loop = asyncio.get_running_loop()
         request = _Request(
             windows, loop.create_future(), time.monotonic(), deque(range(len(windows))), [None] * len(windows)
         )
-        if not windows:
-            return []
         self._requests.append(request)
         self.counts.waiting_tokens += tokens
         self._start()

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyqa_ray import __version__, models, storage
+from tinyqa_ray import __version__, models
 from tinyqa_ray.configs import ServeConfig
 from tinyqa_ray.errors import InputError
+from tinyqa_ray.names import telling
 from tinyqa_ray.reader.answers import Answer, answers, ranked, refusal, with_document
 from tinyqa_ray.reader.loading import fitting_window
 from tinyqa_ray.reader.pipeline_inputs import PipelineOptions
@@ -34,7 +35,7 @@ _TOKENISERS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Engine:
+class EngineInfo:
     """What runs the model, for ``/info``."""
 
     name: str
@@ -56,7 +57,7 @@ class Service:
         """
         self.config = config
         self.run = run
-        self.name = _name(config.model)
+        self.name = telling(config.model)
         model_config = models.load_config(config.model)
         tokenizer = models.load_tokenizer(config.model)
         self.window = fitting_window(models.max_window_tokens(model_config))
@@ -72,7 +73,7 @@ class Service:
             threshold = models.read_settings(self.config.model).no_answer_threshold
         self.settings = replace(self.settings, no_answer_threshold=threshold)
 
-    def info(self, engine: Engine) -> schemas.Info:
+    def info(self, engine: EngineInfo) -> schemas.Info:
         """What answers here."""
         return schemas.Info(
             model=self.name,
@@ -174,23 +175,19 @@ class Service:
             max_answer_tokens=request.max_answer_len,
             top_k=request.top_k,
         )
-        texts, ids = _texts(request), _ids(request)
+        texts = _texts(request)
         always = replace(self.settings, no_answer_threshold=1.0)
         threshold = self.settings.no_answer_threshold if request.no_answer else 1.0
-        metas = {
-            name: context.meta
-            for name, context in zip(ids, request.contexts, strict=True)
-            if isinstance(context, schemas.Context)
-        }
         made = []
         for number in range(len(request.asked)):
             own = found[number * len(texts) : (number + 1) * len(texts)]
-            named = [
-                [with_document(each, name) for each in answers(reading, text, always, request.top_k)]
-                for reading, text, name in zip(own, texts, ids, strict=True)
+            # By place, not by id: a caller may give two passages the same.
+            placed = [
+                [with_document(each, str(place)) for each in answers(reading, text, always, request.top_k)]
+                for place, (reading, text) in enumerate(zip(own, texts, strict=True))
             ]
-            best = ranked(named, threshold, request.top_k)
-            made.append([_shown(each, metas) for each in best])
+            best = ranked(placed, threshold, request.top_k)
+            made.append([_shown(each, request.contexts) for each in best])
         return made
 
     async def _off_the_loop(self, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -200,30 +197,24 @@ class Service:
             raise RequestError(str(error)) from None
 
 
-def _name(model: str) -> str:
-    """A hub id as it is, of a folder its name: where it lies is nobody's business."""
-    is_folder = "://" in model or storage.kind(model) == "folder"
-    return model.rstrip("/").rsplit("/", 1)[-1] if is_folder else model
-
-
 def _texts(request: schemas.AnswerRequest) -> list[str]:
     return [each if isinstance(each, str) else each.text for each in request.contexts]
 
 
-def _ids(request: schemas.AnswerRequest) -> list[str]:
-    named = ((each.id if isinstance(each, schemas.Context) else None) for each in request.contexts)
-    return [str(number) if name is None else name for number, name in enumerate(named)]
-
-
-def _shown(answer: Answer, metas: dict[str, dict[str, Any] | None]) -> schemas.FoundAnswer:
+def _shown(answer: Answer, contexts: Sequence[str | schemas.Context]) -> schemas.FoundAnswer:
+    """An answer whose ``document_id`` is the place of its context, if it has one."""
+    place, meta = answer.document_id, None
+    name = place
+    if place is not None and isinstance(context := contexts[int(place)], schemas.Context):
+        name, meta = place if context.id is None else context.id, context.meta
     return schemas.FoundAnswer(
         answer=answer.answer,
         score=answer.score,
         start=answer.start,
         end=answer.end,
         na_prob=answer.na_prob,
-        document_id=answer.document_id,
-        meta=metas.get(answer.document_id) if answer.document_id is not None else None,
+        document_id=name,
+        meta=meta,
     )
 
 
