@@ -18,7 +18,7 @@ import random
 import sys
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,9 @@ from rich.table import Table
 
 from tinyqa_ray import squad, storage
 from tinyqa_ray.cluster import quiet_models
-from tinyqa_ray.configs import CandidateConfig, ExportConfig
+from tinyqa_ray.configs import CandidateConfig
 from tinyqa_ray.corpus.coverage import coverage
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.reader.export import export
 from tinyqa_ray.recipes import bundled
 
 SEED = 13
@@ -59,7 +58,9 @@ def main() -> None:
     terminal = Console(stderr=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models = _models(arguments, folder)
+        models = inputs.model_and_export(
+            arguments.model, arguments.calibration, folder, SEED, export_it="int8" not in arguments.skip
+        )
         fastest = [*models.values()][-1]
         figures |= {"model": _model_name(arguments), "growth_actors_memory": [*models][-1]}
         wanted = [part for part in PARTS if part not in arguments.skip]
@@ -135,22 +136,6 @@ def memory(
         "actors": arguments.memory_actors,
         "runs": runs,
     }
-
-
-def _models(arguments: argparse.Namespace, folder: Path) -> dict[str, str]:
-    """Folders of the model and of its export, by precision."""
-    model = arguments.model
-    if not model:
-        (folder / "encoder").mkdir()
-        model = inputs.encoder_with_random_head(folder / "encoder", SEED)
-    models = {"torch fp32": str(Path(model).expanduser().absolute())}
-    if "int8" not in arguments.skip:
-        models["export int8"] = str(folder / "int8")
-        config = ExportConfig(model=models["torch fp32"], calibration=arguments.calibration)
-        if not arguments.model:  # the F1 of a random head means nothing
-            config = replace(config, max_f1_drop=100.0, check_questions=16)
-        export(config, models["export int8"])
-    return models
 
 
 def _model_name(arguments: argparse.Namespace) -> str:

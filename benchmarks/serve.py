@@ -32,9 +32,7 @@ from peers.process import Process
 
 from tinyqa_ray import storage
 from tinyqa_ray.cluster import quiet_models
-from tinyqa_ray.configs import ExportConfig
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.reader.export import export
 from tinyqa_ray.recipes import bundled
 
 SEED = 13
@@ -59,7 +57,9 @@ def main() -> None:
     bodies = [{"question": question, "contexts": contexts} for question, contexts in drawn]
     figures: dict[str, Any] = {"requests": len(bodies), "clients": arguments.clients}
     with tempfile.TemporaryDirectory() as name, _callers() as callers:
-        models = _models(arguments, Path(name))
+        models = inputs.model_and_export(
+            arguments.model, arguments.calibration, Path(name), SEED, export_it=not arguments.skip_int8
+        )
         plain = _plain(arguments, models["torch fp32"], bodies, callers)
         figures["plain server"] = plain
         for precision, folder in models.items():
@@ -220,21 +220,6 @@ def _engine_pace(model: str, drawn: list[Any], arguments: argparse.Namespace) ->
         process.ask("pairs", limit=_WARM_UP)
         reply = process.ask("pairs")
     return round(reply.pairs / reply.seconds, 2)
-
-
-def _models(arguments: argparse.Namespace, folder: Path) -> dict[str, str]:
-    """Folders of the model and of its export, by precision."""
-    model = arguments.model
-    if not model:
-        (folder / "encoder").mkdir()
-        model = inputs.encoder_with_random_head(folder / "encoder", SEED)
-    models = {"torch fp32": str(Path(model).expanduser().absolute())}
-    if not arguments.skip_int8:
-        models["export int8"] = str(folder / "int8")
-        drop = {} if arguments.model else {"max_f1_drop": 100.0, "check_questions": 16}
-        config = ExportConfig(model=models["torch fp32"], calibration=arguments.calibration, **drop)
-        export(config, models["export int8"])
-    return models
 
 
 def _arguments() -> argparse.Namespace:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from tinyqa_ray import models, storage
+from tinyqa_ray.configs import ExportConfig
 from tinyqa_ray.errors import InputError
+from tinyqa_ray.reader.export import export
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
 
@@ -60,6 +62,30 @@ def workloads(
     corpus = rng.sample(distinct, min(corpus_documents, len(distinct)))
     queries = max(1, len(drawn) // len(corpus))
     return {"pairs": drawn, "corpus": [(question, corpus) for question, _ in drawn[:queries]]}
+
+
+def model_and_export(
+    model: str | None, calibration: str, folder: Path, seed: int, *, export_it: bool
+) -> dict[str, str]:
+    """Folders of a model and, if asked for, of its int8 export, by precision.
+
+    Args:
+        model: folder; the bundled encoder with a random head when None.
+        calibration: SQuAD data for the export.
+        folder: where what is made is written.
+        seed: of a random head.
+        export_it: whether to export.
+    """
+    config = ExportConfig(model=model or "", calibration=calibration)
+    if not model:  # the F1 of a random head means nothing
+        (folder / "encoder").mkdir()
+        made = encoder_with_random_head(folder / "encoder", seed)
+        config = replace(config, model=made, max_f1_drop=100.0, check_questions=16)
+    found = {"torch fp32": str(Path(config.model).expanduser().absolute())}
+    if export_it:
+        found["export int8"] = str(folder / "int8")
+        export(replace(config, model=found["torch fp32"]), found["export int8"])
+    return found
 
 
 def encoder_with_random_head(folder: Path, seed: int) -> str:
