@@ -13,6 +13,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 import tiny
 
-from tinyqa_ray import shards
+from tinyqa_ray import shards, storage
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +89,38 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(shards, "_worked", work_all)
     return worked
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def run_with_kills(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any], Sequence[int]], int]:
+    """Runs something until it ends, and counts how often it was killed.
+
+    Each time it may write so many files; the next one kills it.
+    """
+
+    def run(work: Callable[[], Any], allowed: Sequence[int]) -> int:
+        write, left = storage.write_atomic, 0
+
+        def write_some(path: str, data: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise _Killed
+            write(path, data)
+
+        monkeypatch.setattr(storage, "write_atomic", write_some)
+        for kills, files in enumerate(allowed):
+            left = files
+            with contextlib.suppress(_Killed):
+                work()
+                return kills
+        pytest.fail(f"it had not ended after {len(allowed)} times")
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -356,10 +356,6 @@ def test_weak_answers_and_no_answers_can_be_left_out(
         assert report.unanswered == len(asked) - len({row["question_id"] for row in strong})
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("mode", ["routed", "every", "candidates", "pairs"])
 def test_run_killed_after_any_file_goes_on_to_the_same_bytes(
     mode: str,
@@ -367,7 +363,7 @@ def test_run_killed_after_any_file_goes_on_to_the_same_bytes(
     corpus: AnswerConfig,
     tmp_path: Path,
     here: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    run_with_kills: Callable[[Callable[[], Any], Sequence[int]], int],
 ) -> None:
     rows = [{"question": row["question"], "context": TEXTS[row["document_id"]]} for row in ROUTED]
     pairs = write_lines(tmp_path / "pairs.jsonl", rows)
@@ -379,24 +375,9 @@ def test_run_killed_after_any_file_goes_on_to_the_same_bytes(
     }[mode]
     config = replace(config, jsonl=True)
     calm, report = made(config, tmp_path / "calm")
-    write, left = module.storage.write_atomic, 0
-
-    def write_some(path: str, data: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise Killed
-        write(path, data)
-
-    monkeypatch.setattr(module.storage, "write_atomic", write_some)
-    kills = 0
-    for allowed in (1, 2, 3, 5, 8, 1000):
-        left = allowed
-        with contextlib.suppress(Killed):
-            rows, again = made(config, tmp_path / "killed")
-            break
-        kills += 1
+    kills = run_with_kills(lambda: answer(config, str(tmp_path / "killed")), (1, 2, 3, 5, 8, 1000))
     assert kills >= 4
+    rows, again = made(config, tmp_path / "killed")
     assert rows == calm
     assert again == report
     assert content(tmp_path / "killed") == content(tmp_path / "calm")

@@ -6,7 +6,7 @@ import contextlib
 import json
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,14 +108,14 @@ def test_corpus_on_a_store_is_answered_as_on_a_disk(
     assert report.answered + report.unanswered == len(ROUTED)
 
 
-class _Killed(BaseException):
-    pass
-
-
 @pytest.mark.usefixtures("_no_ray")
 @pytest.mark.parametrize("candidates", [0, 3])
 def test_run_on_a_store_goes_on_after_any_object(
-    config: AnswerConfig, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, candidates: int
+    config: AnswerConfig,
+    url: str,
+    tmp_path: Path,
+    run_with_kills: Callable[[Callable[[], Any], Sequence[int]], int],
+    candidates: int,
 ) -> None:
     questions = tmp_path / "free.jsonl"
     questions.write_text("\n".join(json.dumps({"id": text, "question": text}) for text in ASKED))
@@ -124,23 +124,7 @@ def test_run_on_a_store_goes_on_after_any_object(
     remote = uploaded(config, url, ".jsonl")
     if candidates:
         remote = replace(remote, index=f"{url}/index")
-    write, left = module.storage.write_atomic, 0
-
-    def write_some(path: str, content: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise _Killed
-        write(path, content)
-
-    monkeypatch.setattr(module.storage, "write_atomic", write_some)
-    kills = 0
-    for allowed in (1, 3, 6, 1000):
-        left = allowed
-        with contextlib.suppress(_Killed):
-            answer(remote, f"{url}/out")
-            break
-        kills += 1
+    kills = run_with_kills(lambda: answer(remote, f"{url}/out"), (1, 3, 6, 1000))
     assert kills == 3
     assert data(f"{url}/out") == data(str(tmp_path / "out"))
 
