@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -182,6 +183,33 @@ def test_killed_replica_costs_at_most_the_requests_it_had(server: Server) -> Non
     counts = Counter(seen)
     assert counts.keys() <= {200, 503}
     assert counts[503] <= 4 * 2
+
+
+REDEPLOY = """
+import sys
+import ray
+from ray import serve
+from tinyqa_ray.configs import ServeConfig
+from tinyqa_ray.serve.app import application
+
+ray.init(address=sys.argv[1], log_to_driver=False)
+serve.run(application(ServeConfig(model=sys.argv[2], threads=1, max_batch_tokens=128)), name="tinyqa")
+"""
+
+
+def test_new_version_takes_over_under_load_and_nothing_is_lost(server: Server, tiny_bert: str) -> None:
+    lines = [each.line for each in fire.descendants(server.driver.process.pid)]
+    (address,) = {found[1] for line in lines if (found := re.search(r"--gcs-address=([\d.:]+)", line))}
+    with load(server, ASKED, 4) as seen:
+        fire.wait_for("answers", lambda: len(seen) > 20, 60)
+        before = server.replicas()
+        with fire.Driver("-c", REDEPLOY, address, tiny_bert) as deploying:
+            code, printed = deploying.result()
+        assert code == 0, printed
+        fire.wait_for("new replicas alone", lambda: not {*before} & {*server.replicas()}, 60)
+        done = len(seen)
+        fire.wait_for("answers again", lambda: len(seen) > done + 20, 60)
+    assert set(seen) == {200}
 
 
 def test_told_to_stop_it_drains_and_answers_what_it_has_taken(tiny_bert: str, tmp_path: Path) -> None:

@@ -175,8 +175,8 @@ def test_inference_schema_gives_what_the_pipeline_gives(
     [
         (b"", "the body is not a JSON object"),
         (b"{", "JSON decode error"),
-        (b"[" * 100_000, "parsing the body"),
-        (b'{"question": "\xff"}', "parsing the body"),
+        (b"[" * 100_000, "cannot be read"),
+        (b'{"question": "\xff"}', "cannot be read"),
         (b"null", "the body is not a JSON object"),
         (b'{"question": "a", "contexts": []}', "contexts: List should have at least 1 item"),
         (b'{"question": " ", "contexts": ["a"]}', "the question is empty"),
@@ -191,7 +191,7 @@ def test_inference_schema_gives_what_the_pipeline_gives(
 )
 def test_bad_body_is_refused_in_one_line(make: Make, body: bytes, said: str) -> None:
     reply = make().post("/v1/answer", content=body)
-    assert reply.status_code in (400, 422)
+    assert reply.status_code == 422
     assert said in problem(reply, reply.status_code, "Validation")
 
 

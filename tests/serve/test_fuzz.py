@@ -18,7 +18,7 @@ from tinyqa_ray.serve.metrics import Metrics
 from tinyqa_ray.serve.service import EngineInfo, Logits, Service
 from tinyqa_ray.windows import Windows
 
-ALLOWED = {200, 400, 422}
+ALLOWED = {200, 422}
 VALID: list[tuple[str, dict[str, Any]]] = [
     (
         "/v1/answer",

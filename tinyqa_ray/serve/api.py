@@ -21,7 +21,7 @@ from tinyqa_ray.serve.service import EngineInfo, Service
 
 log = logging.getLogger(__name__)
 
-_TYPES = {400: "Validation", 404: "NotFound", 405: "MethodNotAllowed"}
+_TYPES = {404: "NotFound", 405: "MethodNotAllowed"}
 _WORDS = {
     401: "The key is absent or wrong.",
     413: "The body is too large.",
@@ -133,6 +133,8 @@ def _add_errors(api: FastAPI, metrics: Metrics) -> None:
 
     @api.exception_handler(HTTPException)
     async def other(_: Request, error: HTTPException) -> Response:
+        if error.status_code == 400:  # FastAPI's word for a body that is not UTF-8
+            return shown(RequestError("the body cannot be read; send JSON in UTF-8"))
         made = RequestError(str(error.detail))
         made.status, made.error_type = error.status_code, _TYPES.get(error.status_code, "Http")
         return shown(made)

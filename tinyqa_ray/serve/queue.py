@@ -3,6 +3,9 @@
 A request is cut up: each forward takes the windows that are due, whosever they are. So a long document
 does not hold up the short ones behind it, a bad window fails its own request alone, and a caller who has gone
 costs nothing more.
+
+The order is that of fair queueing (Demers, Keshav and Shenker, 1989): a window comes when its request would
+be due if all that are present were served at once, each with the same share of the model.
 """
 
 from __future__ import annotations
@@ -27,9 +30,7 @@ Logits = NDArray[np.float32]
 """Start and end logits of a window, ``(2, tokens)``."""
 Forward = Callable[[Sequence[Window]], list[Logits]]
 
-_CATCH_UP_TOKENS_PER_S = 200
-"""What waiting is worth: a request that has been given so many tokens more comes a second later."""
-_LEAST_FILLED = 0.6
+_LEAST_FILLED = 0.8
 """Windows shorter than this share of the longest of their forward wait for another: padding is work, too."""
 _PACE_KEPT = 0.9
 """Share of the old pace that a new forward leaves in the running mean."""
@@ -39,15 +40,16 @@ _PACE_KEPT = 0.9
 class _Request:
     windows: Sequence[Window]
     done: asyncio.Future[list[Logits]]
-    arrived: float
+    arrived_at: float
+    """Tokens that each of those present had been given, at a fair share, when it came."""
     waiting: deque[int]
     """Numbers of the windows that no forward has taken."""
     found: list[Logits | None]
     given_tokens: int = 0
 
-    def turn(self, now: float) -> float:
+    def turn(self) -> float:
         """The request with the least comes next."""
-        return self.given_tokens - _CATCH_UP_TOKENS_PER_S * (now - self.arrived)
+        return self.arrived_at + self.given_tokens
 
     def length(self) -> int:
         """Tokens of the window that is due."""
@@ -87,6 +89,7 @@ class TokenQueue:
     def __post_init__(self) -> None:
         self._requests: list[_Request] = []
         self._tokens_per_s = 0.0
+        self._fair_tokens = 0.0
         self._threads = ThreadPoolExecutor(self.lanes, "forward")
         self._running: set[asyncio.Task[None]] = set()
 
@@ -102,9 +105,8 @@ class TokenQueue:
         tokens = sum(len(ids) for ids, _ in windows)
         self._check_room(tokens)
         loop = asyncio.get_running_loop()
-        request = _Request(
-            windows, loop.create_future(), time.monotonic(), deque(range(len(windows))), [None] * len(windows)
-        )
+        waiting, none = deque(range(len(windows))), [None] * len(windows)
+        request = _Request(windows, loop.create_future(), self._fair_tokens, waiting, [*none])
         self._requests.append(request)
         self.counts.waiting_tokens += tokens
         self._start()
@@ -153,10 +155,9 @@ class TokenQueue:
 
     def _take(self) -> list[tuple[_Request, int]]:
         """The next forward: whose turn it is, and as many like it as fit."""
-        now = time.monotonic()
         batch: list[tuple[_Request, int]] = []
         shortest = longest = 0
-        for request in sorted(self._requests, key=lambda each: each.turn(now)):
+        for request in sorted(self._requests, key=_Request.turn):
             while request.waiting:
                 tokens = request.length()
                 low, high = (min(shortest, tokens), max(longest, tokens)) if batch else (tokens, tokens)
@@ -183,6 +184,8 @@ class TokenQueue:
             return
         assert len(found) == len(batch), f"{len(found)} logits of {len(batch)} windows"
         self._count(windows, time.monotonic() - began)
+        present = {id(request) for request in (*self._requests, *(request for request, _ in batch))}
+        self._fair_tokens += sum(len(ids) for ids, _ in windows) / len(present)
         for (request, number), logits in zip(batch, found, strict=True):
             _deliver(request, number, logits)
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    WithJsonSchema,
+    model_validator,
+)
 
 MAX_TOP_K = 100
 
@@ -30,6 +39,17 @@ def _whole(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_whole)]
+Question = Annotated[Text, WithJsonSchema({"type": "string", "minLength": 1, "pattern": r"\S"})]
+
+
+def _number(value: Any) -> Any:
+    """Refuse what pydantic would take for a number as well."""
+    if isinstance(value, (bool, str)):
+        raise ValueError("is not a number")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_number)]
 
 
 class _Strict(BaseModel):
@@ -52,16 +72,20 @@ class AnswerRequest(_Strict):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
-            "examples": [{"question": "Who built it?", "contexts": ["Edith Marlow built it in 1871."]}]
+            "examples": [{"question": "Who built it?", "contexts": ["Edith Marlow built it in 1871."]}],
+            "oneOf": [
+                {"required": ["question"], "properties": {"question": {"type": "string"}}},
+                {"required": ["questions"], "properties": {"questions": {"type": "array"}}},
+            ],
         },
     )
 
-    question: Text | None = Field(None, description="A question.")
-    questions: list[Text] | None = Field(None, min_length=1, description="Several, instead of one.")
+    question: Question | None = Field(None, description="A question.")
+    questions: list[Question] | None = Field(None, min_length=1, description="Several, instead of one.")
     contexts: list[Text | Context] = Field(min_length=1, description="Passages; answers are ranked over all.")
-    top_k: int = Field(1, ge=1, le=MAX_TOP_K, description="Answers to each question, best first.")
-    no_answer: bool = Field(True, description="Whether 'no answer' may be the answer.")
-    max_answer_len: int = Field(30, ge=1, le=512, description="Longest answer, in tokens.")
+    top_k: Count = Field(1, ge=1, le=MAX_TOP_K, description="Answers to each question, best first.")
+    no_answer: StrictBool = Field(True, description="Whether 'no answer' may be the answer.")
+    max_answer_len: Count = Field(30, ge=1, le=512, description="Longest answer, in tokens.")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> AnswerRequest:
@@ -115,20 +139,20 @@ class AnswerResponse(BaseModel):
 class InferenceInputs(_Strict):
     """A question and its passage."""
 
-    question: Text
-    context: Text
+    question: Question
+    context: Annotated[Text, WithJsonSchema({"type": "string", "minLength": 1})]
 
 
 class InferenceParameters(_Strict):
     """Parameters of transformers' pipeline; null is its default."""
 
-    top_k: int | None = Field(None, ge=1, le=MAX_TOP_K)
-    doc_stride: int | None = Field(None, ge=0)
-    max_answer_len: int | None = Field(None, ge=1, le=512)
-    max_seq_len: int | None = Field(None, ge=1)
-    max_question_len: int | None = Field(None, ge=1)
-    handle_impossible_answer: bool | None = None
-    align_to_words: bool | None = None
+    top_k: Count | None = Field(None, ge=1, le=MAX_TOP_K)
+    doc_stride: Count | None = Field(None, ge=0)
+    max_answer_len: Count | None = Field(None, ge=1, le=512)
+    max_seq_len: Count | None = Field(None, ge=1)
+    max_question_len: Count | None = Field(None, ge=1)
+    handle_impossible_answer: StrictBool | None = None
+    align_to_words: StrictBool | None = None
 
 
 class InferenceRequest(_Strict):

