@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from tinyqa_ray import models
 from tinyqa_ray.configs import WindowConfig
@@ -86,3 +90,71 @@ def test_token_types_reach_the_model(engine: tuple[TorchEngine, Windower]) -> No
 def test_named_device_is_taken() -> None:
     assert pick_device("cpu").type == "cpu"
     assert pick_device().type in ("cpu", "cuda")
+
+
+@pytest.fixture
+def two_lanes(tiny_bert: str) -> Iterator[tuple[TorchEngine, Windower]]:
+    """An engine of two cores, whatever this machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    windower = Windower(
+        models.load_tokenizer(tiny_bert), WindowConfig(max_seq_len=48, doc_stride=8, max_query_len=16)
+    )
+    yield TorchEngine(models.load_qa_model(tiny_bert), device="cpu"), windower
+    torch.set_num_threads(before)
+
+
+def test_several_batches_run_side_by_side_on_a_core_each(
+    two_lanes: tuple[TorchEngine, Windower], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, windower = two_lanes
+    launch, seen = forward._launch, dict[int, int]()
+    both = threading.Barrier(2, timeout=20)
+
+    def watched(windows: Windows, batch: Any) -> torch.Tensor:
+        if threading.get_ident() not in seen:
+            seen[threading.get_ident()] = torch.get_num_threads()
+            both.wait()  # passes only when the other lane is here as well
+        return launch(windows, batch)
+
+    monkeypatch.setattr(forward, "_launch", watched)
+    forward.logits(some_windows(windower), max_batch_tokens=48)
+    assert [*seen.values()] == [1, 1]
+    assert torch.get_num_threads() == 2
+
+
+def test_batch_alone_has_all_cores_and_two_at_a_time_share_them(
+    two_lanes: tuple[TorchEngine, Windower], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, windower = two_lanes
+    windows = some_windows(windower)
+    launch, seen = forward._launch, []
+    held, go_on = threading.Event(), threading.Event()
+
+    def watched(windows: Windows, batch: Any) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        if len(seen) == 1:
+            held.set()
+            go_on.wait(20)
+        return launch(windows, batch)
+
+    monkeypatch.setattr(forward, "_launch", watched)
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(lambda: list(forward.run(windows, [np.array([0])])))
+        held.wait(20)
+        list(forward.run(windows, [np.array([1])]))
+        go_on.set()
+        first.result()
+    assert seen == [2, 1]
+    assert torch.get_num_threads() == 2
+
+
+def test_run_that_is_left_early_leaves_nothing_behind(two_lanes: tuple[TorchEngine, Windower]) -> None:
+    forward, windower = two_lanes
+    windows = some_windows(windower)
+    batches = [np.array([number]) for number in range(len(windows))]
+    left = forward.run(windows, batches)
+    batch, _, _ = next(left)
+    left.close()  # type: ignore[attr-defined]
+    assert batch.tolist() == [0]
+    assert [each.tolist() for each, _, _ in forward.run(windows, batches)] == [b.tolist() for b in batches]
