@@ -154,6 +154,7 @@ class TorchEngine(Engine):
             self._pool, all_here = ThreadPoolExecutor(self.lanes, "lane"), threading.Barrier(self.lanes)
 
             def alone() -> None:
+                torch.get_num_threads()  # a thread's first look takes over what is set for all
                 torch.set_num_threads(1)
                 all_here.wait()
 
