@@ -4,31 +4,24 @@ python benchmarks/serve.py --model FOLDER --documents passages.jsonl --questions
 
 All on the loopback, bounded in count and time; the callers are a process of their own on the same cores.
 Parts: ``saturation``, callers who never pause, against the bare engine on the same windows and against a
-FastAPI server that takes one request at a time; ``latency``, requests that come by chance at shares of that
-pace, and at twice of it; ``mixed``, short requests alone and beside documents of thousands of tokens.
+FastAPI server that takes one request at a time, also with ten passages a request and with Serve's own proxy;
+``latency``, requests that come by chance at shares of that pace, and at twice of it; ``mixed``, short
+requests alone and beside documents of thousands of tokens; ``soak``, the memory over minutes at half of that
+pace.
 """
 
 import argparse
-import contextlib
-import json
 import os
 import random
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # Ray brings it
 from machine import machine, show
 from peers import inputs
 from peers.process import Process
+from peers.served import Callers, Load, Server, callers, served
 
 from tinyqa_ray import storage
 from tinyqa_ray.cluster import quiet_models
@@ -36,15 +29,20 @@ from tinyqa_ray.errors import InputError
 from tinyqa_ray.recipes import bundled
 
 SEED = 13
-FOLDER = Path(__file__).parent
 SHARES = (0.5, 0.8, 2.0)
 """Of saturation, at which requests come by chance."""
-_START_S = 120.0
+PASSAGES = 10
+"""Of a request in the part with several."""
 _SHORT_CHARACTERS, _LONG_CHARACTERS = 150, 16_000
 """About 40 and 4,000 tokens."""
+_SOAK_PARTS = 10
 _WARM_UP = 20
+_SERVES_OWN = {
+    f"RAY_SERVE_{name}": "0" for name in ("ENABLE_HA_PROXY", "ENABLE_DIRECT_INGRESS", "THROUGHPUT_OPTIMIZED")
+}
+"""Serve's proxy and actor calls, in place of HAProxy and gRPC."""
 
-Load = dict[str, Any]
+Pairs = list[tuple[str, list[str]]]
 
 
 def main() -> None:
@@ -54,53 +52,98 @@ def main() -> None:
     drawn = inputs.workloads(
         arguments.documents, arguments.questions, pairs=arguments.requests, corpus_documents=1, seed=SEED
     )["pairs"]
-    bodies = [{"question": question, "contexts": contexts} for question, contexts in drawn]
-    figures: dict[str, Any] = {"requests": len(bodies), "clients": arguments.clients}
-    with tempfile.TemporaryDirectory() as name, _callers() as callers:
+    figures: dict[str, Any] = {"requests": len(drawn), "clients": arguments.clients}
+    with tempfile.TemporaryDirectory() as name, callers() as calling:
         models = inputs.model_and_export(
             arguments.model, arguments.calibration, Path(name), SEED, export_it=not arguments.skip_int8
         )
-        plain = _plain(arguments, models["torch fp32"], bodies, callers)
+        plain = _plain(arguments, models["torch fp32"], drawn, calling)
         figures["plain server"] = plain
         for precision, folder in models.items():
-            engine = _engine_pace(folder, drawn, arguments)
-            with _server(_ours(folder), callers) as server:
-                figures[precision] = _measured(server, bodies, callers, arguments)
-            pace = figures[precision]["saturation"]["requests_per_s"]
-            figures[precision] |= {
-                "engine_windows_per_s": engine,
-                "share_of_engine": round(pace / engine, 3),
-                "ratio_to_plain_server": round(pace / plain["requests_per_s"], 2),
-            }
+            found = _measured(folder, drawn, calling, arguments)
+            found["ratio_to_plain_server"] = round(
+                found["saturation"]["requests_per_s"] / plain["requests_per_s"], 2
+            )
+            figures[precision] = found
     if arguments.output:
         storage.write_json(arguments.output, {"benchmark": "serve", **figures, "machine": machine()})
     show("serve", figures)
 
 
-def _measured(server: "Server", bodies: list[Load], callers: "Callers", arguments: Any) -> dict[str, Any]:
-    """All parts, of one server."""
+def _measured(folder: str, drawn: Pairs, calling: Callers, arguments: Any) -> dict[str, Any]:
+    """All parts, of one model."""
     found: dict[str, Any] = {}
-    saturated = callers.run(server.url, bodies, kind="closed", clients=arguments.clients)
-    pace = len(bodies) / saturated["seconds"]
-    found["saturation"] = {"requests_per_s": round(pace, 2), **saturated}
-    before = server.megabytes()
-    for share in SHARES:
-        count = max(1, int(arguments.seconds * pace * share))
-        load = [bodies[number % len(bodies)] for number in range(count)]
-        name = f"latency at {share:.0%}"
-        found[name] = {
-            "rate": round(pace * share, 2),
-            **callers.run(server.url, load, kind="opened", rate=pace * share),
-        }
-        print(f"{name}: {found[name]}", file=sys.stderr)
-    found["memory_mb"] = {"before": before, "after": server.megabytes()}
-    found["mixed"] = _mixed(server, bodies, callers, pace, arguments)
-    print(f"mixed: {found['mixed']}", file=sys.stderr)
+    command = ["-m", "tinyqa_ray", "serve", "--model", folder, "--port"]
+    bodies = _bodies(drawn)
+    several = _bodies(_with_passages(drawn))
+    # Before and after, since a machine that others use is not the same all the time.
+    engine = [_engine_pace(folder, drawn, arguments)]
+    with served(command, calling) as server:
+        found["saturation"] = _saturated(server, bodies, calling, arguments)
+        found[f"saturation, {PASSAGES} passages"] = _saturated(server, several, calling, arguments)
+        engine.append(_engine_pace(folder, drawn, arguments))
+        pace = found["saturation"]["requests_per_s"]
+        before = server.megabytes()
+        for share in SHARES:
+            load = _repeated(bodies, arguments.seconds * pace * share)
+            name = f"latency at {share:.0%}"
+            answered = calling.run(server.url, load, kind="opened", rate=pace * share)
+            found[name] = {"rate": round(pace * share, 2), **answered}
+            print(f"{name}: {found[name]}", file=sys.stderr)
+        found["memory_mb"] = {"before": before, "after": server.megabytes()}
+        found["mixed"] = _mixed(server, bodies, calling, pace, arguments)
+        print(f"mixed: {found['mixed']}", file=sys.stderr)
+        if arguments.soak_seconds:
+            found["soak"] = _soaked(server, bodies, calling, 0.5 * pace, arguments.soak_seconds)
+            print(f"soak: {found['soak']}", file=sys.stderr)
+    with served(command, calling, environment=_SERVES_OWN) as server:
+        found["saturation, Serve's own proxy"] = _saturated(server, bodies, calling, arguments)
+    engine_pace = sum(engine) / len(engine)
+    found["engine_pairs_per_s"] = engine
+    for part, value in found.items():
+        if part.startswith("saturation"):
+            value["share_of_engine"] = round(value["pairs_per_s"] / engine_pace, 3)
+            print(f"{part}: {value}", file=sys.stderr)
     return found
 
 
+def _bodies(drawn: Pairs) -> list[Load]:
+    return [{"question": question, "contexts": contexts} for question, contexts in drawn]
+
+
+def _with_passages(drawn: Pairs) -> Pairs:
+    """A tenth as many requests, each with the passages of ten: as many pairs."""
+    groups = [drawn[start : start + PASSAGES] for start in range(0, len(drawn), PASSAGES)]
+    return [(group[0][0], [context for _, contexts in group for context in contexts]) for group in groups]
+
+
+def _repeated(bodies: list[Load], count: float) -> list[Load]:
+    return [bodies[number % len(bodies)] for number in range(max(1, int(count)))]
+
+
+def _saturated(server: Server, bodies: list[Load], calling: Callers, arguments: Any) -> dict[str, Any]:
+    answered = calling.run(server.url, bodies, kind="closed", clients=arguments.clients)
+    pairs = sum(len(body["contexts"]) for body in bodies)
+    paces = {"requests_per_s": len(bodies), "pairs_per_s": pairs}
+    return {**{name: round(count / answered["seconds"], 2) for name, count in paces.items()}, **answered}
+
+
+def _soaked(
+    server: Server, bodies: list[Load], calling: Callers, rate: float, seconds: float
+) -> dict[str, Any]:
+    """Memory after each tenth of the time, and what came of all requests."""
+    memory, statuses = [server.megabytes()], dict[str, int]()
+    for _ in range(_SOAK_PARTS):
+        load = _repeated(bodies, rate * seconds / _SOAK_PARTS)
+        answered = calling.run(server.url, load, kind="opened", rate=rate)
+        for status, count in answered["statuses"].items():
+            statuses[status] = statuses.get(status, 0) + count
+        memory.append(server.megabytes())
+    return {"seconds": seconds, "rate": round(rate, 2), "statuses": statuses, "memory_mb": memory}
+
+
 def _mixed(
-    server: "Server", bodies: list[Load], callers: "Callers", pace: float, arguments: Any
+    server: Server, bodies: list[Load], calling: Callers, pace: float, arguments: Any
 ) -> dict[str, Any]:
     """Short requests alone, and beside long ones that take half of the model's time."""
     text = " ".join(body["contexts"][0] for body in bodies)
@@ -118,9 +161,9 @@ def _mixed(
     load = [short[number % len(short)] for number in range(count)]
     # Enough of them to last longer than the short ones.
     many = [long[number % len(long)] for number in range(int(3 * arguments.seconds * long_rate) + 5)]
-    alone = callers.run(server.url, load, kind="opened", rate=rate)
+    alone = calling.run(server.url, load, kind="opened", rate=rate)
     beside = {"url": server.url, "bodies": many, "kind": "opened", "rate": long_rate}
-    mixed = callers.run(server.url, load, kind="opened", rate=rate, beside=beside)
+    mixed = calling.run(server.url, load, kind="opened", rate=rate, beside=beside)
     return {
         "short_per_s": round(rate, 2),
         "long_per_s": round(long_rate, 3),
@@ -130,86 +173,11 @@ def _mixed(
     }
 
 
-class Server:
-    """A server's process."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
-        self.process, self.port = process, port
-        self.url = f"http://127.0.0.1:{port}/v1/answer"
-
-    def megabytes(self) -> float:
-        """Memory of it and all that it started, shared pages counted once a process."""
-        every = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-        return round(sum(each.memory_info().rss - each.memory_info().shared for each in every) / 1e6, 1)
-
-
-class Callers:
-    """The process of the callers."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-
-    def run(self, url: str, bodies: Sequence[Load], **job: Any) -> dict[str, Any]:
-        """Send requests; returns what came of them."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"url": url, "bodies": list(bodies), **job}) + "\n")
-        self._process.stdin.flush()
-        found: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return found
-
-
-@contextmanager
-def _callers() -> Iterator[Callers]:
-    command = [sys.executable, "-m", "peers.load"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=FOLDER
-    ) as process:
-        yield Callers(process)
-        process.kill()
-
-
-def _ours(folder: str) -> list[str]:
-    return ["-m", "tinyqa_ray", "serve", "--model", folder, "--port"]
-
-
-@contextmanager
-def _server(command: list[str], callers: Callers, *more: str) -> Iterator[Server]:
-    """A server, once it answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with subprocess.Popen([sys.executable, *command, str(port), *more], cwd=FOLDER) as process:
-        server = Server(process, port)
-        try:
-            _wait(server)
-            warm = [{"question": "Who?", "contexts": ["Ada did it. " * 20]}] * _WARM_UP
-            callers.run(server.url, warm, kind="closed", clients=2)
-            yield server
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _wait(server: Server) -> None:
-    body = json.dumps({"question": "Who?", "contexts": ["Ada."]}).encode()
-    request = urllib.request.Request(server.url, body, {"Content-Type": "application/json"})
-    end = time.monotonic() + _START_S
-    while time.monotonic() < end:
-        with (
-            contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
-            urllib.request.urlopen(request, timeout=10),
-        ):
-            return
-        time.sleep(0.5)
-    raise RuntimeError(f"no answer from {server.url} within {_START_S:g} s")
-
-
-def _plain(arguments: argparse.Namespace, model: str, bodies: list[Load], callers: Callers) -> dict[str, Any]:
-    some = bodies[: max(1, len(bodies) // 3)]
-    with _server(["-m", "peers.plain_server", model], callers, str(arguments.threads)) as server:
-        found = callers.run(server.url, some, kind="closed", clients=arguments.clients)
-    made = {"requests_per_s": round(len(some) / found["seconds"], 2), **found}
+def _plain(arguments: argparse.Namespace, model: str, drawn: Pairs, calling: Callers) -> dict[str, Any]:
+    some = _bodies(drawn[: max(1, len(drawn) // 3)])
+    command = ["-m", "peers.plain_server", model]
+    with served(command, calling, str(arguments.threads)) as server:
+        made = _saturated(server, some, calling, arguments)
     print(f"plain server: {made}", file=sys.stderr)
     return made
 
@@ -234,6 +202,7 @@ def _arguments() -> argparse.Namespace:
     add("--clients", type=int, default=16, help="callers who never pause (16)")
     add("--seconds", type=float, default=30.0, help="of each load that comes by chance (30)")
     add("--threads", type=int, default=cores, help="of the engine and the plain server (all cores)")
+    add("--soak-seconds", type=float, default=0.0, help="of the soak (none)")
     add("--skip-int8", action="store_true", help="the model as it is alone")
     add("--output", help="JSON file for the figures")
     return parser.parse_args()

@@ -40,7 +40,9 @@ class Engine(ABC):
     pad_id: int
     """Token that fills up a batch; the attention mask hides it."""
     lanes: int = 1
-    """Threads that may be in ``run`` at a time, each as fast as if it were alone."""
+    """Threads that may be in ``run`` at a time."""
+    spreads: bool = False
+    """Whether one thread alone in ``run`` has the cores of all lanes; else each lane has its own."""
 
     @abstractmethod
     def run(self, windows: Windows, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
@@ -103,7 +105,7 @@ class TorchEngine(Engine):
         self._call = torch.compile(self.model, dynamic=True) if compiled else self.model
         self._threads = torch.get_num_threads()
         if self.device.type == "cpu" and not compiled:
-            self.lanes = self._threads
+            self.lanes, self.spreads = self._threads, self._threads > 1
         self._inside = 0
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None

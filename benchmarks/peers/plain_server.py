@@ -28,7 +28,7 @@ class Request(BaseModel):
 def create(folder: str) -> FastAPI:
     """The application over a model folder."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
+    model = AutoModelForQuestionAnswering.from_pretrained(folder, dtype=torch.float32).eval()
     app = FastAPI()
 
     @app.post("/v1/answer")

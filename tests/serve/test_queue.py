@@ -6,6 +6,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -92,6 +93,36 @@ def test_short_request_does_not_wait_for_a_long_one_that_came_before() -> None:
     long, short = [window(90, 1)] * 10, [window(90, 2)]
     run(held(echo, queue(echo), [long, short]))
     assert [2] in echo.batches[:3]
+
+
+@pytest.mark.parametrize("keep_lane", [True, False])
+def test_last_lane_is_kept_for_those_who_have_had_nothing(keep_lane: bool) -> None:
+    running, most = 0, 0
+    go_on, lock = threading.Event(), threading.Lock()
+
+    def counted(windows: Sequence[Window]) -> list[Logits]:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        go_on.wait(0.05)
+        with lock:
+            running -= 1
+        return [np.zeros((2, len(ids)), np.float32) for ids, _ in windows]
+
+    made = TokenQueue(counted, max_batch_tokens=90, max_waiting_tokens=10_000, lanes=2, keep_lane=keep_lane)
+
+    async def long_then_short() -> list[int]:
+        long = asyncio.create_task(made.run([window(90)] * 60))
+        await asyncio.sleep(0.07)
+        seen = [most]
+        await made.run([window(20)])
+        seen.append(most)
+        go_on.set()
+        await long
+        return seen
+
+    assert run(long_then_short()) == ([1, 2] if keep_lane else [2, 2])
 
 
 def test_long_request_has_its_share_though_short_ones_keep_coming() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from tinyqa_ray import __version__
 from tinyqa_ray.cluster import cores
 from tinyqa_ray.configs import LimitConfig, ServeConfig
 from tinyqa_ray.errors import InputError
@@ -40,6 +42,8 @@ _LOOK_BACK_S = 4.0
 """Over which the load is averaged, at least; it is measured four times in it."""
 _STOP_S = 10.0
 """Beyond the time limit of a request, until a replica that is to stop is stopped."""
+_STOP_LOOK_S = 0.2
+"""Between two looks of a replica that is to stop at whether its last request is answered."""
 _WARM_S = 2.0
 """Until ``/health`` gives up on a model that does not answer."""
 
@@ -172,6 +176,7 @@ def application(config: ServeConfig, state: str = "open") -> serve.Application:
             "metrics_interval_s": _LOOK_BACK_S / 4,
         },
         graceful_shutdown_timeout_s=stop_s,
+        graceful_shutdown_wait_loop_s=_STOP_LOOK_S,
         logging_config=_LOGS,
     )
     ingress = serve.deployment(Ingress).options(
@@ -180,9 +185,13 @@ def application(config: ServeConfig, state: str = "open") -> serve.Application:
         ray_actor_options={"num_cpus": 0.5},
         max_ongoing_requests=_MANY,
         graceful_shutdown_timeout_s=stop_s,
+        graceful_shutdown_wait_loop_s=_STOP_LOOK_S,
         logging_config=_LOGS,
         user_config={"threshold": config.threshold, "state": state},
     )
-    # The threshold comes with the user_config alone, which replicas take without a new start.
+    # The threshold comes with the user_config alone, which replicas take without a new start; ``serve.run``
+    # would give them one all the same, if it did not know the version.
     given = dataclasses.replace(config, threshold=None)
+    version = hashlib.sha256(f"{__version__} {given}".encode()).hexdigest()[:16]
+    ingress, model = (each.options(version=version, _internal=True) for each in (ingress, model))
     return ingress.bind(given, model.bind(given))

