@@ -178,6 +178,19 @@ def export(config: configs.ExportConfig, output: str) -> None:
 
 
 @command
+def gather(config: configs.GatherConfig, output: str) -> None:
+    """Put SQuAD data of several sources together, with questions made unanswerable, articles left out.
+
+    Args:
+        config: What to gather.
+        output: Folder for the paragraphs.
+    """
+    from tinyqa_ray.gather import gather as stage
+
+    _run_stage("paragraphs", stage, config, output)
+
+
+@command
 def augment(config: configs.AugmentConfig, output: str) -> None:
     """Multiply SQuAD paragraphs: answer-safe copies, their words replaced by a masked LM's or by neighbours.
 

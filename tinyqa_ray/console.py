@@ -32,6 +32,7 @@ from tinyqa_ray.augment import AugmentReport
 from tinyqa_ray.corpus import sources
 from tinyqa_ray.distill import DistillReport, TeacherLogitsReport
 from tinyqa_ray.evaluate import EvaluateReport
+from tinyqa_ray.gather import GatherReport
 from tinyqa_ray.runner import StageReport, StageResult
 from tinyqa_ray.stages import Recipe
 
@@ -129,6 +130,8 @@ class StageProgress:
 def rows(report: StageReport) -> str:
     """What a stage made, in a few words."""
     match report:
+        case GatherReport():
+            return f"{report.paragraphs} paragraphs, {report.questions} questions"
         case AugmentReport():
             share = report.words_replaced / max(report.words, 1)
             return f"{report.copies} paragraphs of {report.paragraphs}, {share:.0%} of words replaced"

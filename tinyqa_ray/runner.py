@@ -16,18 +16,23 @@ from tinyqa_ray.configs import (
     AugmentConfig,
     DistillConfig,
     EvaluateConfig,
+    GatherConfig,
     TeacherLogitsConfig,
 )
 from tinyqa_ray.distill import DistillReport, TeacherLogitsReport, distill, teacher_logits
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.evaluate import EvaluateReport, evaluate
+from tinyqa_ray.gather import GatherReport, gather
 from tinyqa_ray.stages import Recipe, references, resolved
 
-StageReport = AugmentReport | TeacherLogitsReport | DistillReport | EvaluateReport | AnswerReport
+StageReport = (
+    GatherReport | AugmentReport | TeacherLogitsReport | DistillReport | EvaluateReport | AnswerReport
+)
 Progress = Callable[[int, int], None]
 """Called with units done and units in all."""
 
 _STAGES: dict[type, Callable[..., StageReport]] = {
+    GatherConfig: gather,
     AugmentConfig: augment,
     TeacherLogitsConfig: teacher_logits,
     DistillConfig: distill,

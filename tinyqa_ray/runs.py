@@ -193,22 +193,23 @@ def is_finished(folder: str) -> bool:
     return storage.kind(storage.join(folder, SUCCESS)) == "file"
 
 
-def require_finished(folder: str, made_by: str) -> dict[str, Any]:
-    """The published document of the stage folder that another stage reads.
+def require_finished(folder: str, *made_by: str) -> dict[str, Any]:
+    """The published document of the stage folder that another stage reads; made by one of ``made_by``.
 
     Raises:
         InputError: the folder is absent, unfinished, or was made by another stage.
     """
+    names = " or ".join(f"'{name}'" for name in made_by)
     if storage.kind(folder) != "folder":
-        raise InputError(f"{folder}: no such folder; give the --output of a finished '{made_by}' stage")
+        raise InputError(f"{folder}: no such folder; give the --output of a finished {names} stage")
     success = storage.join(folder, SUCCESS)
     if not is_finished(folder):
         raise InputError(
             f"{folder}: has no {SUCCESS}, so its stage is unfinished; run that stage again first"
         )
     document: dict[str, Any] = storage.read_json(success)
-    if document.get("stage") != made_by:
-        raise InputError(f"{folder}: was made by '{document.get('stage')}'; give the --output of '{made_by}'")
+    if document.get("stage") not in made_by:
+        raise InputError(f"{folder}: was made by '{document.get('stage')}'; give the --output of {names}")
     return document
 
 

@@ -89,13 +89,13 @@ def read_squad(data: str) -> list[Paragraph]:
 
 
 def paragraph_files(folder: str) -> list[str]:
-    """Parquet files of a folder of paragraphs, or of a finished augmentation.
+    """Parquet files of a folder of paragraphs, or of a finished stage that makes some.
 
     Raises:
         InputError: the folder holds none, or its stage is unfinished.
     """
     if storage.kind(storage.join(folder, runs.STARTED)) == "file":
-        runs.require_finished(folder, "augment")
+        runs.require_finished(folder, "augment", "gather")
         folder = storage.join(folder, FOLDER)
     files = storage.list_files(folder, ".parquet")
     if not files:

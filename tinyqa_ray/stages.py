@@ -15,11 +15,14 @@ from tinyqa_ray.configs import (
     AugmentConfig,
     DistillConfig,
     EvaluateConfig,
+    GatherConfig,
     TeacherLogitsConfig,
 )
 from tinyqa_ray.errors import InputError
 
-StageConfig = AugmentConfig | TeacherLogitsConfig | DistillConfig | EvaluateConfig | AnswerConfig
+StageConfig = (
+    GatherConfig | AugmentConfig | TeacherLogitsConfig | DistillConfig | EvaluateConfig | AnswerConfig
+)
 Config = TypeVar("Config", bound=StageConfig)
 Stages = tuple[tuple[str, StageConfig], ...]
 """Name and config of each stage."""

@@ -1,7 +1,7 @@
 """What every stage can be told: one frozen config a stage, checked when it is made."""
 
 from tinyqa_ray.configs.corpus import AnswerConfig, CandidateConfig
-from tinyqa_ray.configs.data import AugmentConfig, TeacherLogitsConfig, WindowConfig
+from tinyqa_ray.configs.data import AugmentConfig, GatherConfig, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.configs.distill import LAYER_OBJECTIVES, DistillConfig, Objective, Precision
 from tinyqa_ray.configs.serve import LimitConfig, ServeConfig
 from tinyqa_ray.configs.use import EvaluateConfig, ExportConfig
@@ -14,6 +14,7 @@ __all__ = [
     "DistillConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "GatherConfig",
     "LimitConfig",
     "Objective",
     "Precision",

@@ -35,6 +35,41 @@ class WindowConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GatherConfig:
+    """How SQuAD data of several sources become one set to learn from."""
+
+    data: tuple[str, ...]
+    """SQuAD 2.0 JSON files, folders of paragraphs, or hub ids; one after the other."""
+    hold_out: tuple[str, ...] = ()
+    """Titles of articles that are left out, and written to ``held-out.json``: to fit thresholds on."""
+    questions_per_paragraph: int | None = None
+    """Most questions of a paragraph that are kept, drawn by chance; all when not given."""
+    made_unanswerable: float = 0.0
+    """Questions made unanswerable for each answerable one: each is asked of another paragraph of its article,
+    where none of its answers stands."""
+    documents: str | None = None
+    """Passages of ``questions``: Parquet, JSONL or CSV with columns ``id`` and ``text``."""
+    questions: str | None = None
+    """Questions without answers, with columns ``id``, ``question`` and ``document_id``. They are kept as if
+    unanswerable: for teachers' logits (``prediction`` with ``distillation_weight`` 1), not for labels."""
+    seed: int = 42
+    """Seed of every draw."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "made_unanswerable", "seed")
+        at_least(self, 1, "questions_per_paragraph")
+        given: object = self.data
+        if isinstance(given, str):  # a string is a sequence of names too, of one letter each
+            raise InputError(
+                f"data is {given!r}; it must be a tuple of files, folders or hub ids: ({given!r},)"
+            )
+        if (self.documents is None) != (self.questions is None):
+            raise InputError("documents and questions belong together; give both, or neither")
+        if not self.data and self.documents is None:
+            raise InputError("there is nothing to gather; give data, or documents and questions")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
     """How paragraphs are multiplied (TinyBERT, arXiv 1909.10351, algorithm 1, made safe for answers)."""
 

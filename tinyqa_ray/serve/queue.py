@@ -46,6 +46,8 @@ class _Request:
     """Numbers of the windows that no forward has taken."""
     found: list[Logits | None]
     given_tokens: int = 0
+    parted: bool = False
+    """Whether it took or takes several forwards."""
 
     def turn(self) -> float:
         """The request with the least comes next."""
@@ -85,8 +87,8 @@ class TokenQueue:
     lanes: int = 1
     """Forwards side by side."""
     keep_lane: bool = False
-    """Whether the last free lane is for requests that have been given nothing yet; costs little where a
-    forward that is alone is faster."""
+    """Whether one lane is only for requests that have been given nothing yet; costs little where a forward
+    that is alone is faster."""
     counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
@@ -94,7 +96,8 @@ class TokenQueue:
         self._tokens_per_s = 0.0
         self._fair_tokens = 0.0
         self._threads = ThreadPoolExecutor(self.lanes, "forward")
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], bool] = {}
+        """Whether it holds but a part of some request."""
 
     async def run(self, windows: Sequence[Window]) -> list[Logits]:
         """The logits of each window.
@@ -145,20 +148,23 @@ class TokenQueue:
 
     def _start(self) -> None:
         """Begin as many forwards as there are lanes and work for."""
-        while len(self._running) < self.lanes and (batch := self._take()):
+        while len(self._running) < self.lanes:
+            batch, parted = self._take()
+            if not batch:
+                break
             task = asyncio.get_running_loop().create_task(self._work(batch))
-            self._running.add(task)
+            self._running[task] = parted
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        del self._running[task]
         if not task.cancelled():
             task.result()  # an error here is a bug: what a forward raises belongs to its requests
         self._start()
 
-    def _take(self) -> list[tuple[_Request, int]]:
-        """The next forward: whose turn it is, and as many like it as fit."""
-        kept = self.keep_lane and self._running and len(self._running) == self.lanes - 1
+    def _take(self) -> tuple[list[tuple[_Request, int]], bool]:
+        """The next forward: whose turn it is, and as many like it as fit; whether it parts a request."""
+        kept = self.keep_lane and 0 < self.lanes - 1 <= sum(self._running.values())
         due = [each for each in self._requests if not (kept and each.given_tokens)]
         batch: list[tuple[_Request, int]] = []
         shortest = longest = 0
@@ -176,7 +182,9 @@ class TokenQueue:
             if longest * (len(batch) + 1) > self.max_batch_tokens:
                 break
         self._requests = [request for request in self._requests if request.waiting]
-        return batch
+        for request, _ in batch:
+            request.parted |= bool(request.waiting)
+        return batch, any(request.parted for request, _ in batch)
 
     async def _work(self, batch: Sequence[tuple[_Request, int]]) -> None:
         loop = asyncio.get_running_loop()
