@@ -181,6 +181,39 @@ def test_no_stage_of_a_baseline_unless_asked(quickstart: Recipe) -> None:
         has(stages(recipe)["student"], baseline=None)
 
 
+def test_mini_student_learns_from_both_its_teachers_and_nobody_from_what_is_held_out(tiny_bert: str) -> None:
+    recipe = recipes.mini(
+        "train.json",
+        "dev.json",
+        more=("more.json",),
+        documents="d.jsonl",
+        questions="q.jsonl",
+        hold_out=("Owls",),
+        encoder=tiny_bert,
+        copies=3,
+        baseline=True,
+    )
+    found = stages(recipe)
+    has(found["gathered"], data=("train.json", "more.json"), hold_out=("Owls",))
+    has(found["everything"], data=("@gathered",), documents="d.jsonl", questions="q.jsonl")
+    has(found["augmented"], data="@everything", copies=3, embeddings=tiny_bert)
+    has(found["teacher-logits"], data="@augmented", model=("@teacher-a/model", "@teacher-b/model"))
+    assert found["teacher-a"] != found["teacher-b"]
+    for name in ("teacher-a", "teacher-b", "baseline"):  # labels, of what has labels
+        has(found[name], data="@windows", objective=("labels",))
+    has(found["student"], data="@teacher-logits", objective=("prediction",), distillation_weight=1.0)
+    has(found["student"], student="@teacher-a/model", baseline="@baseline/model")
+    for name in ("teacher-a", "teacher-b", "baseline", "student"):
+        has(found[f"{name}-evaluation"], data="dev.json", fit_threshold="@gathered/held-out.json")
+
+
+def test_mini_without_more_has_no_more_stages(tiny_bert: str) -> None:
+    found = stages(recipes.mini("train.json", "dev.json", encoder=tiny_bert))
+    assert not found.keys() & {"augmented", "baseline", "baseline-evaluation"}
+    has(found["teacher-logits"], data="@everything")
+    has(found["student-evaluation"], fit_threshold=None)
+
+
 def test_tuples_and_none_are_no_references() -> None:
     config = DistillConfig(
         data="@windows",

@@ -2,7 +2,8 @@
 
 What a function takes are the data and models; every other number is changed by an override, in one stage or
 in all (``tinyqa distill --recipe NAME --help``). Stages that teach the head are measured on ``dev``; before
-them it is still random. The quickstart's recipe is in ``quickstart.py``.
+them it is still random. The recipes of the quickstart and of the model that the package ships are in
+``quickstart.py`` and ``mini.py``.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from tinyqa_ray.configs import (
     TeacherLogitsConfig,
     WindowConfig,
 )
+from tinyqa_ray.mini import mini
 from tinyqa_ray.quickstart import bundled, quickstart
 from tinyqa_ray.stages import Recipe, Stages, with_baseline
 
-__all__ = ["RECIPES", "bundled", "quickstart", "tinybert", "tinyroberta"]
+__all__ = ["RECIPES", "bundled", "mini", "quickstart", "tinybert", "tinyroberta"]
 
 
 def tinyroberta(
@@ -197,6 +199,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "tinyroberta": tinyroberta,
     "tinybert": tinybert,
     "quickstart": quickstart,
+    "mini": mini,
 }
 """The recipes by name."""
 

@@ -87,8 +87,8 @@ class TokenQueue:
     lanes: int = 1
     """Forwards side by side."""
     keep_lane: bool = False
-    """Whether one lane is only for requests that have been given nothing yet; costs little where a forward
-    that is alone is faster."""
+    """Whether one lane is only for requests that have been given nothing yet, and short forwards of others;
+    costs little where a forward that is alone is faster."""
     counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
@@ -165,21 +165,22 @@ class TokenQueue:
     def _take(self) -> tuple[list[tuple[_Request, int]], bool]:
         """The next forward: whose turn it is, and as many like it as fit; whether it parts a request."""
         kept = self.keep_lane and 0 < self.lanes - 1 <= sum(self._running.values())
-        due = [each for each in self._requests if not (kept and each.given_tokens)]
+        limit = self.max_batch_tokens // 2 if kept else self.max_batch_tokens
+        due = [each for each in self._requests if not (kept and each.given_tokens and each.length() > limit)]
         batch: list[tuple[_Request, int]] = []
         shortest = longest = 0
         for request in sorted(due, key=_Request.turn):
             while request.waiting:
                 tokens = request.length()
                 low, high = (min(shortest, tokens), max(longest, tokens)) if batch else (tokens, tokens)
-                too_many = high * (len(batch) + 1) > self.max_batch_tokens
+                too_many = high * (len(batch) + 1) > limit
                 if batch and (too_many or low < _LEAST_FILLED * high):
                     break
                 shortest, longest = low, high
                 batch.append((request, request.waiting.popleft()))
                 request.given_tokens += tokens
                 self.counts.waiting_tokens -= tokens
-            if longest * (len(batch) + 1) > self.max_batch_tokens:
+            if longest * (len(batch) + 1) > limit:
                 break
         self._requests = [request for request in self._requests if request.waiting]
         for request, _ in batch:

@@ -1,0 +1,108 @@
+"""The recipe of the model that the package ships."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tinyqa_ray import models
+from tinyqa_ray.configs import (
+    AugmentConfig,
+    DistillConfig,
+    EvaluateConfig,
+    GatherConfig,
+    TeacherLogitsConfig,
+)
+from tinyqa_ray.gather import HELD_OUT
+from tinyqa_ray.stages import Recipe, Stages
+
+_TEACHERS = ("teacher-a", "teacher-b")
+
+
+def mini(
+    data: str = "squad_v2:train",
+    dev: str = "squad_v2:validation",
+    more: tuple[str, ...] = (),
+    documents: str | None = None,
+    questions: str | None = None,
+    hold_out: tuple[str, ...] = (),
+    encoder: str | None = None,
+    copies: int = 0,
+    baseline: bool = False,
+) -> Recipe:
+    """A 6 x 384 student of two teachers of its own size: the mean of what they say, at half of their cost.
+
+    The teachers are the same encoder, taught by labels with two seeds; the student starts as the first and
+    learns what both say, also of questions whose answers nobody has given.
+
+    Args:
+        data: SQuAD 2.0 data to learn from.
+        dev: SQuAD 2.0 data to measure on; nothing is learned from it.
+        more: Other data in SQuAD's form to learn from.
+        documents: Passages of ``questions``.
+        questions: Questions without answers, which the student learns from its teachers alone.
+        hold_out: Titles of articles of ``data`` that nothing learns from: thresholds and temperatures are
+            fitted on them.
+        encoder: Encoder that all start from; MiniLM-L6 of the ``quickstart`` extra when not given.
+        copies: Augmented copies of each paragraph that the student learns from.
+        baseline: Also teach the same student by labels alone, to compare with.
+    """
+    start = encoder or models.default_encoder()
+    gathered = GatherConfig(
+        data=(data, *more), hold_out=hold_out, questions_per_paragraph=40, made_unanswerable=0.5
+    )
+    taught = DistillConfig(
+        data="@windows",
+        student=start,
+        objective=("labels",),
+        epochs=2.5,
+        batch_size=16,
+        learning_rate=1.5e-4,
+        attention_dropout=0.0,
+        dev=dev,
+        checkpoint_steps=500,
+    )
+    teachers: Stages = tuple((name, replace(taught, seed=seed)) for seed, name in enumerate(_TEACHERS, 1))
+    student = DistillConfig(
+        data="@teacher-logits",
+        student=f"@{_TEACHERS[0]}/model",
+        objective=("prediction",),
+        epochs=2,
+        batch_size=16,
+        learning_rate=1e-4,
+        attention_dropout=0.0,
+        dev=dev,
+        checkpoint_steps=500,
+    )
+    # Not of what is only asked: without the teachers it has no answers.
+    labels_alone = replace(student, data="@windows", objective=("labels",))
+    everything = GatherConfig(data=("@gathered",), documents=documents, questions=questions)
+    fitted = f"@gathered/{HELD_OUT}" if hold_out else None
+    copied: Stages = (("augmented", AugmentConfig(data="@everything", embeddings=start, copies=copies)),)
+    return Recipe(
+        name="mini",
+        stages=(
+            ("gathered", gathered),
+            ("windows", TeacherLogitsConfig(data="@gathered", tokenizer=start)),
+            *teachers,
+            ("everything", everything),
+            *(copied if copies else ()),
+            (
+                "teacher-logits",
+                TeacherLogitsConfig(
+                    data="@augmented" if copies else "@everything",
+                    model=tuple(f"@{name}/model" for name in _TEACHERS),
+                ),
+            ),
+            *((("baseline", labels_alone),) if baseline else ()),
+            ("student", replace(student, baseline="@baseline/model") if baseline else student),
+            *(
+                (
+                    f"{name}-evaluation",
+                    EvaluateConfig(
+                        model=f"@{name}/model", data=dev, fit_threshold=fitted, fit_temperature=fitted
+                    ),
+                )
+                for name in (*_TEACHERS, *(("baseline",) if baseline else ()), "student")
+            ),
+        ),
+    )
