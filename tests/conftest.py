@@ -48,7 +48,7 @@ def ray_cluster() -> Iterator[None]:
     """A local Ray of four logical CPUs; tests that use it are marked ``ray``."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    ray.init("local", num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -27,7 +27,8 @@ def connected() -> Iterator[None]:
         return
     options: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not os.environ.get("RAY_ADDRESS"):
-        options |= {"num_cpus": max(4, os.cpu_count() or 1), "include_dashboard": False}
+        # Ray alone would join a cluster that somebody has started on this machine, and refuse num_cpus then.
+        options |= {"address": "local", "num_cpus": max(4, os.cpu_count() or 1), "include_dashboard": False}
     ray.init(**options)
     quiet()
     try:

