@@ -317,7 +317,7 @@ def test_pipeline_names_the_recipes(
 
 def test_there_is_a_job_for_every_stage_and_one_for_recipes() -> None:
     jobs = {path.stem for path in JOBS.glob("*.py")}
-    assert jobs == {"augment", "teacher_logits", "distill", "evaluate", "answer", "pipeline"}
+    assert jobs == {"gather", "augment", "teacher_logits", "distill", "evaluate", "answer", "pipeline"}
 
 
 def test_recipe_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -205,6 +205,7 @@ def test_mini_student_learns_from_both_its_teachers_and_nobody_from_what_is_held
     has(found["student"], student="@teacher-a/model", baseline="@baseline/model")
     for name in ("teacher-a", "teacher-b", "baseline", "student"):
         has(found[f"{name}-evaluation"], data="dev.json", fit_threshold="@gathered/held-out.json")
+    has(found["teachers-evaluation"], model="@teacher-a/model", also=("@teacher-b/model",))
 
 
 def test_mini_without_more_has_no_more_stages(tiny_bert: str) -> None:

@@ -15,6 +15,7 @@ from tinyqa_ray.configs import EvaluateConfig, WindowConfig
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.names import telling
 from tinyqa_ray.reader import Reader, measure
+from tinyqa_ray.reader.mean import load_mean
 from tinyqa_ray.reader.spans import Reading
 
 _EXAMPLES = 12
@@ -69,7 +70,7 @@ def evaluate(config: EvaluateConfig, output: str, progress: measure.Progress | N
     for fit, names in fits.items():
         settings = {k: v for k, v in settings.items() if getattr(config, fit) is None or k not in names}
     extra = {"settings": str(settings)} if settings else {}
-    with runs.stage(output, config, inputs=("model", "data", *fits), extra=extra) as stage:
+    with runs.stage(output, config, inputs=("model", "also", "data", *fits), extra=extra) as stage:
         if stage.finished:
             return stage.report(EvaluateReport)
         asked = measure.questions_of(config.data)
@@ -134,7 +135,10 @@ def _reader(config: EvaluateConfig, device: str = "auto") -> Reader:
 
     quiet_models()
     torch.set_num_threads(config.threads or cores(1))
-    return Reader.from_pretrained(config.model, device=device, window=config.window, cut_questions=True)
+    reader = Reader.from_pretrained(config.model, device=device, window=config.window, cut_questions=True)
+    if config.also:
+        reader.engine = load_mean((config.model, *config.also), device=device)
+    return reader
 
 
 def _fit(reader: Reader, config: EvaluateConfig, measured: set[str]) -> None:
@@ -150,7 +154,8 @@ def _fit(reader: Reader, config: EvaluateConfig, measured: set[str]) -> None:
         fitted.update(temperature=temperature, temperature_fitted_on=storage.identity(config.fit_temperature))
     if fitted:
         reader.settings = replace(reader.settings, **fitted)
-        models.write_settings(config.model, reader.settings)
+        if not config.also:
+            models.write_settings(config.model, reader.settings)
 
 
 def _read_others(

@@ -95,6 +95,16 @@ def mini(
             ),
             *((("baseline", labels_alone),) if baseline else ()),
             ("student", replace(student, baseline="@baseline/model") if baseline else student),
+            (
+                "teachers-evaluation",
+                EvaluateConfig(
+                    model=f"@{_TEACHERS[0]}/model",
+                    also=tuple(f"@{name}/model" for name in _TEACHERS[1:]),
+                    data=dev,
+                    fit_threshold=fitted,
+                    fit_temperature=fitted,
+                ),
+            ),
             *(
                 (
                     f"{name}-evaluation",

@@ -18,6 +18,9 @@ class EvaluateConfig:
     """Folder or hub id with a question-answering head."""
     data: str
     """SQuAD 2.0 JSON, a folder of paragraphs, or a hub id."""
+    also: tuple[str, ...] = ()
+    """Other models with the same tokens: the mean of the logits of all is measured, as several teachers are
+    averaged. What is fitted then is not stored."""
     fit_threshold: str | None = None
     """Other SQuAD 2.0 data on which the no-answer threshold is fitted, then stored beside the model."""
     fit_temperature: str | None = None
