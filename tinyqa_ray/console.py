@@ -31,6 +31,7 @@ from tinyqa_ray.answer import AnswerReport
 from tinyqa_ray.augment import AugmentReport
 from tinyqa_ray.corpus import sources
 from tinyqa_ray.distill import DistillReport, TeacherLogitsReport
+from tinyqa_ray.errors import InputError
 from tinyqa_ray.evaluate import EvaluateReport
 from tinyqa_ray.gather import GatherReport
 from tinyqa_ray.runner import StageReport, StageResult
@@ -42,17 +43,28 @@ _SHOWN = 5
 
 @contextlib.contextmanager
 def native_noise_in_a_file() -> Iterator[Path]:
-    """Send what Ray's C++ parts write to the terminal's error stream into a log file; Python's own stays."""
+    """Send what Ray's C++ parts write to the terminal's error stream into a log file; Python's own stays.
+
+    The file is left behind only by what fails, when there is something in it.
+    """
     sys.stderr.flush()
-    log = Path(tempfile.gettempdir()) / f"tinyqa-{os.getpid()}.log"
+    file, name = tempfile.mkstemp(prefix="tinyqa-", suffix=".log")
+    log = Path(name)
     terminal = os.dup(2)
     python_stderr = sys.stderr
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 2)
+    os.dup2(file, 2)
+    os.close(file)
     sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1)
+    ended_well = False
     try:
         yield log
+        ended_well = True
+    except InputError:
+        ended_well = True
+        raise
     finally:
+        if ended_well or not log.stat().st_size:
+            log.unlink(missing_ok=True)
         sys.stderr.close()
         sys.stderr = python_stderr
         os.dup2(terminal, 2)

