@@ -35,7 +35,11 @@ def test_native_noise_is_kept_from_the_terminal_and_gone_at_the_end(
 def test_what_fails_leaves_its_noise_behind_if_there_is_any(
     folder: Path, error: type[Exception], noise: bytes, left: list[bytes]
 ) -> None:
-    with pytest.raises(error), native_noise_in_a_file():
-        os.write(2, noise)
-        raise error("no")
+    def failing() -> None:
+        with native_noise_in_a_file():
+            os.write(2, noise)
+            raise error("no")
+
+    with pytest.raises(error):
+        failing()
     assert [each.read_bytes() for each in folder.iterdir()] == left
