@@ -222,8 +222,10 @@ def test_told_to_stop_it_drains_and_answers_what_it_has_taken(tiny_bert: str, tm
         threads = [threading.Thread(target=lambda: replies.append(server.post(LONG))) for _ in range(6)]
         for thread in threads:
             thread.start()
+        before = server.replicas()
         server.driver.process.send_signal(signal.SIGTERM)
         fire.wait_for("503", lambda: requests.get(f"{server.url}/health", timeout=30).status_code == 503, 30)
+        assert server.replicas() == before  # what they are told is no reason to start anew
         assert server.post(ASKED).status_code == 200  # still taken, until balancers know
         for thread in threads:
             thread.join()
