@@ -48,16 +48,17 @@ def mini(
     """
     start = encoder or models.default_encoder()
     gathered = GatherConfig(
-        data=(data, *more), hold_out=hold_out, questions_per_paragraph=40, made_unanswerable=0.5
+        data=(data, *more), hold_out=hold_out, questions_per_paragraph=40, made_unanswerable=0.25
     )
     taught = DistillConfig(
         data="@windows",
         student=start,
         objective=("labels",),
-        epochs=2.5,
+        epochs=2,
         batch_size=16,
         learning_rate=1.5e-4,
         attention_dropout=0.0,
+        precision="bf16",
         dev=dev,
         checkpoint_steps=500,
     )
@@ -70,6 +71,7 @@ def mini(
         batch_size=16,
         learning_rate=1e-4,
         attention_dropout=0.0,
+        precision="bf16",
         dev=dev,
         checkpoint_steps=500,
     )

@@ -11,6 +11,7 @@ import torch
 from tinyqa_ray import models
 from tinyqa_ray.cluster import cores, quiet_models
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
+from tinyqa_ray.distill.attention import attend_in_fp32
 from tinyqa_ray.distill.batches import Index, Order, WindowData, micro_batch_parts, micro_batches
 from tinyqa_ray.distill.curves import Curves
 from tinyqa_ray.distill.objectives import Trainee
@@ -82,7 +83,11 @@ def build(config: DistillConfig, device: torch.device | None = None) -> Trainee:
     if any(name in LAYER_OBJECTIVES for name in config.objective):
         assert config.teacher is not None
         teacher = models.load_qa_model(config.teacher, new_head=True)
-    return Trainee(student, config, teacher, autocast_dtype(config.precision, device or torch.device("cpu")))
+    device = device or torch.device("cpu")
+    dtype = autocast_dtype(config.precision, device)
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        attend_in_fp32(student)
+    return Trainee(student, config, teacher, dtype)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
