@@ -195,8 +195,8 @@ def test_mini_student_learns_from_both_its_teachers_and_nobody_from_what_is_held
     )
     found = stages(recipe)
     has(found["gathered"], data=("train.json", "more.json"), hold_out=("Owls",))
-    has(found["everything"], data=("@gathered",), documents="d.jsonl", questions="q.jsonl")
-    has(found["augmented"], data="@everything", copies=3, embeddings=tiny_bert)
+    has(found["asked"], data=("train.json",), documents="d.jsonl", questions="q.jsonl", hold_out=("Owls",))
+    has(found["augmented"], data="@asked", copies=3, embeddings=tiny_bert)
     has(found["teacher-logits"], data="@augmented", model=("@teacher-a/model", "@teacher-b/model"))
     assert found["teacher-a"] != found["teacher-b"]
     for name in ("teacher-a", "teacher-b", "baseline"):  # labels, of what has labels
@@ -211,8 +211,15 @@ def test_mini_student_learns_from_both_its_teachers_and_nobody_from_what_is_held
 def test_mini_without_more_has_no_more_stages(tiny_bert: str) -> None:
     found = stages(recipes.mini("train.json", "dev.json", encoder=tiny_bert))
     assert not found.keys() & {"augmented", "baseline", "baseline-evaluation"}
-    has(found["teacher-logits"], data="@everything")
+    has(found["teacher-logits"], data="@asked")
     has(found["student-evaluation"], fit_threshold=None)
+
+
+def test_mini_teachers_answer_as_exports_if_wanted(tiny_bert: str) -> None:
+    found = stages(recipes.mini("train.json", "dev.json", encoder=tiny_bert, exported=True))
+    has(found["teacher-b-export"], model="@teacher-b/model", precision="bf16")
+    has(found["teacher-logits"], model=("@teacher-a-export", "@teacher-b-export"))
+    has(found["student"], student="@teacher-a/model")
 
 
 def test_tuples_and_none_are_no_references() -> None:

@@ -174,7 +174,7 @@ def export(config: configs.ExportConfig, output: str) -> None:
     """
     from tinyqa_ray.reader.export import export as stage
 
-    print(json.dumps(asdict(stage(config, output)), indent=2))
+    _run_stage("questions", stage, config, output)
 
 
 @command

@@ -34,6 +34,7 @@ from tinyqa_ray.distill import DistillReport, TeacherLogitsReport
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.evaluate import EvaluateReport
 from tinyqa_ray.gather import GatherReport
+from tinyqa_ray.reader.export import ExportReport
 from tinyqa_ray.runner import StageReport, StageResult
 from tinyqa_ray.stages import Recipe
 
@@ -153,6 +154,8 @@ def rows(report: StageReport) -> str:
             return f"{report.steps} steps over {report.windows} windows, loss {report.loss:.3f}"
         case EvaluateReport():
             return f"{report.questions} questions, EM {report.exact:.1f}, F1 {report.f1:.1f}"
+        case ExportReport():
+            return f"{report.precision}, {report.megabytes} MB"
         case AnswerReport():
             return f"{report.answered} of {report.questions} questions answered"
 

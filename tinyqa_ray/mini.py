@@ -9,6 +9,7 @@ from tinyqa_ray.configs import (
     AugmentConfig,
     DistillConfig,
     EvaluateConfig,
+    ExportConfig,
     GatherConfig,
     TeacherLogitsConfig,
 )
@@ -28,6 +29,7 @@ def mini(
     encoder: str | None = None,
     copies: int = 0,
     baseline: bool = False,
+    exported: bool = False,
 ) -> Recipe:
     """A 6 x 384 student of two teachers of its own size: the mean of what they say, at half of their cost.
 
@@ -37,7 +39,7 @@ def mini(
     Args:
         data: SQuAD 2.0 data to learn from.
         dev: SQuAD 2.0 data to measure on; nothing is learned from it.
-        more: Other data in SQuAD's form to learn from.
+        more: Other data in SQuAD's form, which the teachers learn from, too.
         documents: Passages of ``questions``.
         questions: Questions without answers, which the student learns from its teachers alone.
         hold_out: Titles of articles of ``data`` that nothing learns from: thresholds and temperatures are
@@ -45,11 +47,14 @@ def mini(
         encoder: Encoder that all start from; MiniLM-L6 of the ``quickstart`` extra when not given.
         copies: Augmented copies of each paragraph that the student learns from.
         baseline: Also teach the same student by labels alone, to compare with.
+        exported: Let the teachers answer as bf16 exports: twice as fast on a CPU, where the extra ``cpu`` is.
     """
     start = encoder or models.default_encoder()
     gathered = GatherConfig(
         data=(data, *more), hold_out=hold_out, questions_per_paragraph=40, made_unanswerable=0.25
     )
+    # Of the data that it is measured on the like of, and all that can be asked about such texts.
+    asked = replace(gathered, data=(data,), documents=documents, questions=questions)
     taught = DistillConfig(
         data="@windows",
         student=start,
@@ -77,22 +82,25 @@ def mini(
     )
     # Not of what is only asked: without the teachers it has no answers.
     labels_alone = replace(student, data="@windows", objective=("labels",))
-    everything = GatherConfig(data=("@gathered",), documents=documents, questions=questions)
     fitted = f"@gathered/{HELD_OUT}" if hold_out else None
-    copied: Stages = (("augmented", AugmentConfig(data="@everything", embeddings=start, copies=copies)),)
+    exports: Stages = tuple(
+        (f"{name}-export", ExportConfig(model=f"@{name}/model", precision="bf16")) for name in _TEACHERS
+    )
+    copied: Stages = (("augmented", AugmentConfig(data="@asked", embeddings=start, copies=copies)),)
     return Recipe(
         name="mini",
         stages=(
             ("gathered", gathered),
             ("windows", TeacherLogitsConfig(data="@gathered", tokenizer=start)),
             *teachers,
-            ("everything", everything),
+            ("asked", asked),
             *(copied if copies else ()),
+            *(exports if exported else ()),
             (
                 "teacher-logits",
                 TeacherLogitsConfig(
-                    data="@augmented" if copies else "@everything",
-                    model=tuple(f"@{name}/model" for name in _TEACHERS),
+                    data="@augmented" if copies else "@asked",
+                    model=tuple(f"@{name}-export" if exported else f"@{name}/model" for name in _TEACHERS),
                 ),
             ),
             *((("baseline", labels_alone),) if baseline else ()),

@@ -16,6 +16,7 @@ from tinyqa_ray.configs import (
     AugmentConfig,
     DistillConfig,
     EvaluateConfig,
+    ExportConfig,
     GatherConfig,
     TeacherLogitsConfig,
 )
@@ -23,10 +24,17 @@ from tinyqa_ray.distill import DistillReport, TeacherLogitsReport, distill, teac
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.evaluate import EvaluateReport, evaluate
 from tinyqa_ray.gather import GatherReport, gather
+from tinyqa_ray.reader.export import ExportReport, export
 from tinyqa_ray.stages import Recipe, references, resolved
 
 StageReport = (
-    GatherReport | AugmentReport | TeacherLogitsReport | DistillReport | EvaluateReport | AnswerReport
+    GatherReport
+    | AugmentReport
+    | TeacherLogitsReport
+    | DistillReport
+    | EvaluateReport
+    | ExportReport
+    | AnswerReport
 )
 Progress = Callable[[int, int], None]
 """Called with units done and units in all."""
@@ -37,6 +45,7 @@ _STAGES: dict[type, Callable[..., StageReport]] = {
     TeacherLogitsConfig: teacher_logits,
     DistillConfig: distill,
     EvaluateConfig: evaluate,
+    ExportConfig: export,
     AnswerConfig: answer,
 }
 

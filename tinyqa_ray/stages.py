@@ -15,13 +15,20 @@ from tinyqa_ray.configs import (
     AugmentConfig,
     DistillConfig,
     EvaluateConfig,
+    ExportConfig,
     GatherConfig,
     TeacherLogitsConfig,
 )
 from tinyqa_ray.errors import InputError
 
 StageConfig = (
-    GatherConfig | AugmentConfig | TeacherLogitsConfig | DistillConfig | EvaluateConfig | AnswerConfig
+    GatherConfig
+    | AugmentConfig
+    | TeacherLogitsConfig
+    | DistillConfig
+    | EvaluateConfig
+    | ExportConfig
+    | AnswerConfig
 )
 Config = TypeVar("Config", bound=StageConfig)
 Stages = tuple[tuple[str, StageConfig], ...]

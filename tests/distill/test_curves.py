@@ -117,6 +117,21 @@ def test_slow_store_is_written_less_often_but_the_last_step_always(
     assert len(curves.rows) == 100
 
 
+def test_one_write_that_took_minutes_does_not_hide_the_rows_for_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = str(tmp_path / "metrics.jsonl")
+    clock = Clock(monkeypatch, cost_s=200.0)
+    curves = Curves(file)
+    add(curves, 1)
+    clock.now_s += 59.0
+    add(curves, 2)
+    assert len(read_rows(file)) == 1
+    clock.now_s += 2.0
+    add(curves, 3)
+    assert len(read_rows(file)) == 3
+
+
 def test_fast_store_gets_every_row_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = str(tmp_path / "metrics.jsonl")
     clock = Clock(monkeypatch, cost_s=0.001)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from torch.nn import functional
 
 from tinyqa_ray import models, storage
 from tinyqa_ray.configs import DistillConfig
@@ -216,6 +217,31 @@ def test_lower_precision_resumes_bit_for_bit(config: DistillConfig, tmp_path: Pa
     assert not equal(weights(whole), models.load_qa_model(config.student).state_dict())
     scales = [json.loads(line).get("loss_scale") for line in (whole / "metrics.jsonl").open()]
     assert all(scale is not None and scale >= 1 for scale in scales) == (precision == "fp16")
+
+
+def test_bf16_on_a_cpu_attends_in_fp32_and_multiplies_in_bf16(
+    config: DistillConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    attention = functional.scaled_dot_product_attention
+
+    def noted(*given: Any, **options: Any) -> torch.Tensor:
+        seen.append({tensor.dtype for tensor in given})
+        return attention(*given, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", noted)
+    data = WindowData(window_files(config.data), 0)
+    rows = np.arange(4)
+    full = sum(build(replace(config, precision="fp32")).eval()(data.batch(rows, rows)).values())
+    seen.clear()
+    model = build(replace(config, precision="bf16")).eval()
+    products = []
+    model.student.qa_outputs.register_forward_hook(lambda *given: products.append(given[2].dtype))
+    lower = sum(model(data.batch(rows, rows)).values())
+    assert seen, "this is how the model attends"
+    assert all(dtypes == {torch.float32} for dtypes in seen)
+    assert products == [torch.bfloat16]
+    torch.testing.assert_close(lower, full, rtol=0.05, atol=1e-3)
 
 
 def test_fp16_overflow_skips_the_step_and_lowers_the_scale(config: DistillConfig, tmp_path: Path) -> None:

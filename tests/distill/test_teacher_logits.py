@@ -18,7 +18,7 @@ import torch
 from transformers import BertTokenizerFast
 
 from tinyqa_ray import models, shards, squad, texts
-from tinyqa_ray.configs import TeacherLogitsConfig, WindowConfig
+from tinyqa_ray.configs import ExportConfig, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.distill.teacher_logits import (
     TeacherLogitsReport,
@@ -35,6 +35,7 @@ from tinyqa_ray.distill.window_folder import (
     window_tokenizer,
 )
 from tinyqa_ray.errors import InputError
+from tinyqa_ray.reader.export import export
 from tinyqa_ray.windows import NO_LABEL
 
 # Small windows, so that a context takes several.
@@ -107,6 +108,21 @@ def test_logits_are_unpadded_and_those_of_a_plain_forward(windows: pa.Table, mod
             output = network(**inputs)
         np.testing.assert_allclose(row["start_logits"], output.start_logits[0], atol=1e-2)
         np.testing.assert_allclose(row["end_logits"], output.end_logits[0], atol=1e-2)
+
+
+def test_teacher_may_be_an_export(tiny_squad: str, tiny_bert: str, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="needs the extra cpu")
+    exported = str(tmp_path / "export")
+    export(ExportConfig(model=tiny_bert, precision="fp32"), exported)
+    rows = squad.to_table(squad.read_squad(tiny_squad))
+    found, wanted = (
+        WindowWriter(config(tiny_squad, tiny_bert, model=(model,)))(rows)[0]
+        for model in (exported, tiny_bert)
+    )
+    plain = [name for name in found.column_names if name not in LOGITS]
+    assert found.select(plain) == wanted.select(plain)
+    for name in LOGITS:
+        np.testing.assert_allclose(flat(found, name), flat(wanted, name), atol=1e-2)
 
 
 def test_labels_point_at_the_answer(windows: pa.Table, paragraphs: list[squad.Paragraph]) -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tinyqa_ray import cli, runner
+from tinyqa_ray import cli, console, runner
 from tinyqa_ray.configs import (
     AugmentConfig,
     DistillConfig,
     EvaluateConfig,
+    ExportConfig,
     TeacherLogitsConfig,
     WindowConfig,
 )
@@ -52,6 +53,19 @@ def test_recipe_runs_and_then_has_nothing_left_to_do(tiny_squad: str, tiny_bert:
     assert all(result.was_finished for result in again)
     assert [result.report for result in again] == [result.report for result in first]
     assert [result.seconds for result in again] == [result.seconds for result in first]
+
+
+def test_recipe_may_export_a_teacher(tiny_squad: str, tiny_bert: str, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="needs the extra cpu")
+    stages = (
+        ("export", ExportConfig(model=tiny_bert, precision="fp32")),
+        ("logits", TeacherLogitsConfig(data=tiny_squad, model=("@export",), window=WINDOW)),
+    )
+    tiny = Recipe(name="tiny", stages=stages)
+    export, logits = runner.run(tiny, str(tmp_path / "run"))
+    assert console.rows(export.report).startswith("fp32, ")
+    assert logits.report.windows > 0
+    assert all(result.was_finished for result in runner.run(tiny, str(tmp_path / "run")))
 
 
 def test_other_numbers_in_the_same_folder_are_refused(

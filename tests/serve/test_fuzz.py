@@ -6,17 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
-
-from tinyqa_ray.configs import ServeConfig
-from tinyqa_ray.serve.api import create_api
-from tinyqa_ray.serve.metrics import Metrics
-from tinyqa_ray.serve.service import EngineInfo, Logits, Service
-from tinyqa_ray.windows import Windows
 
 ALLOWED = {200, 422}
 VALID: list[tuple[str, dict[str, Any]]] = [
@@ -37,18 +30,8 @@ VALUES = st.recursive(
 
 
 @pytest.fixture(scope="module")
-def client(tiny_bert: str) -> Iterator[TestClient]:
-    """The application, over logits drawn by chance."""
-    rng = np.random.default_rng(0)
-
-    async def run(windows: Windows) -> Logits:
-        return [rng.normal(size=(2, tokens)).astype(np.float32) for tokens in windows.lengths]
-
-    async def engine() -> EngineInfo:
-        return EngineInfo(name="chance", parameters=0)
-
-    service = Service(ServeConfig(model=tiny_bert), run)
-    with TestClient(create_api(service, engine, Metrics({})), raise_server_exceptions=False) as made:
+def client(chance_api: Any) -> Iterator[TestClient]:
+    with TestClient(chance_api, raise_server_exceptions=False) as made:
         yield made
 
 

@@ -4,34 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from tinyqa_ray.configs import ServeConfig
-from tinyqa_ray.serve.api import create_api
-from tinyqa_ray.serve.metrics import Metrics
-from tinyqa_ray.serve.service import EngineInfo, Logits, Service
-from tinyqa_ray.windows import Windows
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis needs Python 3.11")
 CHECKS = pytest.importorskip("schemathesis.specs.openapi.checks")
 
 
 @pytest.fixture(scope="module")
-def described(tiny_bert: str) -> Any:
-    """The application, over logits drawn by chance, as its document describes it."""
-    rng = np.random.default_rng(0)
-
-    async def run(windows: Windows) -> Logits:
-        return [rng.normal(size=(2, tokens)).astype(np.float32) for tokens in windows.lengths]
-
-    async def engine() -> EngineInfo:
-        return EngineInfo(name="chance", parameters=0)
-
-    service = Service(ServeConfig(model=tiny_bert), run)
-    return schemathesis.openapi.from_asgi("/openapi.json", create_api(service, engine, Metrics({})))
+def described(chance_api: Any) -> Any:
+    """The application as its document describes it."""
+    return schemathesis.openapi.from_asgi("/openapi.json", chance_api)
 
 
 @pytest.mark.parametrize("mode", ["positive", "negative"])

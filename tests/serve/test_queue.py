@@ -95,8 +95,12 @@ def test_short_request_does_not_wait_for_a_long_one_that_came_before() -> None:
     assert [2] in echo.batches[:3]
 
 
-@pytest.mark.parametrize("keep_lane", [True, False])
-def test_last_lane_is_kept_for_those_who_have_had_nothing(keep_lane: bool) -> None:
+@pytest.mark.parametrize(
+    ("keep_lane", "tokens", "expected"), [(False, 90, [2, 2]), (True, 90, [1, 2]), (True, 40, [2, 2])]
+)
+def test_last_lane_is_kept_for_those_who_have_had_nothing_and_for_short_forwards(
+    keep_lane: bool, tokens: int, expected: list[int]
+) -> None:
     running, most = 0, 0
     go_on, lock = threading.Event(), threading.Lock()
 
@@ -113,7 +117,7 @@ def test_last_lane_is_kept_for_those_who_have_had_nothing(keep_lane: bool) -> No
     made = TokenQueue(counted, max_batch_tokens=90, max_waiting_tokens=10_000, lanes=2, keep_lane=keep_lane)
 
     async def long_then_short() -> list[int]:
-        long = asyncio.create_task(made.run([window(90)] * 60))
+        long = asyncio.create_task(made.run([window(tokens)] * 60))
         await asyncio.sleep(0.07)
         seen = [most]
         await made.run([window(20)])
@@ -122,7 +126,7 @@ def test_last_lane_is_kept_for_those_who_have_had_nothing(keep_lane: bool) -> No
         await long
         return seen
 
-    assert run(long_then_short()) == ([1, 2] if keep_lane else [2, 2])
+    assert run(long_then_short()) == expected
 
 
 @pytest.mark.parametrize(("lanes", "keep_lane"), [(1, False), (2, False), (2, True)])

@@ -144,8 +144,8 @@ class TeacherLogitsConfig:
     """Folder or hub id of the student, or of any model with its tokenizer; the first teacher's when not
     given."""
     model: tuple[str, ...] = ()
-    """Teachers, one or several: folders or hub ids with a question-answering head; without one, windows carry
-    labels only. Plain text takes none."""
+    """Teachers, one or several: folders or hub ids with a question-answering head, or exports; without one,
+    windows carry labels only. Plain text takes none."""
     teachers: Literal["average", "apart"] = "average"
     """What is kept of several teachers: the mean of their logits, or each one's in columns of its own."""
     window: WindowConfig = WindowConfig()

@@ -20,7 +20,7 @@ class EvaluateConfig:
     """SQuAD 2.0 JSON, a folder of paragraphs, or a hub id."""
     also: tuple[str, ...] = ()
     """Other models with the same tokens: the mean of the logits of all is measured, as several teachers are
-    averaged. What is fitted then is not stored."""
+    averaged, at the first one's threshold and temperature. What is fitted then is not stored."""
     fit_threshold: str | None = None
     """Other SQuAD 2.0 data on which the no-answer threshold is fitted, then stored beside the model."""
     fit_temperature: str | None = None

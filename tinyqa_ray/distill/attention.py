@@ -1,4 +1,4 @@
-"""Attention in float32 where training on a CPU is in bf16: torch's kernel is slower in bf16, backward twice."""
+"""Attention in float32 where training on a CPU is in bf16: torch's kernel is twice as slow there in bf16."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def attend_in_fp32(model: PreTrainedModel) -> None:
 def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **given: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention by torch's fused kernel.
+    """Attention by torch's fused kernel, as transformers calls it.
 
     Shapes:
         query, key, value: ``(B, heads, T, width of a head)``; the output ``(B, T, heads, width of a head)``.

@@ -9,6 +9,9 @@ from typing import Any
 
 from tinyqa_ray import storage
 
+_LONGEST_PAUSE_S = 60.0
+"""Between two writes of the rows, whatever they cost."""
+
 
 class Curves:
     """Rows of a run's metrics; they travel with the checkpoint, so a resumed curve has no gap or repeat."""
@@ -47,8 +50,9 @@ class Curves:
         scale = {} if loss_scale is None else {"loss_scale": loss_scale}
         self.rows.append({**row, "learning_rate": learning_rate, **speed, **scale})
         self._begin()
-        # A long file, or a slow store, is rewritten less often than rows come.
-        if self.file is not None and (step == steps or time.monotonic() - self._written > 20 * self._cost):
+        # A long file, or a slow store, is rewritten less often than rows come; one slow write is no rule.
+        pause_s = min(20 * self._cost, _LONGEST_PAUSE_S)
+        if self.file is not None and (step == steps or time.monotonic() - self._written > pause_s):
             began = time.monotonic()
             lines = "".join(json.dumps(line) + "\n" for line in self.rows)
             storage.write_atomic(self.file, lines.encode())

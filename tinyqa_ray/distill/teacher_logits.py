@@ -23,6 +23,8 @@ from tinyqa_ray.distill.students import same_tokens
 from tinyqa_ray.distill.window_folder import FOLDER, logit_columns, save_tokenizer, schema
 from tinyqa_ray.distill.window_folder import window_files as window_files
 from tinyqa_ray.errors import InputError
+from tinyqa_ray.reader.loading import load_engine
+from tinyqa_ray.reader.openvino import is_exported
 from tinyqa_ray.windows import NO_LABEL, Windower, Windows, labels
 
 Logits = NDArray[np.float32]
@@ -94,17 +96,12 @@ class WindowWriter:
     def __init__(self, config: TeacherLogitsConfig) -> None:
         import torch
 
-        from tinyqa_ray.engines import TorchEngine, pick_device, pick_dtype
-
         quiet_models()
         torch.set_num_threads(config.threads or cores(config.actors))
         self.config = config
         self.windower = Windower(models.load_tokenizer(_tokenizer(config)), config.window)
         device = "cuda" if config.num_gpus_per_actor else "cpu"
-        dtype = pick_dtype("auto", pick_device(device))
-        self.teachers = [
-            TorchEngine(models.load_qa_model(model, dtype=dtype), device=device) for model in config.model
-        ]
+        self.teachers = [load_engine(model, device=device)[0] for model in config.model]
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
         """Paragraphs in, windows out, in the order of paragraphs and questions."""
@@ -238,8 +235,9 @@ def _check_models(config: TeacherLogitsConfig, tokenizer: Any) -> None:
     for model in config.model:
         same_tokens(tokenizer, models.load_tokenizer(model))
     for model in config.model:
-        network = models.load_qa_model(model)
-        models.check_window(model, network.config, config.window.max_seq_len)
+        if not is_exported(model):
+            models.load_qa_model(model)  # it has a head
+        models.check_window(model, models.load_config(model), config.window.max_seq_len)
 
 
 def _paragraphs(data: str, copy: str) -> list[str]:

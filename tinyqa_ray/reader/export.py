@@ -68,7 +68,7 @@ class _Trial:
         return drop
 
 
-def export(config: ExportConfig, output: str) -> ExportReport:
+def export(config: ExportConfig, output: str, progress: measure.Progress | None = None) -> ExportReport:
     """Export ``config.model`` into ``output``, a folder that ``Reader.from_pretrained`` takes.
 
     int8 is post-training quantisation with NNCF, the ranges seen on real windows of the calibration data;
@@ -93,7 +93,8 @@ def export(config: ExportConfig, output: str) -> ExportReport:
         settings = models.read_settings(config.model)
 
         def figures(engine: Engine) -> Figures | None:
-            return _figures(Reader(engine, windower, settings), held_out, config.max_answer_tokens)
+            reader = Reader(engine, windower, settings)
+            return _figures(reader, held_out, config.max_answer_tokens, progress)
 
         wanted = figures(TorchEngine(network, device="cpu"))
         tried = []
@@ -160,11 +161,16 @@ def _samples(
         yield {name: values[name] for name in names}
 
 
-def _figures(reader: Reader, asked: Sequence[measure.Asked], max_answer_tokens: int) -> Figures | None:
+def _figures(
+    reader: Reader,
+    asked: Sequence[measure.Asked],
+    max_answer_tokens: int,
+    progress: measure.Progress | None,
+) -> Figures | None:
     if not asked:
         return None
     measure.read(reader, asked[:16], max_answer_tokens)  # warm
-    readings, seconds = measure.read(reader, asked, max_answer_tokens)
+    readings, seconds = measure.read(reader, asked, max_answer_tokens, progress)
     scored = measure.summary(asked, readings, reader.settings.no_answer_threshold)
     return Figures(f1=scored.f1, forced_f1=scored.forced_f1, questions_per_s=len(asked) / seconds)
 

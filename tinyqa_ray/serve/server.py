@@ -116,7 +116,7 @@ def _settings(haproxy_folder: str | None) -> dict[str, str]:
     chosen["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
     if haproxy_folder is None:
         return {**chosen, "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
-    # In place of Serve's own proxy, which takes ten times as much CPU.
+    # In place of Serve's own proxy, which costs more CPU a request (benchmarks/serve.py measures both).
     chosen["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
     # Requests are drained by ``_stop``; the default adds half a minute to every stop.
     chosen["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "1"
