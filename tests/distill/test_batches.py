@@ -167,8 +167,34 @@ def test_grouping_by_length_leaves_little_padding() -> None:
     assert grouped < 0.05 < 0.4 < unordered
 
 
-def test_batch_is_padded_to_its_longest_window(tmp_path: Path) -> None:
-    data = WindowData([write_windows(tmp_path / "a.arrow", [4, 2, 3])], PAD)
+@pytest.mark.parametrize(
+    ("lengths", "rows", "expected"),
+    [
+        ([4, 9, 30], [0], 8),
+        ([8, 9, 30], [0], 8),
+        ([4, 9, 30], [0, 1], 16),
+        ([4, 9, 30], [1, 2], 30),  # no window is longer, and a model may read no more
+        ([4, 9, 11], [1], 11),
+    ],
+)
+def test_batch_is_padded_to_a_multiple_of_eight_of_its_longest_window_but_never_beyond_the_longest_of_all(
+    tmp_path: Path, lengths: list[int], rows: list[int], expected: int
+) -> None:
+    batch = WindowData([write_windows(tmp_path / "a.arrow", lengths)], PAD).batch(
+        np.array(rows), np.arange(3)
+    )
+    assert batch.start_logits is not None
+    assert batch.end_logits is not None
+    shapes = {tuple(each.shape) for each in (batch.input_ids, batch.token_type_ids, batch.token_mask)}
+    assert shapes == {(len(rows), expected)}
+    assert batch.start_logits.shape == batch.end_logits.shape == (1, len(rows), expected)
+    assert batch.token_mask.sum(1).tolist() == [lengths[row] for row in rows]
+    assert (batch.input_ids[~batch.token_mask] == PAD).all()
+    assert (batch.start_logits[0][~batch.token_mask] == 0).all()
+
+
+def test_batch_holds_its_windows_and_counts_the_global_batch(tmp_path: Path) -> None:
+    data = WindowData([write_windows(tmp_path / "a.arrow", [3, 2, 3])], PAD)
     batch = data.batch(np.array([2, 1]), np.array([2, 1, 0]))
     assert batch.input_ids.tolist() == [[102, 102, 102], [101, 101, PAD]]
     assert batch.token_mask.tolist() == [[True, True, True], [True, True, False]]
@@ -180,8 +206,8 @@ def test_batch_is_padded_to_its_longest_window(tmp_path: Path) -> None:
     assert batch.start_logits.tolist() == [[[2.5, 2.5, 2.5], [1.5, 1.5, 0.0]]]
     assert batch.end_logits.tolist() == [[[-2.0, -2.0, -2.0], [-1.0, -1.0, 0.0]]]
     assert batch.start_logits.dtype == torch.float32
-    # Counts are of the global batch, whose windows have 4, 2 and 3 tokens.
-    assert (batch.samples, batch.tokens, batch.pairs) == (3, 9, 29)
+    # Counts are of the global batch, whose windows have 3, 2 and 3 tokens.
+    assert (batch.samples, batch.tokens, batch.pairs) == (3, 8, 22)
 
 
 def test_windows_without_types_or_logits_are_read(tmp_path: Path) -> None:
@@ -204,7 +230,7 @@ def test_one_file_without_logits_means_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("teachers", [1, 2, 3])
 def test_teachers_kept_apart_come_one_by_one(tmp_path: Path, teachers: int) -> None:
     """As (teachers, windows, tokens), 0 on padding."""
-    data = WindowData([write_windows(tmp_path / "a.arrow", [4, 2, 3], teachers=teachers)], PAD)
+    data = WindowData([write_windows(tmp_path / "a.arrow", [3, 2, 3], teachers=teachers)], PAD)
     batch = data.batch(np.array([2, 1]), np.array([2, 1, 0]))
     assert len(data.logits) == teachers
     assert batch.start_logits is not None

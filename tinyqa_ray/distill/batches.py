@@ -24,11 +24,14 @@ Index = NDArray[np.int64]
 
 _GROUP = 64
 """Batches that are sorted by length together: enough to leave little padding, few enough to stay random."""
+_ROUND = 8
+"""Lengths are rounded up to this: few shapes, since torch keeps kernels for each in bf16 on a CPU, and shapes
+that tensor cores like."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A micro-batch of B windows, padded to its longest, T tokens; counts are of the whole global batch.
+    """A micro-batch of B windows, padded to T tokens, about its longest; counts are of the global batch.
 
     Shapes:
         input_ids, token_type_ids, token_mask: ``(B, T)``, the mask True on real tokens.
@@ -87,20 +90,23 @@ class WindowData:
         """The windows ``rows``, which are part of the global batch ``whole``."""
         part = self._take(rows)
         lengths = self.lengths[rows]
-        input_ids = _matrix(part, "input_ids", self.pad_id)
+        tokens = min(-(-int(lengths.max()) // _ROUND) * _ROUND, int(self.lengths.max()))
+        input_ids = _matrix(part, "input_ids", self.pad_id, tokens)
         typed = part["token_type_ids"].null_count == 0
         counted = self.lengths[whole]
         return Batch(
             input_ids=input_ids,
-            token_type_ids=_matrix(part, "token_type_ids", 0) if typed else torch.zeros_like(input_ids),
-            token_mask=torch.from_numpy(np.arange(input_ids.shape[1]) < lengths[:, None]),
+            token_type_ids=_matrix(part, "token_type_ids", 0, tokens)
+            if typed
+            else torch.zeros_like(input_ids),
+            token_mask=torch.from_numpy(np.arange(tokens) < lengths[:, None]),
             start_positions=torch.from_numpy(part["start_position"].to_numpy().astype(np.int64)),
             end_positions=torch.from_numpy(part["end_position"].to_numpy().astype(np.int64)),
             samples=len(whole),
             tokens=int(counted.sum()),
             pairs=int((counted**2).sum()),
-            start_logits=_floats(part, [start for start, _ in self.logits]),
-            end_logits=_floats(part, [end for _, end in self.logits]),
+            start_logits=_floats(part, [start for start, _ in self.logits], tokens),
+            end_logits=_floats(part, [end for _, end in self.logits], tokens),
         )
 
     def _take(self, rows: Index) -> pa.Table:
@@ -188,16 +194,16 @@ def _rows(part: pa.Table, name: str) -> list[NDArray[np.generic]]:
     return [values[a:b] for a, b in itertools.pairwise(ends)]
 
 
-def _matrix(part: pa.Table, name: str, value: int) -> Tensor:
-    return torch.from_numpy(pad(_rows(part, name), value))  # type: ignore[arg-type]
+def _matrix(part: pa.Table, name: str, value: int, tokens: int) -> Tensor:
+    return torch.from_numpy(pad(_rows(part, name), value, tokens))  # type: ignore[arg-type]
 
 
-def _floats(part: pa.Table, columns: Sequence[str]) -> Tensor | None:
+def _floats(part: pa.Table, columns: Sequence[str], tokens: int) -> Tensor | None:
     """Columns of N numbers lists as ``(N, B, T)``, 0 on padding."""
     if not columns:
         return None
     rows = [_rows(part, column) for column in columns]
-    padded = np.zeros((len(rows), len(part), max(map(len, rows[0]))), dtype=np.float32)
+    padded = np.zeros((len(rows), len(part), tokens), dtype=np.float32)
     for n, column in enumerate(rows):
         for i, row in enumerate(column):
             padded[n, i, : len(row)] = row
