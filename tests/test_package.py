@@ -23,9 +23,12 @@ GROUND = (
     "metrics",
     "models",
     "engines",
+    "openvino_engine",
+    "loading",
     "cluster",
     "shards",
     "html",
+    "plots",
     "report",
     "score",
 )

@@ -12,14 +12,8 @@ from matplotlib.figure import Figure
 
 from tinyqa_ray import html
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.report import (
-    LENGTH_BINS,
-    EvaluationReport,
-    Example,
-    evaluation_html,
-    f1_by_length,
-    threshold_curve,
-)
+from tinyqa_ray.plots import LENGTH_BINS, f1_by_length, threshold_curve
+from tinyqa_ray.report import EvaluationReport, Example, evaluation_html
 
 VOID = {"br", "col", "hr", "img", "input", "link", "meta"}
 
@@ -101,6 +95,8 @@ def report(n: int = 40, kind: str = "mixed", **changes: Any) -> EvaluationReport
         "answerable": answerable,
         "answer_tokens": np.where(answerable, rng.integers(1, 15, n), 0),
         "threshold": 0.42,
+        "scores": rng.random(n),
+        "right": rng.random(n),
         "examples": (RIGHT, WRONG, ABSTAINED),
     }
     return EvaluationReport(**(values | changes))
@@ -111,9 +107,9 @@ def text() -> str:
     return evaluation_html(report())
 
 
-def test_page_is_balanced_and_has_three_captioned_plots(text: str) -> None:
+def test_page_is_balanced_and_has_four_captioned_plots(text: str) -> None:
     page = Page(text)
-    assert page.tags.count("svg") == page.tags.count("figcaption") == 3
+    assert page.tags.count("svg") == page.tags.count("figcaption") == 4
     assert page.text("title") == page.text("h1") == "student on <dev>.json"
 
 
@@ -189,10 +185,18 @@ def test_plot_says_which_split_is_empty(n: int, kind: str, said: str) -> None:
 def test_arrays_of_unequal_length_are_refused() -> None:
     with pytest.raises(InputError, match=r"na_probs \(40,\), f1 \(39,\)"):
         report(f1=np.zeros(39))
+    with pytest.raises(InputError, match=r"scores \(40,\), right \(39,\)"):
+        report(right=np.zeros(39))
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("f1", np.full(40, 71.2)), ("na_probs", np.full(40, np.nan)), ("threshold", -1.0)]
+    ("name", "value"),
+    [
+        ("f1", np.full(40, 71.2)),
+        ("na_probs", np.full(40, np.nan)),
+        ("threshold", -1.0),
+        ("scores", np.full(40, 2.0)),
+    ],
 )
 def test_values_that_are_no_fractions_are_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"^{name} of a report"):

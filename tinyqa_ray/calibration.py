@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +43,30 @@ def cross_entropy(margins: Float, right: Float, temperature: float) -> float:
     return float(np.mean(np.logaddexp(0.0, logits) - right * logits))
 
 
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How right answers are in bins of their scores, ``(bins,)`` each; NaN in an empty bin."""
+
+    counts: NDArray[np.int64]
+    scores: Float
+    """Mean score."""
+    right: Float
+    """Mean of how right they are."""
+
+
+def reliability(scores: Float, right: Float, bins: int = 10) -> Reliability:
+    """The curve of a reliability diagram; arguments as of ``calibration_error``."""
+    number = np.minimum((scores * bins).astype(int), bins - 1)
+    counts = np.bincount(number, minlength=bins)
+
+    def mean(values: Float) -> Float:
+        sums = np.bincount(number, values, minlength=bins)
+        means: Float = np.divide(sums, counts, out=np.full(bins, np.nan), where=counts > 0)
+        return means
+
+    return Reliability(counts=counts, scores=mean(scores), right=mean(right))
+
+
 def calibration_error(scores: Float, right: Float, bins: int = 10) -> float:
     """Expected calibration error: mean distance of score and share of right answers, over bins of scores.
 
@@ -49,6 +75,5 @@ def calibration_error(scores: Float, right: Float, bins: int = 10) -> float:
         right: how right each answer is, in [0, 1], ``(n,)``.
         bins: of equal width.
     """
-    number = np.minimum((scores * bins).astype(int), bins - 1)
-    apart = np.bincount(number, scores - right, minlength=bins)
-    return float(np.abs(apart).sum() / len(scores))
+    found = reliability(scores, right, bins)
+    return float(np.nansum(found.counts * np.abs(found.scores - found.right)) / len(scores))

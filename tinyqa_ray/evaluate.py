@@ -98,7 +98,7 @@ def evaluate(config: EvaluateConfig, output: str, progress: measure.Progress | N
         storage.write_json(stage.path("na_probs.json"), na_probs)
         official = metrics.score(measure.gold(asked), predictions, na_probs, threshold)
         storage.write_json(stage.path("metrics.json"), {**asdict(made), "official": official})
-        page = report.evaluation_html(_page(config, made, asked, readings))
+        page = report.evaluation_html(_page(config, made, asked, readings, scores, right))
         storage.write_atomic(stage.path("report.html"), page.encode())
         return stage.publish(made)
 
@@ -191,7 +191,12 @@ def _margins(
 
 
 def _page(
-    config: EvaluateConfig, made: EvaluateReport, asked: Sequence[measure.Asked], readings: Sequence[Reading]
+    config: EvaluateConfig,
+    made: EvaluateReport,
+    asked: Sequence[measure.Asked],
+    readings: Sequence[Reading],
+    scores: NDArray[np.float64],
+    right: NDArray[np.float64],
 ) -> report.EvaluationReport:
     """What the HTML page shows."""
     predictions, na_probs = measure.predicted(asked, readings)
@@ -216,6 +221,8 @@ def _page(
         answerable=np.asarray(scored.has_answer, dtype=np.bool_),
         answer_tokens=np.array(shortest, dtype=np.int64),
         threshold=made.no_answer_threshold,
+        scores=scores,
+        right=right,
         examples=tuple(_examples(asked, readings, made.no_answer_threshold)),
     )
 

@@ -19,8 +19,8 @@ from tinyqa_ray.windows import Windower, Windows
 pytest.importorskip("openvino", reason="needs the extra cpu")
 pytest.importorskip("nncf", reason="needs the extra cpu")
 
+from tinyqa_ray.openvino_engine import OpenVinoEngine
 from tinyqa_ray.reader.export import ExportReport, Figures, export
-from tinyqa_ray.reader.openvino import OpenVinoEngine
 from tinyqa_ray.reader.quantise import converted, down_projections
 
 CONTEXTS = [row["context"] for article in tiny.squad_document()["data"] for row in article["paragraphs"]]

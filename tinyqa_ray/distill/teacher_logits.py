@@ -23,8 +23,8 @@ from tinyqa_ray.distill.students import same_tokens
 from tinyqa_ray.distill.window_folder import FOLDER, logit_columns, save_tokenizer, schema
 from tinyqa_ray.distill.window_folder import window_files as window_files
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.reader.loading import load_engine
-from tinyqa_ray.reader.openvino import is_exported
+from tinyqa_ray.loading import load_engine
+from tinyqa_ray.openvino_engine import is_exported
 from tinyqa_ray.windows import NO_LABEL, Windower, Windows, labels
 
 Logits = NDArray[np.float32]

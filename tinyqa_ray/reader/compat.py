@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from tinyqa_ray import models
 from tinyqa_ray.engines import Engine, TorchEngine, pick_device
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.reader.loading import load_engine
-from tinyqa_ray.reader.openvino import is_exported
+from tinyqa_ray.loading import load_engine
+from tinyqa_ray.openvino_engine import is_exported
 from tinyqa_ray.reader.pipeline_inputs import PipelineOptions, paired
 from tinyqa_ray.reader.pipeline_reading import PipelineReading
 from tinyqa_ray.reader.reader import chunks

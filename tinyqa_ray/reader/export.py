@@ -16,8 +16,8 @@ from tinyqa_ray.cluster import quiet_models
 from tinyqa_ray.configs import ExportConfig
 from tinyqa_ray.engines import Engine, TorchEngine, padded
 from tinyqa_ray.errors import InputError
+from tinyqa_ray.openvino_engine import FILE, OpenVinoEngine, require_openvino
 from tinyqa_ray.reader import measure
-from tinyqa_ray.reader.openvino import FILE, OpenVinoEngine, require_openvino
 from tinyqa_ray.reader.quantise import converted, down_projections, quantised
 from tinyqa_ray.reader.reader import Reader
 from tinyqa_ray.windows import Windower

@@ -9,7 +9,7 @@ import numpy as np
 from tinyqa_ray import models
 from tinyqa_ray.engines import Engine, Index, Logits
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.reader.loading import load_engine
+from tinyqa_ray.loading import load_engine
 from tinyqa_ray.windows import Windows
 
 

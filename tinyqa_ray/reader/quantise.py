@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tinyqa_ray.reader.openvino import PRECISION
+from tinyqa_ray.openvino_engine import PRECISION
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 

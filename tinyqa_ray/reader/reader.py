@@ -11,8 +11,8 @@ from tinyqa_ray import models
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.engines import Engine
 from tinyqa_ray.errors import InputError
+from tinyqa_ray.loading import fitting_window, load_engine
 from tinyqa_ray.reader.answers import Answer, answers, ranked, refusal, refused, with_document
-from tinyqa_ray.reader.loading import fitting_window, load_engine
 from tinyqa_ray.reader.spans import Reading, readings
 from tinyqa_ray.windows import Windower
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tinyqa_ray.cluster import cores, quiet_models
 from tinyqa_ray.configs import ServeConfig
-from tinyqa_ray.reader.loading import load_engine
+from tinyqa_ray.loading import load_engine
 from tinyqa_ray.serve.errors import OverloadedError
 from tinyqa_ray.serve.queue import Counts, Ids, Logits, TokenQueue, Window
 from tinyqa_ray.windows import Windows

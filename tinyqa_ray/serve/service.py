@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from tinyqa_ray import __version__, models
 from tinyqa_ray.configs import ServeConfig
 from tinyqa_ray.errors import InputError
+from tinyqa_ray.loading import fitting_window
 from tinyqa_ray.names import telling
 from tinyqa_ray.reader.answers import Answer, answers, ranked, refusal, with_document
-from tinyqa_ray.reader.loading import fitting_window
 from tinyqa_ray.reader.pipeline_inputs import PipelineOptions
 from tinyqa_ray.reader.pipeline_reading import PipelineReading, Run
 from tinyqa_ray.reader.reader import too_long_questions

@@ -8,7 +8,7 @@ from tinyqa_ray import models
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.engines import Engine, TorchEngine, pick_device, pick_dtype
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.reader.openvino import OpenVinoEngine, is_exported
+from tinyqa_ray.openvino_engine import OpenVinoEngine, is_exported
 
 
 def load_engine(
