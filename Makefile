@@ -29,7 +29,7 @@ lint: $(INSTALLED) ## format, style and types
 	$(BIN)/mypy
 
 bench: $(INSTALLED) ## benchmarks: one JSON line each, with the machine and a ratio
-	@for script in $(filter-out benchmarks/machine.py benchmarks/int8_f1.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
+	@for script in $(filter-out benchmarks/machine.py benchmarks/int8_f1.py benchmarks/mini.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
 
 clean: ## remove the environment, runs and caches
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
