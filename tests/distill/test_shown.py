@@ -11,10 +11,16 @@ from huggingface_hub import ModelCard
 from transformers import AutoModel
 
 from tinyqa_ray import models, runs, storage
-from tinyqa_ray.configs import AugmentConfig, DistillConfig, TeacherLogitsConfig, WindowConfig
+from tinyqa_ray.configs import (
+    AugmentConfig,
+    DistillConfig,
+    GatherConfig,
+    TeacherLogitsConfig,
+    WindowConfig,
+)
 from tinyqa_ray.distill import shown
 from tinyqa_ray.distill.page import TrainingPage
-from tinyqa_ray.distill.shown import _source, _teachers, show, trackers
+from tinyqa_ray.distill.shown import _sources, _teachers, show, trackers
 from tinyqa_ray.distill.stage import DistillReport
 from tinyqa_ray.distill.teacher_logits import TeacherLogitsReport
 from tinyqa_ray.distill.trackers import TensorBoard
@@ -253,16 +259,26 @@ def test_teachers_are_those_of_the_objectives_each_once(config: DistillConfig, t
     assert teachers("intermediate", "relations", "prediction", teacher="two") == ["one", "two"]
 
 
-def test_source_is_followed_through_augmentation_to_what_a_user_gave(tmp_path: Path) -> None:
+def test_sources_are_followed_through_augmentation_to_what_a_user_gave(tmp_path: Path) -> None:
     augmented = tmp_path / "augmented"
     with runs.stage(str(augmented), AugmentConfig(data="squad_v2:train", embeddings="m")) as stage:
         stage.publish(REPORT)
-    assert _source(windows(tmp_path / "a", str(augmented))) == "squad_v2:train"
-    assert _source(windows(tmp_path / "b", "squad_v2:train")) == "squad_v2:train"
+    assert _sources(windows(tmp_path / "a", str(augmented))) == ("squad_v2:train",)
+    assert _sources(windows(tmp_path / "b", "squad_v2:train")) == ("squad_v2:train",)
     text = str(tmp_path / "text.txt")
-    assert _source(windows(tmp_path / "c", text)) == text
+    assert _sources(windows(tmp_path / "c", text)) == (text,)
     shutil.rmtree(augmented)
-    assert _source(str(tmp_path / "a")) == str(augmented), "as far as it is known"
+    assert _sources(str(tmp_path / "a")) == (str(augmented),), "as far as it is known"
+
+
+def test_sources_are_all_that_was_gathered(tmp_path: Path) -> None:
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    given = GatherConfig(data=("a.json", "b.json"), documents="d.jsonl", questions="q.jsonl")
+    with runs.stage(first, given) as stage:
+        stage.publish(REPORT)
+    with runs.stage(second, GatherConfig(data=(first, "b.json", "c.json"))) as stage:
+        stage.publish(REPORT)
+    assert _sources(windows(tmp_path / "w", second)) == ("a.json", "b.json", "d.jsonl", "q.jsonl", "c.json")
 
 
 def test_curves_go_to_tensorboard_in_the_output(config: DistillConfig, stage: runs.Stage) -> None:

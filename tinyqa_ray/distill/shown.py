@@ -15,6 +15,7 @@ from tinyqa_ray.distill.watch import dev_figures
 from tinyqa_ray.distill.window_folder import window_sizes, window_teachers
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.names import telling
+from tinyqa_ray.openvino_engine import is_exported
 
 if TYPE_CHECKING:
     from tinyqa_ray.distill.stage import DistillReport
@@ -72,7 +73,7 @@ def show(config: DistillConfig, stage: runs.Stage, report: DistillReport, hardwa
         model=student,
         max_seq_len=window_sizes(config.data).max_seq_len,
         recipe=recipe,
-        data=(_source(config.data),),
+        data=_sources(config.data),
         teachers=tuple(_teachers(config)),
         dev=config.dev,
         compared=tuple(others),
@@ -98,7 +99,8 @@ def _others(config: DistillConfig, stage: runs.Stage) -> Iterator[ModelFigures]:
         file = stage.path(DEV, f"{file_name}.json")
         if storage.kind(file) != "file":
             try:
-                models.load_qa_model(model)
+                if not is_exported(model):
+                    models.load_qa_model(model)
             except InputError:
                 continue  # gone since, or an encoder without a head: there is nothing to compare
             storage.write_json(file, {"model": model, **_measured(config, model)})
@@ -129,11 +131,14 @@ def _figures(name: str, row: dict[str, Any], parameters: int, role: Any = "stude
     return ModelFigures(name=name, figures=kept, parameters=parameters, role=role)
 
 
-def _source(data: str) -> str:
-    """What a windows folder was made of; through augmentation, what that was made of."""
-    while runs.is_finished(data):
-        data = storage.read_json(storage.join(data, runs.SUCCESS))["config"]["data"]
-    return data
+def _sources(data: str) -> tuple[str, ...]:
+    """What a windows folder was made of; through augmentation and gathering, what that was made of."""
+    if not runs.is_finished(data):
+        return (data,)
+    config = storage.read_json(storage.join(data, runs.SUCCESS))["config"]
+    given = config["data"] if isinstance(config["data"], list) else [config["data"]]
+    asked = [config[name] for name in ("documents", "questions") if config.get(name) is not None]
+    return tuple(dict.fromkeys(source for each in (*given, *asked) for source in _sources(each)))
 
 
 def _shown(value: Any) -> str:
