@@ -20,7 +20,7 @@ from tinyqa_ray.configs import (
 )
 from tinyqa_ray.distill import shown
 from tinyqa_ray.distill.page import TrainingPage
-from tinyqa_ray.distill.shown import _sources, _teachers, show, trackers
+from tinyqa_ray.distill.shown import _others, _sources, _teachers, show, trackers
 from tinyqa_ray.distill.stage import DistillReport
 from tinyqa_ray.distill.teacher_logits import TeacherLogitsReport
 from tinyqa_ray.distill.trackers import TensorBoard
@@ -226,6 +226,18 @@ def test_teacher_that_is_gone_is_left_out_and_others_are_measured_once(
         assert f1(page) == {"student": 70.25, "student, best (step 20)": 71.5, "teacher bert": 79.5}
         assert (page.models[-1].role, page.models[-1].parameters) == ("teacher", 321)
         assert [row["step"] for row in page.dev] == [10, 20, 30], "a teacher is no checkpoint"
+
+
+def test_export_that_taught_is_measured_like_a_model(
+    config: DistillConfig, stage: runs.Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = tmp_path / "export"
+    exported.mkdir()
+    (exported / "openvino_model.xml").write_text("<net/>")
+    monkeypatch.setattr(shown, "_measured", lambda config, model: {**figures(0, 79.5), "parameters": 321})
+    taught = replace(config, data=windows(tmp_path / "w", "d.json", str(exported)))
+    (found,) = _others(taught, stage)
+    assert (found.role, found.parameters) == ("teacher", 321)
 
 
 def test_encoder_that_taught_its_layers_answers_nothing_to_compare(
