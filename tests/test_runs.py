@@ -121,6 +121,33 @@ def test_moved_folder_of_a_finished_stage_is_accepted(data: str, tmp_path: Path)
     assert storage.identity(str(tmp_path / "b")) == before
 
 
+def test_run_keeps_its_fingerprint_where_inputs_moved(data: str, output: str, tmp_path: Path) -> None:
+    """What an interrupted run left is found by it: Ray's checkpoints, say."""
+    began = CountWordsConfig(data=data)
+    with pytest.raises(InterruptedRunError):
+        count_words(began, output, fail=InterruptedRunError(), calls=[])
+    moved = CountWordsConfig(data=str((tmp_path / "data.txt").rename(tmp_path / "moved.txt")))
+    assert runs.fingerprint(moved) != runs.fingerprint(began)
+    for _ in range(2):  # unfinished, then finished
+        with runs.stage(output, moved, inputs=("data", "extra")) as stage:
+            assert stage.fingerprint == runs.fingerprint(began)
+        count_words(moved, output, calls=[])
+
+
+@pytest.mark.parametrize(("one", "other"), [(2, 2.0), (1e-4, 0.0001)])
+def test_equal_numbers_have_equal_fingerprints(one: float, other: float) -> None:
+    """A recipe's 2 epochs are the shell's 2.0."""
+
+    def config(number: float) -> configs.DistillConfig:
+        return configs.DistillConfig(
+            data="d", student="s", objective=("labels",), epochs=number, objective_weights=(number,)
+        )
+
+    assert runs.fingerprint(config(one)) == runs.fingerprint(config(other))
+    assert runs.identity_fields(config(2))["epochs"] == 2.0
+    assert type(runs.identity_fields(config(2))["batch_size"]) is int
+
+
 def test_optional_input_that_appears_is_a_difference(data: str, output: str) -> None:
     count_words(CountWordsConfig(data=data), output, calls=[])
     with pytest.raises(InputError, match="content of extra ''"):

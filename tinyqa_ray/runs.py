@@ -38,13 +38,18 @@ def execution(default: Any) -> Any:
 
 def identity_fields(config: Any) -> dict[str, Any]:
     """The fields of a config that decide what a stage makes, as plain JSON values."""
-    kept = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if not field.metadata.get("execution")
-    }
+    fields = [field for field in dataclasses.fields(config) if not field.metadata.get("execution")]
+    kept = {field.name: getattr(config, field.name) for field in fields}
+    kept |= {field.name: _float(kept[field.name]) for field in fields if "float" in str(field.type)}
     values: dict[str, Any] = json.loads(json.dumps(kept, default=_plain))
     return values
+
+
+def _float(value: Any) -> Any:
+    """A whole number as a float: a recipe's 2 and the shell's 2.0 are equal, and JSON tells them apart."""
+    if isinstance(value, tuple):
+        return tuple(map(_float, value))
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _plain(value: Any) -> Any:
@@ -90,6 +95,9 @@ class Stage:
         self.name = stage_name(config)
         self.began = time.monotonic()
         self.success = storage.read_json(self.path(SUCCESS)) if is_finished(output) else None
+        earlier = self._earlier()
+        self.fingerprint: str = fingerprint(config) if earlier is None else earlier["fingerprint"]
+        """Of the config that began the run: the present one's paths may have moved."""
 
     @property
     def finished(self) -> bool:
@@ -121,15 +129,19 @@ class Stage:
     def _identity(self) -> dict[str, Any]:
         return {
             "stage": self.name,
-            "fingerprint": fingerprint(self.config),
+            "fingerprint": self.fingerprint,
             "config": identity_fields(self.config),
             "inputs": self.inputs,
         }
 
+    def _earlier(self) -> dict[str, Any] | None:
+        """What an earlier run wrote of itself, if there was one."""
+        started = self.path(STARTED)
+        return self.success or (storage.read_json(started) if storage.kind(started) == "file" else None)
+
     def check(self) -> None:
         """Refuse a folder that holds the run of another config, or other people's files."""
-        started = self.path(STARTED)
-        earlier = self.success or (storage.read_json(started) if storage.kind(started) == "file" else None)
+        earlier = self._earlier()
         if earlier is None:
             if storage.kind(self.output) == "file" or storage.has_content(self.output):
                 raise InputError(

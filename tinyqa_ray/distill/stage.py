@@ -139,7 +139,7 @@ def _fit(config: DistillConfig, stage: runs.Stage) -> Any:
             use_gpu=config.use_gpu,
         ),
         run_config=RunConfig(
-            name=runs.fingerprint(config),
+            name=stage.fingerprint,
             storage_path=stage.path(CHECKPOINTS),
             checkpoint_config=_checkpoint_config(config),
             failure_config=FailureConfig(max_failures=3),
@@ -175,7 +175,7 @@ def _checkpoint_config(config: DistillConfig) -> Any:
 
 def _run_folder(stage: runs.Stage) -> str:
     """Where Ray keeps the run; its name carries the config, since Ray resumes whatever has the same name."""
-    return stage.path(CHECKPOINTS, runs.fingerprint(stage.config))
+    return stage.path(CHECKPOINTS, stage.fingerprint)
 
 
 def _validation_config(config: DistillConfig, stage: runs.Stage, resources: dict[str, float]) -> Any:
