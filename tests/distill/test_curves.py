@@ -95,7 +95,8 @@ def test_resumed_curve_has_no_gap_and_no_repeat(tmp_path: Path) -> None:
     for step in (5, 10, 15):
         add(first, step)
     second = Curves(file)
-    second.rows = first.rows[:2]  # as of the checkpoint of step 10
+    second.resume(first.rows[:2])  # as of the checkpoint of step 10
+    assert [row["step"] for row in read_rows(file)] == [5, 10], "what came after it is no longer true"
     for step in (15, 20):
         add(second, step, steps=20)
     assert [row["step"] for row in read_rows(file)] == [5, 10, 15, 20]

@@ -195,6 +195,17 @@ def test_only_matrices_decay(config: DistillConfig) -> None:
         assert value == (0.0 if name.endswith("bias") or "LayerNorm" in name else 0.1), name
 
 
+def test_run_that_died_after_its_last_checkpoint_has_its_rows_again(
+    config: DistillConfig, tmp_path: Path
+) -> None:
+    file = tmp_path / "metrics.jsonl"
+    train(config, LocalSession(tmp_path / "run"), str(file))
+    rows = file.read_text()
+    file.write_text(rows.splitlines(keepends=True)[0])
+    train(config, LocalSession(tmp_path / "run"), str(file))
+    assert file.read_text() == rows
+
+
 def test_checkpoint_that_is_not_whole_is_not_resumed(config: DistillConfig, tmp_path: Path) -> None:
     train(config, LocalSession(tmp_path / "whole"))
     half = tmp_path / "torn" / "step-000000006.tmp"

@@ -52,12 +52,22 @@ class Curves:
         self._begin()
         # A long file, or a slow store, is rewritten less often than rows come; one slow write is no rule.
         pause_s = min(20 * self._cost, _LONGEST_PAUSE_S)
-        if self.file is not None and (step == steps or time.monotonic() - self._written > pause_s):
-            began = time.monotonic()
-            lines = "".join(json.dumps(line) + "\n" for line in self.rows)
-            storage.write_atomic(self.file, lines.encode())
-            self._written = time.monotonic()
-            self._cost = self._written - began
+        if step == steps or time.monotonic() - self._written > pause_s:
+            self._write()
+
+    def resume(self, rows: list[dict[str, float | None]]) -> None:
+        """Go on after the rows of a checkpoint; those that came after it are no longer true."""
+        self.rows = rows
+        self._write()
+
+    def _write(self) -> None:
+        if self.file is None:
+            return
+        began = time.monotonic()
+        lines = "".join(json.dumps(line) + "\n" for line in self.rows)
+        storage.write_atomic(self.file, lines.encode())
+        self._written = time.monotonic()
+        self._cost = self._written - began
 
 
 def read_rows(file: str) -> list[dict[str, Any]]:

@@ -169,7 +169,7 @@ def resume(session: Session, taught: Strategy, curves: Curves) -> int:
                 f"continues format {FORMAT}; finish it with the version that began it, or delete the folder"
             )
         taught.load(folder)
-    curves.rows = state["metrics"]
+    curves.resume(state["metrics"])
     return int(state["step"])
 
 
