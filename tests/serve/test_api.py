@@ -253,6 +253,13 @@ def test_health_is_503_before_the_model_is_warm_and_while_draining(make: Make) -
     assert ask(going, question=QUESTION, contexts=PARAGRAPHS[:1])["answers"]
 
 
+def test_document_says_how_many_questions_and_contexts_a_request_may_have(make: Make) -> None:
+    document = make(LimitConfig(max_contexts=3, max_questions=2)).get("/openapi.json").json()
+    fields = document["components"]["schemas"]["AnswerRequest"]["properties"]
+    assert fields["contexts"]["maxItems"] == 3
+    assert [each.get("maxItems") for each in fields["questions"]["anyOf"]] == [2, None]
+
+
 def test_closed_server_takes_nothing_more(make: Make) -> None:
     client = make(state="closed")
     said = "the server is going down; try another one"

@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse, Response
 from starlette.exceptions import HTTPException
 
 from tinyqa_ray import __version__
+from tinyqa_ray.configs import LimitConfig
 from tinyqa_ray.serve import schemas
 from tinyqa_ray.serve.errors import RequestError, UnhealthyError
 from tinyqa_ray.serve.gate import Gate, State, problem
@@ -105,6 +106,7 @@ def create_api(
         return HTMLResponse(page, headers={"Content-Security-Policy": _CSP})
 
     limits = service.config.limits
+    _document_limits(api, limits)
     return Gate(
         api,
         key=key,
@@ -113,6 +115,14 @@ def create_api(
         metrics=metrics,
         state=state,
     )
+
+
+def _document_limits(api: FastAPI, limits: LimitConfig) -> None:
+    """Say in the OpenAPI document how many questions and contexts a request may have; it is cached there."""
+    fields = api.openapi()["components"]["schemas"]["AnswerRequest"]["properties"]
+    fields["contexts"]["maxItems"] = limits.max_contexts
+    (several,) = (each for each in fields["questions"]["anyOf"] if each.get("type") == "array")
+    several["maxItems"] = limits.max_questions
 
 
 def _add_errors(api: FastAPI, metrics: Metrics) -> None:
