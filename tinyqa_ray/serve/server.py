@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
+import random
 import shutil
 import signal
 import socket
@@ -134,10 +136,15 @@ def _settings(haproxy_folder: str | None) -> dict[str, str]:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nothing has, and that nothing gets by chance before it is bound.
+
+    Kernels draw ports for whoever asks from 32768 up, Ray its workers' from 10002 to 19999.
+    """
+    for port in random.SystemRandom().sample(range(20_000, 32_768), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise InputError("of 100 ports between 20000 and 32767 none is free; stop what holds them")
 
 
 def _start(config: ServeConfig, host: str, port: int) -> None:
