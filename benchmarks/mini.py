@@ -26,7 +26,8 @@ from tinyqa_ray.reader.mean import load_mean
 TEACHERS = ("teacher-a", "teacher-b")
 KEPT = ("exact", "f1", "has_ans_f1", "no_ans_f1", "forced_exact", "forced_f1", "calibration_error")
 ROUNDS = 3
-SHOWN = 12
+SHOWN = 3
+"""Examples of each kind of failure."""
 
 
 def main() -> None:
@@ -77,7 +78,7 @@ def measured(folder: Path) -> dict[str, float]:
 
 
 def questions_per_s(student: str, int8: str, run: Path, dev: str, count: int) -> dict[str, float]:
-    """Questions read per second on two idle cores or whatever there is; the best of ``ROUNDS`` rounds."""
+    """Questions read per second; the best of ``ROUNDS`` rounds."""
     asked = measure.questions_of(dev)[:count]
     teachers = Reader.from_pretrained(str(run / TEACHERS[0] / "model"))
     teachers.engine = load_mean([str(run / name / "model") for name in TEACHERS], device="cpu")
@@ -120,13 +121,9 @@ def failures(model: str, dev: str) -> dict[str, Any]:
             "na_prob": round(na_probs[question.id], 3),
         }
         kinds.setdefault(kind, []).append(example)
-    surest = {
-        kind: sorted(found, key=lambda example: example["na_prob"], reverse=kind.startswith("no "))[
-            : SHOWN // 4
-        ]
-        for kind, found in kinds.items()
-    }
-    return {kind: {"questions": len(found), "surest": surest[kind]} for kind, found in kinds.items()}
+    for kind, found in kinds.items():
+        found.sort(key=lambda example: example["na_prob"], reverse=kind.startswith("no "))
+    return {kind: {"questions": len(found), "surest": found[:SHOWN]} for kind, found in kinds.items()}
 
 
 if __name__ == "__main__":

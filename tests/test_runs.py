@@ -134,8 +134,7 @@ def test_run_keeps_its_fingerprint_where_inputs_moved(data: str, output: str, tm
         count_words(moved, output, calls=[])
 
 
-@pytest.mark.parametrize(("one", "other"), [(2, 2.0), (1e-4, 0.0001)])
-def test_equal_numbers_have_equal_fingerprints(one: float, other: float) -> None:
+def test_equal_numbers_have_equal_fingerprints() -> None:
     """A recipe's 2 epochs are the shell's 2.0."""
 
     def config(number: float) -> configs.DistillConfig:
@@ -143,7 +142,7 @@ def test_equal_numbers_have_equal_fingerprints(one: float, other: float) -> None
             data="d", student="s", objective=("labels",), epochs=number, objective_weights=(number,)
         )
 
-    assert runs.fingerprint(config(one)) == runs.fingerprint(config(other))
+    assert runs.fingerprint(config(2)) == runs.fingerprint(config(2.0))
     assert runs.identity_fields(config(2))["epochs"] == 2.0
     assert type(runs.identity_fields(config(2))["batch_size"]) is int
 

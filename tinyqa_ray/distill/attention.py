@@ -1,4 +1,4 @@
-"""Attention in float32 where training on a CPU is in bf16: torch's kernel is twice as slow there in bf16."""
+"""Attention in float32 where training on a CPU is in bf16, in which torch's kernel is slower there."""
 
 from __future__ import annotations
 
