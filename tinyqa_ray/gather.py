@@ -159,7 +159,7 @@ def _corpus(config: GatherConfig) -> Iterator[Paragraph]:
         return
     asked: dict[str, list[Question]] = {}
     for row in _rows(config.questions, "id", "question", "document_id"):
-        asked.setdefault(row["document_id"], []).append(Question(row["id"], row["question"], True, ()))
+        asked.setdefault(row["document_id"], []).append(Question(row["id"], row["question"], False, ()))
     for row in _rows(config.documents, "id", "text"):
         if questions := asked.pop(row["id"], None):
             name = f"{_CORPUS}:{row['id']}"

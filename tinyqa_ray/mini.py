@@ -33,8 +33,9 @@ def mini(
 ) -> Recipe:
     """A 6 x 384 student of two teachers of its own size: the mean of what they say, at half of their cost.
 
-    The teachers are the same encoder, taught by labels with two seeds; the student starts as the first and
-    learns what both say, also of questions whose answers nobody has given.
+    The teachers are the same encoder, taught by labels with two seeds; the student starts as the mean of
+    their weights and learns what both say, also of questions whose answers nobody has given. With articles
+    held out, the teachers leave unanswered, of those questions, what is below their fitted thresholds.
 
     Args:
         data: SQuAD 2.0 data to learn from.
@@ -71,8 +72,11 @@ def mini(
     student = DistillConfig(
         data="@teacher-logits",
         student=f"@{_TEACHERS[0]}/model",
+        also=tuple(f"@{name}/model" for name in _TEACHERS[1:]),
         objective=("prediction",),
-        epochs=2,
+        # Softer than 1, at which teachers that are this sure teach no more than their best guess.
+        temperature=2.0,
+        epochs=3,
         batch_size=16,
         learning_rate=1e-4,
         attention_dropout=0.0,
@@ -81,8 +85,15 @@ def mini(
         checkpoint_steps=500,
     )
     # Not of what is only asked: without the teachers it has no answers.
-    labels_alone = replace(student, data="@windows", objective=("labels",))
+    labels_alone = replace(student, data="@windows", objective=("labels",), temperature=1.0)
     fitted = f"@gathered/{HELD_OUT}" if hold_out else None
+
+    def evaluation(name: str) -> tuple[str, EvaluateConfig]:
+        config = EvaluateConfig(
+            model=f"@{name}/model", data=dev, fit_threshold=fitted, fit_temperature=fitted
+        )
+        return f"{name}-evaluation", config
+
     exports: Stages = tuple(
         (f"{name}-export", ExportConfig(model=f"@{name}/model", precision="bf16")) for name in _TEACHERS
     )
@@ -93,6 +104,7 @@ def mini(
             ("gathered", gathered),
             ("windows", TeacherLogitsConfig(data="@gathered", tokenizer=start)),
             *teachers,
+            *map(evaluation, _TEACHERS),
             ("asked", asked),
             *(copied if copies else ()),
             *(exports if exported else ()),
@@ -101,6 +113,7 @@ def mini(
                 TeacherLogitsConfig(
                     data="@augmented" if copies else "@asked",
                     model=tuple(f"@{name}-export" if exported else f"@{name}/model" for name in _TEACHERS),
+                    at_thresholds=bool(hold_out),
                 ),
             ),
             *((("baseline", labels_alone),) if baseline else ()),
@@ -115,14 +128,6 @@ def mini(
                     fit_temperature=fitted,
                 ),
             ),
-            *(
-                (
-                    f"{name}-evaluation",
-                    EvaluateConfig(
-                        model=f"@{name}/model", data=dev, fit_threshold=fitted, fit_temperature=fitted
-                    ),
-                )
-                for name in (*_TEACHERS, *(("baseline",) if baseline else ()), "student")
-            ),
+            *map(evaluation, ("baseline", "student") if baseline else ("student",)),
         ),
     )

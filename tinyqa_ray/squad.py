@@ -50,7 +50,7 @@ class GoldAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question; without answers it is unanswerable."""
+    """A question; without answers it is unanswerable, or, where it is not said to be, unlabelled."""
 
     id: str
     question: str

@@ -148,6 +148,9 @@ class TeacherLogitsConfig:
     windows carry labels only. Plain text takes none."""
     teachers: Literal["average", "apart"] = "average"
     """What is kept of several teachers: the mean of their logits, or each one's in columns of its own."""
+    at_thresholds: bool = False
+    """Of questions without labels, which teachers have not learned, let each teacher leave those unanswered
+    that are below its own fitted threshold: its null's logits are shifted by as much."""
     window: WindowConfig = WindowConfig()
     """Sizes of the windows."""
     rows_per_shard: int = 64

@@ -24,6 +24,8 @@ class DistillConfig:
     """Finished folder of windows (of 'teacher-logits')."""
     student: str
     """Folder or hub id that the student starts from."""
+    also: tuple[str, ...] = ()
+    """Other models of the same start as ``student``: it starts as the mean of the weights of all."""
     objective: tuple[Objective, ...]
     """What is taught; of several, the sum. labels: gold spans. intermediate: the teacher's attention and
     hidden states. relations: MiniLMv2's self-attention relations. prediction: the teacher's logits."""

@@ -9,7 +9,7 @@ from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
 from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.distill.layers import check_heads, check_relations
 from tinyqa_ray.distill.strategies import require_deepspeed
-from tinyqa_ray.distill.students import layer_pairs, same_tokens
+from tinyqa_ray.distill.students import averaged, layer_pairs, same_tokens
 from tinyqa_ray.distill.window_folder import window_files, window_tokenizer
 from tinyqa_ray.errors import InputError
 
@@ -34,7 +34,7 @@ def check(config: DistillConfig) -> int:
         _check_teacher(config, config.teacher, student, layers, tokenizer)
         teacher = models.load_config(config.teacher)
         models.check_window(config.teacher, teacher, int(data.lengths.max()))
-    models.load_qa_model(config.student, new_head=True)
+    averaged(models.load_qa_model(config.student, new_head=not config.also), config.student, config.also)
     if config.dev is not None:
         squad.read_squad(config.dev)
     if config.strategy != "ddp":

@@ -17,7 +17,7 @@ from tinyqa_ray.distill.curves import Curves
 from tinyqa_ray.distill.objectives import Trainee
 from tinyqa_ray.distill.session import Session
 from tinyqa_ray.distill.strategies import NotFiniteError, Strategy, strategy
-from tinyqa_ray.distill.students import student_from_layers
+from tinyqa_ray.distill.students import averaged, student_from_layers
 from tinyqa_ray.distill.window_folder import window_files
 from tinyqa_ray.engines import pick_dtype
 from tinyqa_ray.errors import InputError
@@ -77,6 +77,7 @@ def build(config: DistillConfig, device: torch.device | None = None) -> Trainee:
     """The student as the stage starts from it, with its objectives and teacher, in the device's precision."""
     torch.manual_seed(config.seed)  # of a new head and of projections
     student = models.load_qa_model(config.student, new_head=True, attention_dropout=config.attention_dropout)
+    averaged(student, config.student, config.also)
     if config.student_layers is not None:
         student = student_from_layers(student, config.student_layers)
     teacher = None

@@ -64,7 +64,7 @@ def distill(config: DistillConfig, output: str, progress: Progress | None = None
         InputError: windows or models that cannot be read or do not fit together, a folder of another run,
             or a run that cannot go on (a loss that is not finite, no memory, no disk).
     """
-    inputs = ("data", "student", "teacher", "dev", "baseline")
+    inputs = ("data", "student", "also", "teacher", "dev", "baseline")
     with runs.stage(output, config, inputs=inputs) as stage:
         if stage.finished:
             return stage.report(DistillReport)
@@ -129,7 +129,7 @@ def _fit(config: DistillConfig, stage: runs.Stage) -> Any:
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config={
-            "config": runs.for_workers(config, "data", "student", "teacher"),
+            "config": runs.for_workers(config, "data", "student", "also", "teacher"),
             "metrics_file": stage.path(METRICS),
             "failure_file": stage.path(FAILURE),
             "checkpoints": _run_folder(stage),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tinyqa_ray import models
 from tinyqa_ray.distill.taps import encoder_layers
 from tinyqa_ray.errors import InputError
 
@@ -98,6 +99,37 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreT
     return student.train(teacher.training)
 
 
+def averaged(model: PreTrainedModel, name: str, others: Sequence[str]) -> PreTrainedModel:
+    """Give a model the mean of its own weights and those of others: a uniform soup (arXiv 2203.05482).
+
+    Models that were trained apart average well only where they began as the same pretrained one.
+
+    Args:
+        model: changed in place, and returned.
+        name: of the model, for messages.
+        others: folders or hub ids of models of its shape.
+
+    Raises:
+        InputError: one cannot be read, or has other tensors.
+    """
+    weights = {key: tensor.double() for key, tensor in model.state_dict().items()}
+    shapes = {key: tensor.shape for key, tensor in weights.items()}
+    for other in others:
+        its = models.load_qa_model(other).state_dict()
+        for key in shapes.keys() | its.keys():
+            mine, found = shapes.get(key), its[key].shape if key in its else None
+            if mine != found:
+                raise InputError(
+                    f"{other}: has {key} of shape {_shape(found)}, and {name} of {_shape(mine)}; "
+                    "only models of one shape can be averaged"
+                )
+        for key, tensor in its.items():
+            weights[key] += tensor
+    if others:
+        model.load_state_dict({key: total / (1 + len(others)) for key, total in weights.items()})
+    return model
+
+
 class Projections(nn.Module):
     """Learned linear maps, one a hidden pair, from the student's width to the teacher's.
 
@@ -178,6 +210,10 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     ids = {repr(token): index for token, index in tokenizer.get_vocab().items()}
     roles = {f"{role}_token": getattr(tokenizer, f"{role}_token_id") for role in _SPECIAL_TOKENS}
     return ids | {role: index for role, index in roles.items() if index is not None}
+
+
+def _shape(shape: Sequence[int] | None) -> str:
+    return "none" if shape is None else "x".join(map(str, shape))
 
 
 def _check_layers(layers: Sequence[int], teacher_layers: int) -> None:

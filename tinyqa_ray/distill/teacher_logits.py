@@ -58,7 +58,8 @@ def teacher_logits(
         InputError: data or models that cannot be read, a teacher whose tokens are not the student's,
             teachers for plain text, or a folder of another run.
     """
-    with runs.stage(output, config, inputs=("data", "tokenizer", "model")) as stage:
+    extra = {"null shifts": str(_null_shifts(config))} if config.at_thresholds else {}
+    with runs.stage(output, config, inputs=("data", "tokenizer", "model"), extra=extra) as stage:
         if stage.finished:
             return stage.report(TeacherLogitsReport)
         plain = texts.is_text(config.data)
@@ -91,6 +92,9 @@ class WindowWriter:
     windows need not know the one that the student will be taught at, which the mean of probabilities
     would. A constant added to a teacher's logits cancels in the softmax, so none is shifted: the mean stays
     comparable between the windows of a question, and one teacher's mean is that teacher.
+
+    With ``config.at_thresholds``, a teacher's null moves where a question has no label: what a teacher
+    learned from, it says surely, and of other questions it answers too many.
     """
 
     def __init__(self, config: TeacherLogitsConfig) -> None:
@@ -102,6 +106,7 @@ class WindowWriter:
         self.windower = Windower(models.load_tokenizer(_tokenizer(config)), config.window)
         device = "cuda" if config.num_gpus_per_actor else "cpu"
         self.teachers = [load_engine(model, device=device)[0] for model in config.model]
+        self.null_shifts = _null_shifts(config)
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
         """Paragraphs in, windows out, in the order of paragraphs and questions."""
@@ -116,15 +121,20 @@ class WindowWriter:
         spans = [_span(question.answers[0]) if question.answers else None for _, question in asked]
         positions = labels(windows, spans)
         named = [(paragraphs[p], question.id) for p, question in asked]
-        made = _table(windows, named, positions, self._logits(windows))
+        unlabelled = np.array([not question.answers and not question.is_impossible for _, question in asked])
+        made = _table(windows, named, positions, self._logits(windows, unlabelled[windows.pair]))
         return made, _counts(made, len(paragraphs), len(asked))
 
-    def _logits(self, windows: Windows) -> list[tuple[Logits, Logits]]:
+    def _logits(self, windows: Windows, unlabelled: NDArray[np.bool_]) -> list[tuple[Logits, Logits]]:
         """Start and end logits to be written, of all windows end to end: one pair, or one a teacher."""
         each = []
-        for teacher in self.teachers:
+        nulls = (np.cumsum(windows.lengths) - windows.lengths)[unlabelled]
+        for teacher, shift in zip(self.teachers, self.null_shifts, strict=True):
             start, end = teacher.logits(windows, self.config.max_batch_tokens)
-            each.append((_end_to_end(start, np.float32), _end_to_end(end, np.float32)))
+            sides = _end_to_end(start, np.float32), _end_to_end(end, np.float32)
+            for side in sides:
+                side[nulls] += shift / 2
+            each.append(sides)
         if self.config.teachers == "apart" or len(each) < 2:
             return each
         starts, ends = zip(*each, strict=True)
@@ -227,6 +237,26 @@ def _span(answer: squad.GoldAnswer) -> tuple[int, int]:
 def _tokenizer(config: TeacherLogitsConfig) -> str:
     """The student's tokenizer: a model's name."""
     return config.model[0] if config.tokenizer is None else config.tokenizer
+
+
+def _null_shifts(config: TeacherLogitsConfig) -> list[float]:
+    """What each teacher's null gains, so that its fitted threshold comes to lie at one half.
+
+    Raises:
+        InputError: no threshold was fitted for a teacher.
+    """
+    if not config.at_thresholds:
+        return [0.0] * len(config.model)
+    fitted = [models.read_settings(model) for model in config.model]
+    for model, settings in zip(config.model, fitted, strict=True):
+        if settings.fitted_on is None:
+            raise InputError(
+                f"{model}: has no fitted threshold for at_thresholds; "
+                "fit one (tinyqa evaluate --fit-threshold DATA) before it is exported or asked"
+            )
+    # A threshold of 0 or 1, at which all or nothing is left unanswered, would shift without bounds.
+    thresholds = np.clip([settings.no_answer_threshold for settings in fitted], 1e-6, 1 - 1e-6)
+    return [float(shift) for shift in np.log(1 / thresholds - 1)]
 
 
 def _check_models(config: TeacherLogitsConfig, tokenizer: Any) -> None:
