@@ -146,7 +146,11 @@ def test_questions_of_a_corpus_come_with_their_passages(data: str, tmp_path: Pat
     config = GatherConfig(data=(data,), documents=str(documents), questions=str(asked))
     report = gather(config, str(tmp_path / "out"))
     *_, last = squad.read_squad(str(tmp_path / "out"))
-    assert (last.context, [each.question for each in last.questions]) == ("Rye.", ["What?"])
+    (question,) = last.questions
+    assert (last.context, question.question) == ("Rye.", "What?")
+    # Neither an answer nor the word that there is none.
+    assert not question.answers
+    assert not question.is_impossible
     assert report.unlabelled == 1
     asked.write_text('{"id": "q", "question": "What?", "document_id": "d3"}\n')
     with pytest.raises(InputError, match="document_id 'd3' is not in"):

@@ -202,6 +202,32 @@ def test_average_is_the_mean_of_the_teachers_logits(
         np.testing.assert_allclose(both, (a + b) / 2, atol=1e-2)
 
 
+def test_at_thresholds_moves_the_nulls_of_unlabelled_questions_alone(
+    tiny_squad: str, tiny_bert: str, paragraphs: list[squad.Paragraph], tmp_path: Path
+) -> None:
+    teacher = str(shutil.copytree(tiny_bert, tmp_path / "teacher"))
+    wanted = config(tiny_squad, tiny_bert, model=(teacher,), at_thresholds=True)
+    with pytest.raises(InputError, match="teacher: has no fitted threshold"):
+        WindowWriter(wanted)
+    models.write_settings(teacher, models.ModelSettings(no_answer_threshold=0.01, fitted_on="x"))
+    shift = np.log(0.99 / 0.01)
+    first, *others = paragraphs
+    asked = tuple(replace(question, is_impossible=False, answers=()) for question in first.questions)
+    rows = squad.to_table([replace(first, questions=asked), *others])
+    moved = WindowWriter(wanted)(rows)[0]
+    plain = WindowWriter(replace(wanted, at_thresholds=False))(rows)[0]
+    assert moved.drop_columns(LOGITS) == plain.drop_columns(LOGITS)
+    free = {question.id for question in asked}
+    for name in LOGITS:
+        for question, new, old in zip(
+            moved["question_id"].to_pylist(), moved[name], plain[name], strict=True
+        ):
+            difference = np.array(new.as_py(), np.float64) - np.array(old.as_py(), np.float64)
+            nulls = shift / 2 if question in free else 0.0
+            np.testing.assert_allclose(difference[0], nulls, atol=1e-2)
+            assert not difference[1:].any()
+
+
 @pytest.mark.parametrize("kept", ["average", "apart"])
 def test_one_teacher_is_itself_whatever_is_kept_of_several(
     tiny_squad: str, model: str, windows: pa.Table, paragraphs: list[squad.Paragraph], kept: str

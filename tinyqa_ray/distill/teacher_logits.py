@@ -121,7 +121,9 @@ class WindowWriter:
         spans = [_span(question.answers[0]) if question.answers else None for _, question in asked]
         positions = labels(windows, spans)
         named = [(paragraphs[p], question.id) for p, question in asked]
-        unlabelled = np.array([not question.answers and not question.is_impossible for _, question in asked])
+        unlabelled = np.array(
+            [not question.answers and not question.is_impossible for _, question in asked], dtype=bool
+        )
         made = _table(windows, named, positions, self._logits(windows, unlabelled[windows.pair]))
         return made, _counts(made, len(paragraphs), len(asked))
 
