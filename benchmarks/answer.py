@@ -36,7 +36,7 @@ from tinyqa_ray.cluster import quiet_models
 from tinyqa_ray.configs import CandidateConfig
 from tinyqa_ray.corpus.coverage import coverage
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.recipes import bundled
+from tinyqa_ray.shipped import bundled
 
 SEED = 13
 PARTS = ("speed", "growth", "actors", "candidates")

@@ -35,7 +35,7 @@ from tinyqa_ray.augment.rewriting import replaceable, word_spans
 from tinyqa_ray.augment.stage import neighbours_of
 from tinyqa_ray.configs import AugmentConfig
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.recipes import bundled
+from tinyqa_ray.shipped import bundled
 
 SEED = 13
 VECTOR_WIDTH = 50

@@ -30,7 +30,7 @@ from tinyqa_ray.configs.distill import Objective, Precision
 from tinyqa_ray.distill.students import evenly_spaced_layers
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.reader import measure
-from tinyqa_ray.recipes import bundled
+from tinyqa_ray.shipped import bundled
 from tinyqa_ray.stages import Recipe
 
 PATHS = ("train", "dev", "teacher", "work", "save")

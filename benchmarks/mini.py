@@ -1,57 +1,60 @@
-"""The student of a run of recipe ``mini`` beside its teachers and its int8 form: quality, speed, failures.
+"""The model that the package ships beside its teachers and its int8 form: quality, speed, scores, failures.
 
     python jobs/pipeline.py --recipe mini --data train.json --dev dev.json … --output out/mini
-    python benchmarks/mini.py --run out/mini --dev dev.json --calibration train.json
+    python benchmarks/mini.py --run out/mini --dev dev.json --output mini.json --plot mini.svg
 
-Quality is what the run's own evaluations measured, at thresholds fitted on articles that nobody learned from.
-Speeds are taken here, one model after the other, in turns.
+The quality of the teachers is what the run's own evaluations measured; that of the package's models is
+measured here. All are at thresholds fitted on articles that nobody learned from. Speeds are taken in turns.
 """
 
 import argparse
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from machine import machine, show
+from matplotlib.figure import Figure
 
-from tinyqa_ray import metrics, storage
-from tinyqa_ray.configs import EvaluateConfig, ExportConfig
+from tinyqa_ray import calibration, metrics, shipped, storage
+from tinyqa_ray.configs import EvaluateConfig
 from tinyqa_ray.evaluate import evaluate
 from tinyqa_ray.reader import Reader, measure
-from tinyqa_ray.reader.export import export
+from tinyqa_ray.reader.answers import logit
 from tinyqa_ray.reader.mean import load_mean
+from tinyqa_ray.reader.spans import Reading, sigmoid
 
 TEACHERS = ("teacher-a", "teacher-b")
+MODELS = {"student": shipped.MODEL, "student, int8": shipped.INT8}
 KEPT = ("exact", "f1", "has_ans_f1", "no_ans_f1", "forced_exact", "forced_f1", "calibration_error")
+SETTINGS = ("no_answer_threshold", "temperature", "score_shift")
+MAX_ANSWER_TOKENS = 30
 ROUNDS = 3
 SHOWN = 3
 """Examples of each kind of failure."""
 
 
 def main() -> None:
-    """Collect, export, time, print."""
+    """Collect, measure, time, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--run", required=True, help="folder of a finished run of recipe mini")
+    parser.add_argument("--run", required=True, help="folder of the finished run that made the model")
     parser.add_argument("--dev", required=True, help="SQuAD JSON that the run was measured on")
-    parser.add_argument("--calibration", required=True, help="SQuAD JSON for the int8 export")
     parser.add_argument("--questions", type=int, default=300, help="questions of a round of timing")
     parser.add_argument("--output", help="JSON file for the figures")
+    parser.add_argument("--plot", help="SVG file: how right answers are against their score")
     arguments = parser.parse_args()
-    run = Path(arguments.run)
-    figures = {
-        name: measured(run / f"{name}-evaluation")
-        for name in ("teachers", *TEACHERS, "baseline", "student")
-        if (run / f"{name}-evaluation").is_dir()
-    }
-    student = str(run / "student" / "model")
+    run, asked = Path(arguments.run), measure.questions_of(arguments.dev)
+    figures = {name: measured(run / f"{name}-evaluation") for name in ("teachers", *TEACHERS)}
     with tempfile.TemporaryDirectory() as folder:
-        int8 = str(Path(folder) / "int8")
-        export(ExportConfig(model=student, calibration=arguments.calibration), int8)
-        evaluate(EvaluateConfig(model=int8, data=arguments.dev), str(Path(folder) / "evaluation"))
-        figures["student, int8"] = measured(Path(folder) / "evaluation")
-        speeds = questions_per_s(student, int8, run, arguments.dev, arguments.questions)
+        for name, model in MODELS.items():
+            evaluate(EvaluateConfig(model=model, data=arguments.dev), str(Path(folder) / name))
+            figures[name] = measured(Path(folder) / name)
+    speeds = questions_per_s(run, asked[: arguments.questions])
+    reader = Reader.from_pretrained()
+    readings, _ = measure.read(reader, asked, MAX_ANSWER_TOKENS)
     made = {
         "figures": figures,
         "kept": {
@@ -60,8 +63,10 @@ def main() -> None:
         },
         "questions_per_s": speeds,
         "speed_of_student_to_teachers": round(speeds["student"] / speeds["teachers"], 2),
-        "failures": failures(student, arguments.dev),
+        "failures": failures(reader, asked, readings),
     }
+    if arguments.plot:
+        plot(reader, asked, readings, arguments.plot)
     if arguments.output:
         text = json.dumps({"benchmark": "mini", **made, "machine": machine()}, indent=2, ensure_ascii=False)
         Path(arguments.output).write_text(text + "\n")
@@ -72,34 +77,29 @@ def measured(folder: Path) -> dict[str, float]:
     """Figures of a finished evaluation, in percent."""
     found = storage.read_json(str(folder / "metrics.json"))
     best = {name: found["official"][name] for name in ("best_exact", "best_f1")}
-    settings = {name: found[name] for name in ("no_answer_threshold", "temperature")}
     shown = {name: found[name] for name in KEPT} | best | {"always_abstain": found["always_abstain"]}
-    return {name: round(value, 2) for name, value in shown.items()} | settings
+    return {name: round(value, 2) for name, value in shown.items()} | {name: found[name] for name in SETTINGS}
 
 
-def questions_per_s(student: str, int8: str, run: Path, dev: str, count: int) -> dict[str, float]:
+def questions_per_s(run: Path, asked: Sequence[measure.Asked]) -> dict[str, float]:
     """Questions read per second; the best of ``ROUNDS`` rounds."""
-    asked = measure.questions_of(dev)[:count]
     teachers = Reader.from_pretrained(str(run / TEACHERS[0] / "model"))
     teachers.engine = load_mean([str(run / name / "model") for name in TEACHERS], device="cpu")
     readers = {
         "teachers": teachers,
-        "student": Reader.from_pretrained(student),
-        "student, int8": Reader.from_pretrained(int8),
+        **{name: Reader.from_pretrained(model) for name, model in MODELS.items()},
     }
     best = dict.fromkeys(readers, float("inf"))
     for _ in range(ROUNDS):
         for name, reader in readers.items():
             began = time.perf_counter()
-            measure.read(reader, asked, 30)
+            measure.read(reader, asked, MAX_ANSWER_TOKENS)
             best[name] = min(best[name], time.perf_counter() - began)
     return {name: round(len(asked) / seconds, 1) for name, seconds in best.items()}
 
 
-def failures(model: str, dev: str) -> dict[str, Any]:
-    """How the model is wrong at its threshold, how often, and examples of what it was surest of."""
-    reader, asked = Reader.from_pretrained(model), measure.questions_of(dev)
-    readings, _ = measure.read(reader, asked, 30)
+def failures(reader: Reader, asked: Sequence[measure.Asked], readings: Sequence[Reading]) -> dict[str, Any]:
+    """How a model is wrong at its threshold, how often, and examples of what it was surest of."""
     predictions, na_probs = measure.predicted(asked, readings)
     scored = metrics.per_question(measure.gold(asked), predictions)
     kinds: dict[str, list[dict[str, Any]]] = {}
@@ -107,7 +107,7 @@ def failures(model: str, dev: str) -> dict[str, Any]:
         question = each.question
         answered = na_probs[question.id] <= reader.settings.no_answer_threshold
         if answerable and answered and f1 < 1:
-            kind = "another span" if f1 == 0 else "too long or too short a span"
+            kind = "another span" if f1 == 0 else "a span that shares words with the right one"
         elif answerable and not answered:
             kind = "no answer where there is one"
         elif answered and not answerable:
@@ -124,6 +124,25 @@ def failures(model: str, dev: str) -> dict[str, Any]:
     for kind, found in kinds.items():
         found.sort(key=lambda example: example["na_prob"], reverse=kind.startswith("no "))
     return {kind: {"questions": len(found), "surest": found[:SHOWN]} for kind, found in kinds.items()}
+
+
+def plot(reader: Reader, asked: Sequence[measure.Asked], readings: Sequence[Reading], path: str) -> None:
+    """Draw how right the best span of every question is against its score."""
+    scored = metrics.per_question(measure.gold(asked), measure.predicted(asked, readings)[0])
+    found = np.array([bool(reading.spans) for reading in readings])
+    right = np.where(scored.has_answer, scored.f1, 0.0)[found]
+    scores = [sigmoid(logit(each, each.spans[0], reader.settings)) for each in readings if each.spans]
+    bins = calibration.reliability(np.array(scores), right)
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], linestyle="--", color="grey")
+    axes.plot(bins.scores, bins.right, marker="o")
+    for count, x, y in zip(bins.counts, bins.scores, bins.right, strict=True):
+        if count:
+            axes.annotate(str(count), (x, y), xytext=(4, -10), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="score", ylabel="mean F1 of the best span", xlim=(0, 1), ylim=(0, 1))
+    axes.set_title(f"{shipped.MODEL} on {len(asked):,} questions of dev", fontsize=10)
+    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":

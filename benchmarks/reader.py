@@ -28,7 +28,7 @@ from tinyqa_ray import storage
 from tinyqa_ray.configs import ExportConfig
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.reader.export import export
-from tinyqa_ray.recipes import bundled
+from tinyqa_ray.shipped import bundled
 
 SEED = 13
 EXPORTS = ("fp32", "bf16", "int8")

@@ -26,7 +26,7 @@ from peers.served import Callers, Load, Server, callers, served
 from tinyqa_ray import storage
 from tinyqa_ray.cluster import quiet_models
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.recipes import bundled
+from tinyqa_ray.shipped import bundled
 
 SEED = 13
 SHARES = (0.5, 0.8, 2.0)

@@ -37,7 +37,7 @@ from tinyqa_ray.cluster import connected
 from tinyqa_ray.configs import TeacherLogitsConfig
 from tinyqa_ray.distill.teacher_logits import WindowWriter, teacher_logits
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.recipes import bundled
+from tinyqa_ray.shipped import bundled
 
 SEED = 13
 BATCH_WINDOWS = 32

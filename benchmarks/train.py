@@ -31,7 +31,7 @@ from tinyqa_ray import metrics, storage
 from tinyqa_ray.cluster import quiet_models
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.reader import Reader, measure
-from tinyqa_ray.recipes import bundled
+from tinyqa_ray.shipped import bundled
 
 SEED = 13
 OURS: dict[str, dict[str, Any]] = {"tinyqa": {}, "tinyqa bf16": {"precision": "bf16"}}

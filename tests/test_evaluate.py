@@ -168,6 +168,7 @@ def test_temperature_is_fitted_on_other_questions_and_stored(
     report = evaluate(fitting, str(tmp_path / "out"))
     settings = models.read_settings(config.model)
     assert settings.temperature == report.temperature != 1.0
+    assert settings.score_shift == report.score_shift != 0.0
     assert (settings.temperature_fitted_on or "").startswith("sha256")
     assert (settings.no_answer_threshold, settings.fitted_on) == (0.5, None)
     # The same command again finds its own result, and both fits live side by side.
@@ -214,7 +215,7 @@ def test_threshold_of_a_hub_model_is_refused_before_anything_is_read(
     reader = module._reader(config)
     monkeypatch.setattr(module, "_reader", lambda _: reader)
     monkeypatch.setattr(measure, "read", None)
-    with pytest.raises(InputError, match="give a folder, not a hub id"):
+    with pytest.raises(InputError, match="give a folder of your own"):
         evaluate(replace(config, model="some/model", fit_threshold=calibration), str(tmp_path / "out"))
 
 

@@ -174,7 +174,7 @@ def test_settings_of_another_version_are_refused(copy: Path, text: str) -> None:
 
 def test_settings_of_a_hub_id_are_defaults_and_cannot_be_written() -> None:
     assert models.read_settings("nobody/nothing") == models.ModelSettings()
-    with pytest.raises(InputError, match="give a folder, not a hub id"):
+    with pytest.raises(InputError, match="give a folder of your own"):
         models.write_settings("nobody/nothing", models.ModelSettings())
 
 

@@ -173,13 +173,16 @@ def test_help_lists_parameters_stages_and_how_to_override(capsys: pytest.Capture
 def test_help_comes_without_a_model_too(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tinyqa_ray.models.default_encoder", lambda: "./absent")
+    def absent() -> str:
+        raise InputError("no encoder given")
+
+    monkeypatch.setattr("tinyqa_ray.models.default_encoder", absent)
     with pytest.raises(SystemExit) as stop:
-        read("--recipe quickstart --help")
+        read("--recipe mini --help")
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    assert "--teacher " in shown
-    assert "./absent: no" in shown
+    assert "--encoder " in shown
+    assert "no encoder given" in shown
     assert "overrides:" in shown
 
 

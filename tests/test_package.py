@@ -14,6 +14,7 @@ PURE = ("metrics", "windows", "augment.rewriting", "distill.losses", "reader.spa
 # What stands below every stage: it may be imported by all, and imports none of them.
 GROUND = (
     "errors",
+    "shipped",
     "storage",
     "runs",
     "configs",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tinyqa_ray import recipes, runs
+from tinyqa_ray import recipes, runs, shipped
 from tinyqa_ray import stages as wiring
 from tinyqa_ray.configs import (
     AugmentConfig,
@@ -224,6 +224,18 @@ def test_mini_teachers_answer_as_exports_if_wanted(tiny_bert: str) -> None:
     has(found["teacher-b-export"], model="@teacher-b/model", precision="bf16")
     has(found["teacher-logits"], model=("@teacher-a-export", "@teacher-b-export"))
     has(found["student"], student="@teacher-a/model")
+
+
+def test_quickstart_distils_the_shipped_model(quickstart: Recipe) -> None:
+    found = stages(recipes.quickstart())
+    assert not found.keys() & {"windows", "teacher"}
+    has(found["teacher-logits"], model=(shipped.MODEL,), data="@augmented")
+    has(found["intermediate"], student=shipped.MODEL, teacher=shipped.MODEL, student_layers=(1, 3, 5))
+    # Its own threshold is stored with it.
+    has(found["teacher-evaluation"], model=shipped.MODEL, fit_threshold=None)
+    assert found["student-evaluation"].fit_threshold is not None
+    has(stages(quickstart)["teacher-evaluation"], model="@teacher/model")
+    assert stages(quickstart)["teacher-evaluation"].fit_threshold is not None
 
 
 def test_tuples_and_none_are_no_references() -> None:

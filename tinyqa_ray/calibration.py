@@ -1,4 +1,4 @@
-"""The temperature that makes a score the share of right answers (Guo et al. 2017, arXiv 1706.04599)."""
+"""The scale that makes a score the share of right answers (Platt 1999; Guo et al. 2017, arXiv 1706.04599)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import optimize, special
 
 Float = NDArray[np.float64]
 
@@ -13,32 +14,59 @@ _BETAS = (0.01, 100.0)
 """Smallest and largest 1 / temperature."""
 
 
-def best_temperature(margins: Float, right: Float) -> float:
-    """The temperature T with the smallest cross entropy of ``sigmoid(margin / T)`` against ``right``.
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Margins ``span - null`` as scores: ``sigmoid((margin - shift) / temperature)``."""
+
+    temperature: float
+    shift: float
+
+    def scores(self, margins: Float) -> Float:
+        """Scores in [0, 1], of the shape of the margins."""
+        scores: Float = special.expit((margins - self.shift) / self.temperature)
+        return scores
+
+
+def best_scale(margins: Float, right: Float) -> Scale:
+    """The scale with the smallest cross entropy of its scores against ``right``: Platt scaling.
+
+    A temperature alone cannot mend a model that answers questions without an answer too readily: it only
+    brings every score to one half.
 
     Args:
         margins: ``span - null`` of each question's best span, ``(n,)``.
         right: how right that span is, in [0, 1]: its F1, 0 where there is no answer; ``(n,)``.
 
     Returns:
-        a temperature in [0.01, 100]. The loss is convex in 1 / T, so that the search cannot be trapped.
+        a scale of temperature in [0.01, 100]. The loss is convex in ``1 / temperature`` and
+        ``shift / temperature`` together, so that the search cannot be trapped.
     """
     assert margins.shape == right.shape, (margins.shape, right.shape)
-    low, high = np.log(_BETAS)
-    golden = (5**0.5 - 1) / 2
-    # Golden-section search: convex in beta, so with a single valley also in log beta.
-    while high - low > 1e-6:
-        one, two = high - golden * (high - low), low + golden * (high - low)
-        if cross_entropy(margins, right, np.exp(-one)) <= cross_entropy(margins, right, np.exp(-two)):
-            high = two
-        else:
-            low = one
-    return float(np.exp(-(low + high) / 2))
+    centre, spread = float(margins.mean()), float(margins.std()) or 1.0
+    z = (margins - centre) / spread  # of one size, which the search likes
+
+    def loss(slope_and_bias: Float) -> tuple[float, list[float]]:
+        """The cross entropy of ``sigmoid(slope * z + bias)`` and its gradient."""
+        slope, bias = slope_and_bias
+        logits = slope * z + bias
+        over = special.expit(logits) - right
+        return _cross_entropy(logits, right), [float(np.mean(over * z)), float(np.mean(over))]
+
+    slopes = tuple(beta * spread for beta in _BETAS)
+    found = optimize.minimize(
+        loss, (slopes[0], 0.0), jac=True, bounds=(slopes, (None, None)), method="L-BFGS-B"
+    )
+    slope, bias = map(float, found.x)
+    temperature = spread / slope
+    return Scale(temperature=temperature, shift=centre - bias * temperature)
 
 
-def cross_entropy(margins: Float, right: Float, temperature: float) -> float:
-    """Mean cross entropy, in nats, of ``sigmoid(margin / temperature)`` against ``right``."""
-    logits = margins / temperature
+def cross_entropy(margins: Float, right: Float, scale: Scale) -> float:
+    """Mean cross entropy, in nats, of the scores of ``margins`` against ``right``."""
+    return _cross_entropy((margins - scale.shift) / scale.temperature, right)
+
+
+def _cross_entropy(logits: Float, right: Float) -> float:
     # log(1 + e^x) - right * x, without overflow
     return float(np.mean(np.logaddexp(0.0, logits) - right * logits))
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from tinyqa_ray import __version__, configs, options, runs
+from tinyqa_ray import __version__, configs, options, runs, shipped
 from tinyqa_ray.errors import InputError
 
 _app = tyro.extras.SubcommandApp()
@@ -79,8 +79,8 @@ def quickstart(output: str = "runs/quickstart", teacher: str | None = None) -> N
 
     Args:
         output: Folder of all stages; run again, only what is left is done.
-        teacher: Encoder or question-answering model to make the teacher of: a folder or hub id. MiniLM-L6 of
-            the extra 'quickstart' when not given.
+        teacher: Encoder or question-answering model to make the teacher of: a folder or hub id. The model of
+            the package is the teacher, as it is, when not given.
     """
     from tinyqa_ray import console, recipes
 
@@ -90,7 +90,7 @@ def quickstart(output: str = "runs/quickstart", teacher: str | None = None) -> N
 @command
 def ask(
     question: Annotated[str, tyro.conf.Positional],
-    model: str,
+    model: str = shipped.MODEL,
     context: str | None = None,
     file: str | None = None,
     top_k: int = 1,
@@ -101,7 +101,8 @@ def ask(
 
     Args:
         question: What to ask.
-        model: Folder or hub id with a question-answering head.
+        model: Folder or hub id with a question-answering head, or an export; tinyqa-mini is the model of the
+            package, tinyqa-mini-int8 its faster form for CPUs (extra 'cpu'), made on first use.
         context: The text to read.
         file: A UTF-8 file to read instead.
         top_k: Answers to print, best first.

@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from tinyqa_ray import runner, runs, storage
+from tinyqa_ray import models, runner, runs, shipped, storage
 from tinyqa_ray.answer import FOLDER as ANSWERS
 from tinyqa_ray.answer import AnswerReport
 from tinyqa_ray.augment import AugmentReport
@@ -192,15 +192,15 @@ def _comparison(by_name: dict[str, StageResult]) -> Table:
     for name in headings:
         table.add_column(name, justify="left" if not name else "right")
     for who in ("teacher", "student"):
-        report, made = by_name[f"{who}-evaluation"].report, by_name[who].report
+        result = by_name[f"{who}-evaluation"]
+        report = result.report
         assert isinstance(report, EvaluateReport)
-        assert isinstance(made, DistillReport)
         figures = (report.exact, report.f1, report.has_ans_f1, report.no_ans_f1, report.forced_f1)
         table.add_row(
             who,
             *("–" if value is None else f"{value:.1f}" for value in figures),
-            f"{made.parameters / 1e6:.1f} M",
-            f"{made.model_bytes / 1e6:.0f} MB",
+            f"{report.parameters / 1e6:.1f} M",
+            f"{models.model_bytes(shipped.located(_model(result))) / 1e6:.0f} MB",
             f"{report.questions_per_s:.1f}",
         )
     teacher = by_name["teacher-evaluation"].report
@@ -208,6 +208,11 @@ def _comparison(by_name: dict[str, StageResult]) -> Table:
     abstain = f"{teacher.always_abstain:.1f}"
     table.add_row("always abstain", abstain, abstain, "0.0", "100.0")
     return table
+
+
+def _model(evaluation: StageResult) -> str:
+    """The model that an evaluation measured."""
+    return str(storage.read_json(storage.join(evaluation.output, runs.SUCCESS))["config"]["model"])
 
 
 def _documents(result: StageResult) -> dict[str, str]:
@@ -240,9 +245,9 @@ def _examples(output: str, documents: dict[str, str], plain: bool) -> list[Panel
 def _places(by_name: dict[str, StageResult], output: str) -> Table:
     table = Table(title="Where it lies", title_justify="left", box=None, pad_edge=False, show_header=False)
     for what, path in (
-        ("student", f"{by_name['student'].output}/model"),
+        ("student", _model(by_name["student-evaluation"])),
         ("its report", f"{by_name['student-evaluation'].output}/report.html"),
-        ("teacher", f"{by_name['teacher'].output}/model"),
+        ("teacher", shipped.located(_model(by_name["teacher-evaluation"]))),
         ("its report", f"{by_name['teacher-evaluation'].output}/report.html"),
         ("answers", f"{by_name['answers'].output}/{ANSWERS}"),
         ("everything", output),

@@ -44,7 +44,9 @@ class EvaluateReport:
     no_answer_threshold: float
     """The model abstains when ``na_prob`` is above it."""
     temperature: float
-    """Divides ``span - null`` in scores."""
+    """Divides ``span - null - score_shift`` in scores."""
+    score_shift: float
+    """``span - null`` at which a score is one half."""
     calibration_error: float
     """Mean distance of an answer's score and its F1, over ten bins of scores, in percent."""
     questions_per_s: float
@@ -63,7 +65,7 @@ def evaluate(config: EvaluateConfig, output: str, progress: measure.Progress | N
     """
     fits = {
         "fit_threshold": ("no_answer_threshold", "fitted_on"),
-        "fit_temperature": ("temperature", "temperature_fitted_on"),
+        "fit_temperature": ("temperature", "score_shift", "temperature_fitted_on"),
     }
     # What was stored beside the model counts, but for what is fitted anew.
     settings = asdict(models.read_settings(config.model))
@@ -83,12 +85,14 @@ def evaluate(config: EvaluateConfig, output: str, progress: measure.Progress | N
             name: value for name, value in asdict(summary).items() if name not in ("total", "threshold")
         }
         margins, right = _margins(asked, readings)
-        scores = 1 / (1 + np.exp(-margins / reader.settings.temperature))
+        scale = calibration.Scale(temperature=reader.settings.temperature, shift=reader.settings.score_shift)
+        scores = scale.scores(margins)
         made = EvaluateReport(
             questions=summary.total,
             **figures,
             no_answer_threshold=threshold,
-            temperature=reader.settings.temperature,
+            temperature=scale.temperature,
+            score_shift=scale.shift,
             calibration_error=100 * calibration.calibration_error(scores, right),
             questions_per_s=len(asked) / seconds,
             parameters=reader.engine.parameters,
@@ -144,14 +148,21 @@ def _reader(config: EvaluateConfig, device: str = "auto") -> Reader:
 def _fit(reader: Reader, config: EvaluateConfig, measured: set[str]) -> None:
     """Fit what is asked for on other questions, and store it beside the model."""
     fitted: dict[str, Any] = {}
+    # Often the same data for both: read once.
+    others = {
+        data: _read_others(reader, config, data, measured)
+        for data in dict.fromkeys((config.fit_threshold, config.fit_temperature))
+        if data is not None
+    }
     if config.fit_threshold is not None:
-        asked, readings = _read_others(reader, config, config.fit_threshold, measured)
+        asked, readings = others[config.fit_threshold]
         threshold = metrics.best_threshold(measure.gold(asked), *measure.predicted(asked, readings))
         fitted.update(no_answer_threshold=threshold, fitted_on=storage.identity(config.fit_threshold))
     if config.fit_temperature is not None:
-        asked, readings = _read_others(reader, config, config.fit_temperature, measured)
-        temperature = calibration.best_temperature(*_margins(asked, readings))
-        fitted.update(temperature=temperature, temperature_fitted_on=storage.identity(config.fit_temperature))
+        asked, readings = others[config.fit_temperature]
+        scale = calibration.best_scale(*_margins(asked, readings))
+        fitted.update(temperature=scale.temperature, score_shift=scale.shift)
+        fitted.update(temperature_fitted_on=storage.identity(config.fit_temperature))
     if fitted:
         reader.settings = replace(reader.settings, **fitted)
         if not config.also:
@@ -211,7 +222,8 @@ def _page(
             ("questions", f"{made.questions} ({made.no_ans_total} unanswerable)"),
             ("window", f"{config.window.max_seq_len} tokens, overlap {config.window.doc_stride}"),
             ("threshold", f"{made.no_answer_threshold:.4f} (abstain above)"),
-            ("temperature", f"{made.temperature:.3f} (calibration error {made.calibration_error:.1f} %)"),
+            ("temperature", f"{made.temperature:.3f}, shift {made.score_shift:.3f}"),
+            ("calibration", f"{made.calibration_error:.1f} % mean error of scores"),
             ("speed", f"{made.questions_per_s:.1f} questions/s"),
             *runs.versions().items(),
         ),

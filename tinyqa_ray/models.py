@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from tinyqa_ray import storage
+from tinyqa_ray import shipped, storage
 from tinyqa_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SETTINGS = "tinyqa.json"
-"""File beside a model with what was fitted for it: the no-answer threshold and the temperature."""
+"""File beside a model with what was fitted for it: the no-answer threshold and the scale of scores."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,9 +35,11 @@ class ModelSettings:
     fitted_on: str | None = None
     """Identity of the data behind the threshold; None when it is the default."""
     temperature: float = 1.0
-    """Divides ``span - null`` in an answer's score, so that the score is the share of right answers."""
+    """Divides ``span - null - score_shift`` in an answer's score, to make it the share of right ones."""
+    score_shift: float = 0.0
+    """``span - null`` at which the score is one half, above 0 where a model answers too readily."""
     temperature_fitted_on: str | None = None
-    """Identity of the data behind the temperature; None when it is the default."""
+    """Identity of the data behind temperature and shift; None when they are the defaults."""
 
     def __post_init__(self) -> None:
         threshold, temperature = self.no_answer_threshold, self.temperature
@@ -45,6 +47,8 @@ class ModelSettings:
             raise InputError(f"no_answer_threshold is {threshold!r}; it must be a number in [0, 1]")
         if not isinstance(temperature, (int, float)) or not 0.0 < temperature < float("inf"):
             raise InputError(f"temperature is {temperature!r}; it must be a number above 0")
+        if not isinstance(self.score_shift, (int, float)) or not abs(self.score_shift) < float("inf"):
+            raise InputError(f"score_shift is {self.score_shift!r}; it must be a number")
 
 
 def default_encoder() -> str:
@@ -184,6 +188,7 @@ def check_window(name: str, config: Any, max_seq_len: int) -> None:
 
 def has_file(name: str, file: str) -> bool:
     """Whether ``name`` is a folder, here or at a URL, that holds ``file``."""
+    name = shipped.located(name)
     return storage.kind(name) == "folder" and storage.kind(storage.join(name, file)) == "file"
 
 
@@ -194,7 +199,7 @@ def model_bytes(folder: str) -> int:
 
 def read_settings(name: str) -> ModelSettings:
     """What was stored beside a model; the defaults when nothing was."""
-    path = storage.join(name, SETTINGS)
+    path = storage.join(shipped.located(name), SETTINGS)
     if not has_file(name, SETTINGS):
         return ModelSettings()
     try:
@@ -210,7 +215,7 @@ def settings_file(name: str) -> str:
         InputError: the model is not a folder of the user's.
     """
     if storage.kind(name) != "folder":
-        raise InputError(f"{name}: settings are stored beside a model; give a folder, not a hub id")
+        raise InputError(f"{name}: settings are stored beside a model; give a folder of your own")
     return storage.join(name, SETTINGS)
 
 
@@ -249,6 +254,7 @@ def readable(name: str) -> Iterator[str]:
     Raises:
         InputError: a folder that is not there.
     """
+    name = shipped.located(name)
     if "://" in name:
         with tempfile.TemporaryDirectory() as copy:
             files = storage.list_files(name)

@@ -178,7 +178,7 @@ def reliability(scores: NDArray[np.float64], right: NDArray[np.float64]) -> str:
     _legend(figure)
     caption = (
         "The best span of every question, in ten bins of scores, with how many each holds: on the dashed "
-        "line, 70% of what has a score of 0.7 is right. Below it the scores promise too much; a temperature "
+        "line, 70% of what has a score of 0.7 is right. Below it the scores promise too much; a scale "
         "fitted on other data (--fit-temperature) brings them there."
     )
     return html.captioned(html.figure_svg(figure, "How right answers are against their score"), caption)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-
-from tinyqa_ray import models
+from tinyqa_ray import models, shipped
 from tinyqa_ray.configs import (
     AnswerConfig,
     AugmentConfig,
@@ -12,12 +10,8 @@ from tinyqa_ray.configs import (
     EvaluateConfig,
     TeacherLogitsConfig,
 )
-from tinyqa_ray.stages import Recipe, with_baseline
-
-
-def bundled(name: str) -> str:
-    """Path of a file that the package carries (see its ATTRIBUTION.md)."""
-    return str(files("tinyqa_ray") / "data" / name)
+from tinyqa_ray.shipped import bundled
+from tinyqa_ray.stages import Recipe, Stages, with_baseline
 
 
 def quickstart(
@@ -30,15 +24,15 @@ def quickstart(
     """Every stage on real data within minutes on two cores: small excerpt, small teacher, smaller student.
 
     Args:
-        teacher: Encoder or question-answering model to make the teacher of; MiniLM-L6 of the ``quickstart``
-            extra when not given.
+        teacher: Encoder or question-answering model to make the teacher of, by labels; the model of the
+            package is the teacher, as it is, when not given.
         data: SQuAD 2.0 data to learn from; the bundled excerpt when not given.
         dev: SQuAD 2.0 data to measure on; the bundled excerpt when not given.
         student_layers: The teacher's layers that the student keeps, from 0; every second when not given.
         baseline: Also teach the same student by labels alone, to compare with.
     """
-    encoder = teacher or models.default_encoder()
-    layers = int(models.load_config(encoder).num_hidden_layers)
+    start = teacher or shipped.MODEL
+    layers = int(models.load_config(start).num_hidden_layers)
     kept = student_layers or tuple(range(layers % 2 + 1, layers, 2))
     train, measured = data or bundled("squad2_train.json"), dev or bundled("squad2_dev.json")
     calibration = bundled("squad2_calibration.json")
@@ -48,55 +42,43 @@ def quickstart(
         objective=("prediction",),
         distillation_weight=0.75,
         temperature=1.5,
-        epochs=1.5,
+        epochs=2,
         batch_size=8,
         learning_rate=3e-4,
         attention_dropout=0.0,
         dev=measured,
         checkpoint_steps=150,
     )
+    # Its threshold is stored with the shipped model, fitted on the very articles of the calibration file.
+    taught_here: Stages = () if teacher is None else _taught(teacher, train, measured)
+    by = shipped.MODEL if teacher is None else "@teacher/model"
     return Recipe(
         name="quickstart",
         stages=(
-            ("windows", TeacherLogitsConfig(data=train, tokenizer=encoder)),
-            (
-                "teacher",
-                DistillConfig(
-                    data="@windows",
-                    student=encoder,
-                    objective=("labels",),
-                    epochs=3,
-                    batch_size=8,
-                    learning_rate=3e-4,
-                    attention_dropout=0.0,
-                    dev=measured,
-                    checkpoint_steps=150,
-                ),
-            ),
-            ("augmented", AugmentConfig(data=train, embeddings=encoder, copies=2, rows_per_shard=32)),
-            (
-                "teacher-logits",
-                TeacherLogitsConfig(data="@augmented", tokenizer="@teacher/model", model=("@teacher/model",)),
-            ),
+            *taught_here,
+            ("augmented", AugmentConfig(data=train, embeddings=start, copies=2, rows_per_shard=32)),
+            ("teacher-logits", TeacherLogitsConfig(data="@augmented", model=(by,))),
             (
                 "intermediate",
                 DistillConfig(
                     data="@teacher-logits",
-                    student="@teacher/model",
+                    student=by,
                     student_layers=kept,
-                    teacher="@teacher/model",
+                    teacher=by,
                     objective=("intermediate",),
-                    epochs=0.5,
+                    epochs=1,
                     batch_size=8,
                     learning_rate=5e-4,
                     attention_dropout=0.0,
                     checkpoint_steps=150,
                 ),
             ),
-            *with_baseline(taught, "@teacher/model", kept, baseline),
+            *with_baseline(taught, by, kept, baseline),
             (
                 "teacher-evaluation",
-                EvaluateConfig(model="@teacher/model", data=measured, fit_threshold=calibration),
+                EvaluateConfig(
+                    model=by, data=measured, fit_threshold=None if teacher is None else calibration
+                ),
             ),
             (
                 "student-evaluation",
@@ -110,6 +92,27 @@ def quickstart(
                     questions=bundled("corpus_questions.jsonl"),
                     rows_per_shard=32,
                 ),
+            ),
+        ),
+    )
+
+
+def _taught(encoder: str, train: str, measured: str) -> Stages:
+    """The stages that make a teacher of ``encoder`` by labels."""
+    return (
+        ("windows", TeacherLogitsConfig(data=train, tokenizer=encoder)),
+        (
+            "teacher",
+            DistillConfig(
+                data="@windows",
+                student=encoder,
+                objective=("labels",),
+                epochs=3,
+                batch_size=8,
+                learning_rate=3e-4,
+                attention_dropout=0.0,
+                dev=measured,
+                checkpoint_steps=150,
             ),
         ),
     )

@@ -18,10 +18,10 @@ from tinyqa_ray.configs import (
     WindowConfig,
 )
 from tinyqa_ray.mini import mini
-from tinyqa_ray.quickstart import bundled, quickstart
+from tinyqa_ray.quickstart import quickstart
 from tinyqa_ray.stages import Recipe, Stages, with_baseline
 
-__all__ = ["RECIPES", "bundled", "mini", "quickstart", "tinybert", "tinyroberta"]
+__all__ = ["RECIPES", "mini", "quickstart", "tinybert", "tinyroberta"]
 
 
 def tinyroberta(

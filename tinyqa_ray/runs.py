@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any, TypeVar
 
-from tinyqa_ray import __version__, storage
+from tinyqa_ray import __version__, shipped, storage
 from tinyqa_ray.errors import InputError
 
 SUCCESS = "_SUCCESS.json"
@@ -186,7 +186,9 @@ def stage(
     for name in inputs:
         value = getattr(config, name)
         paths = value if isinstance(value, tuple) else (value,)
-        content[name] = ", ".join(storage.identity(path) for path in paths if path is not None)
+        content[name] = ", ".join(
+            storage.identity(shipped.located(path)) for path in paths if path is not None
+        )
     current = Stage(output, config, content)
     current.check()
     if current.finished:

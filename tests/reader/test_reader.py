@@ -273,13 +273,13 @@ def test_other_windows_share_the_model(reader: Reader) -> None:
     assert reader.windower.config == SMALL
 
 
-@pytest.mark.parametrize("temperature", [0.5, 4.0])
-def test_temperature_moves_scores_but_not_answers(temperature: float) -> None:
+@pytest.mark.parametrize(("temperature", "shift"), [(0.5, 0.0), (4.0, 3.0)])
+def test_scale_moves_scores_but_not_answers(temperature: float, shift: float) -> None:
     reading = Reading((Span(0, 3, 2.0), Span(4, 5, -1.0)), 0.0)
     plain = answers(reading, "owl x", models.ModelSettings(), 2)
-    warm = answers(reading, "owl x", models.ModelSettings(temperature=temperature), 2)
+    warm = answers(reading, "owl x", models.ModelSettings(temperature=temperature, score_shift=shift), 2)
     assert [a.answer for a in plain] == [a.answer for a in warm]
-    assert warm[0].score == pytest.approx(1 / (1 + math.exp(-2 / temperature)))
+    assert warm[0].score == pytest.approx(1 / (1 + math.exp(-(2 - shift) / temperature)))
     assert warm[0].na_prob == plain[0].na_prob == reading.na_prob
 
 

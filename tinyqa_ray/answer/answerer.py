@@ -19,8 +19,9 @@ from tinyqa_ray.answer.rows import ANSWERS, Row, chosen, counted, rows_of, write
 from tinyqa_ray.cluster import cores, quiet_models
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.corpus import tables
+from tinyqa_ray.models import ModelSettings
 from tinyqa_ray.reader import Reader
-from tinyqa_ray.reader.answers import Answer, answers
+from tinyqa_ray.reader.answers import Answer, answers, logit
 from tinyqa_ray.reader.spans import Reading, Span, sigmoid
 
 FOUND = pa.schema(
@@ -91,7 +92,7 @@ class Answerer:
         counts: dict[str, float] = {}
         examples: list[Example] = []
         if self.corpus.merged:
-            table = found_table(good, readings, self.config, self.reader.settings.temperature)
+            table = found_table(good, readings, self.config, self.reader.settings)
         else:
             table, counts, examples = self._answers(unit, pairs, errors, readings)
         Notes(
@@ -187,7 +188,7 @@ def _pair(asked: Row, document: Row | None) -> Pair:
 
 
 def found_table(
-    pairs: Sequence[Pair], readings: Sequence[Reading], config: AnswerConfig, temperature: float
+    pairs: Sequence[Pair], readings: Sequence[Reading], config: AnswerConfig, settings: ModelSettings
 ) -> pa.Table:
     """The best answers of each question within a unit, rows of ``FOUND`` by question, then best first.
 
@@ -198,7 +199,7 @@ def found_table(
     read = zip(pairs, readings, strict=True)
     for _, same in groupby(read, key=lambda each: (each[0].row, each[0].question_row)):
         group = list(same)
-        for row in _of_one_document(group, kept_of_a_document(config), temperature):
+        for row in _of_one_document(group, kept_of_a_document(config), settings):
             found.setdefault(row["question_row"], []).append(row)
     kept = (heapq.nsmallest(config.top_k, found[question], key=best_first) for question in sorted(found))
     return pa.Table.from_pylist([row for rows in kept for row in rows], schema=FOUND)
@@ -209,12 +210,14 @@ def best_first(row: Row) -> tuple[float, int, int]:
     return -row["score"], row["row"], row["start"]
 
 
-def _of_one_document(group: Sequence[tuple[Pair, Reading]], most: int, temperature: float) -> Iterator[Row]:
+def _of_one_document(
+    group: Sequence[tuple[Pair, Reading]], most: int, settings: ModelSettings
+) -> Iterator[Row]:
     """The best answers to one question of all passages of a document, none overlapping another."""
     spans: list[tuple[float, int, int, Span, Pair, Reading]] = []
     for pair, reading in group:
         for span in reading.spans:
-            score = sigmoid((span.score - reading.null_score) / temperature)
+            score = sigmoid(logit(reading, span, settings))
             spans.append((-score, pair.start + span.start, pair.start + span.end, span, pair, reading))
     taken: list[tuple[int, int]] = []
     for negative, start, end, span, pair, reading in sorted(spans, key=lambda each: each[:3]):

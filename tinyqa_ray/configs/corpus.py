@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tinyqa_ray import shipped
 from tinyqa_ray.configs.checks import at_least, share
 from tinyqa_ray.configs.data import WindowConfig
 from tinyqa_ray.errors import InputError
@@ -50,7 +51,7 @@ class CandidateConfig:
 class AnswerConfig:
     """How a corpus is answered."""
 
-    model: str
+    model: str = shipped.MODEL
     """Folder or hub id with a question-answering head, or an export."""
     documents: str | None = None
     """Parquet, JSONL, CSV or TSV with ``id`` and ``text`` (other columns are carried along), a folder of such

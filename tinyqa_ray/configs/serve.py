@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tinyqa_ray import shipped
 from tinyqa_ray.configs.checks import at_least, positive, share
 from tinyqa_ray.errors import InputError
 
@@ -38,7 +39,7 @@ class LimitConfig:
 class ServeConfig:
     """How a model is served on Ray Serve: an ingress that reads requests, replicas that run the model."""
 
-    model: str
+    model: str = shipped.MODEL
     """Folder, URL of a folder or hub id with a question-answering head, or a folder of ``tinyqa export``."""
     threshold: float | None = None
     """No answer is given where its probability is above this; the model's own when not given."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tinyqa_ray.configs.checks import at_least
+from tinyqa_ray import shipped
+from tinyqa_ray.configs.checks import at_least, default
 from tinyqa_ray.configs.data import WindowConfig
 from tinyqa_ray.runs import execution
 
@@ -14,17 +15,18 @@ from tinyqa_ray.runs import execution
 class EvaluateConfig:
     """How a model is measured on SQuAD 2.0 questions."""
 
-    model: str
+    model: str = shipped.MODEL
     """Folder or hub id with a question-answering head."""
     data: str
     """SQuAD 2.0 JSON, a folder of paragraphs, or a hub id."""
     also: tuple[str, ...] = ()
     """Other models with the same tokens: the mean of the logits of all is measured, as several teachers are
-    averaged, at the first one's threshold and temperature. What is fitted then is not stored."""
+    averaged, at the first one's threshold and scores. What is fitted then is not stored."""
     fit_threshold: str | None = None
     """Other SQuAD 2.0 data on which the no-answer threshold is fitted, then stored beside the model."""
     fit_temperature: str | None = None
-    """Other SQuAD 2.0 data on which the temperature of scores is fitted, then stored beside the model."""
+    """Other SQuAD 2.0 data on which the temperature and shift of scores are fitted, then stored beside the
+    model."""
     max_answer_tokens: int = 30
     """Longest answer, in tokens."""
     window: WindowConfig = WindowConfig()
@@ -41,13 +43,13 @@ class EvaluateConfig:
 class ExportConfig:
     """How a model is exported for CPUs."""
 
-    model: str
+    model: str = shipped.MODEL
     """Folder or hub id with a question-answering head."""
     precision: Literal["int8", "bf16", "fp32"] = "int8"
     """Of the matrix products; bf16 where the CPU computes in it, else fp32."""
     calibration: str | None = None
     """SQuAD 2.0 data like that to be answered: some of its questions show the ranges for int8, others check
-    the F1 of the export."""
+    the F1 of the export. The bundled excerpt when not given, for the shipped model alone."""
     calibration_questions: int = 300
     """Questions whose windows show the ranges."""
     check_questions: int = 1000
@@ -64,3 +66,5 @@ class ExportConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "calibration_questions", "check_questions", "max_answer_tokens")
         at_least(self, 0, "max_f1_drop", "seed")
+        if self.model == shipped.MODEL and self.precision == "int8":
+            default(self, "calibration", shipped.bundled("squad2_train.json"))

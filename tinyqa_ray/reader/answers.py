@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tinyqa_ray.models import ModelSettings
-from tinyqa_ray.reader.spans import Reading, sigmoid
+from tinyqa_ray.reader.spans import Reading, Span, sigmoid
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An answer, or ``answer=None`` when the context holds none.
 
-    ``context[start:end] == answer`` in Python characters. ``score`` is ``sigmoid((span - null) / T)`` with
-    the model's temperature T: the answer's chance against no answer, comparable across contexts; of a None
-    answer, the chance of no answer. ``na_prob`` is the official ``sigmoid(null - best)``, which the
-    threshold is for. Where ``error`` is set, the pair could not be asked, and it says why.
+    ``context[start:end] == answer`` in Python characters. ``score`` is ``sigmoid((span - null - s) / T)``,
+    with the model's shift s and temperature T: the answer's chance against no answer, comparable across
+    contexts; of a None answer, the chance of no answer. ``na_prob`` is the official
+    ``sigmoid(null - best)``, which the threshold is for. Where ``error`` is set, the pair could not be
+    asked, and it says why.
     """
 
     answer: str | None
@@ -38,11 +39,11 @@ def answers(
     reading: Reading, context: str, settings: ModelSettings, top_k: int, document_id: str | None = None
 ) -> list[Answer]:
     """A reading as at most ``top_k`` answers, a None answer first when ``na_prob`` is above the threshold."""
-    na_prob, temperature, null = reading.na_prob, settings.temperature, reading.null_score
+    na_prob = reading.na_prob
     made = [
         Answer(
             context[span.start : span.end],
-            sigmoid((span.score - null) / temperature),
+            sigmoid(logit(reading, span, settings)),
             span.start,
             span.end,
             na_prob,
@@ -51,9 +52,14 @@ def answers(
         for span in reading.spans
     ]
     if na_prob > settings.no_answer_threshold or not made:
-        score = sigmoid((null - reading.spans[0].score) / temperature) if made else 1.0
+        score = sigmoid(-logit(reading, reading.spans[0], settings)) if made else 1.0
         made.insert(0, Answer(None, score, 0, 0, na_prob, document_id))
     return made[:top_k]
+
+
+def logit(reading: Reading, span: Span, settings: ModelSettings) -> float:
+    """Log odds that a span of a reading is right, rather than that there is no answer."""
+    return (span.score - reading.null_score - settings.score_shift) / settings.temperature
 
 
 def ranked(found: Sequence[Sequence[Answer]], threshold: float, top_k: int) -> list[Answer]:

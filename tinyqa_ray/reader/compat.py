@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyqa_ray import models
+from tinyqa_ray import models, shipped
 from tinyqa_ray.engines import Engine, TorchEngine, pick_device
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.loading import load_engine
@@ -37,7 +37,7 @@ _TASK = "question-answering"
 
 def pipeline(
     task: str,
-    model: str | os.PathLike[str] | PreTrainedModel,
+    model: str | os.PathLike[str] | PreTrainedModel = shipped.MODEL,
     *,
     tokenizer: Any = None,
     device: str | int | torch.device | None = None,
@@ -48,7 +48,8 @@ def pipeline(
 
     Args:
         task: ``question-answering``, the only one.
-        model: folder, URL of a folder, hub id, a folder that ``tinyqa export`` wrote, or a loaded model.
+        model: folder, URL of a folder, hub id, a folder that ``tinyqa export`` wrote, a name of ``shipped``,
+            or a loaded model.
         tokenizer: a fast tokenizer, or the name of one; the model's own when not given.
         device: name, torch device, or number (-1 is the CPU); when not given the GPU where there is
             one, and for a loaded model the device it is on.

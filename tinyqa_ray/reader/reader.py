@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tinyqa_ray import models
+from tinyqa_ray import models, shipped
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.engines import Engine
 from tinyqa_ray.errors import InputError
@@ -32,7 +32,7 @@ class Reader:
     @classmethod
     def from_pretrained(
         cls,
-        model: str,
+        model: str = shipped.MODEL,
         *,
         device: str = "auto",
         precision: str = "auto",
@@ -43,7 +43,8 @@ class Reader:
         """Load a reader.
 
         Args:
-            model: folder, URL of a folder, or hub id; or a folder that ``tinyqa export`` wrote.
+            model: folder, URL of a folder, or hub id; a folder that ``tinyqa export`` wrote; or a name of
+                ``shipped``.
             device: ``auto`` (the GPU where there is one), ``cpu``, ``cuda``.
             precision: ``fp32``, ``bf16``, ``fp16``, ``int8`` (an exported folder's), or ``auto``: the
                 exported one; on a GPU bf16 from Ampere on, else fp16; on a CPU fp32.

@@ -182,6 +182,7 @@ class Info(BaseModel):
     doc_stride: int
     threshold: float
     temperature: float
+    score_shift: float
     limits: dict[str, int | float]
 
 

@@ -84,6 +84,7 @@ class Service:
             doc_stride=self.window.doc_stride,
             threshold=self.settings.no_answer_threshold,
             temperature=self.settings.temperature,
+            score_shift=self.settings.score_shift,
             limits=asdict(self.config.limits),
         )
 
