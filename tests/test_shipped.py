@@ -89,11 +89,14 @@ def test_ask_needs_no_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("Warsaw\n")
 
 
-def test_runs_know_it_by_its_content(tmp_path: Path) -> None:
-    config = AnswerConfig(pairs="pairs.jsonl")
+@pytest.mark.parametrize("model", [shipped.MODEL, shipped.INT8])
+def test_runs_know_it_by_its_content(model: str, cache: Path, tmp_path: Path) -> None:
+    """The int8 form by the model that it is made of: another machine goes on with its own."""
+    config = AnswerConfig(model=model, pairs="pairs.jsonl")
     with runs.stage(str(tmp_path / "run"), config, inputs=("model",)) as stage:
         assert stage.inputs["model"].startswith("sha256 ")
         stage.publish(models.ModelSettings())
+    assert not cache.exists()
 
 
 def test_int8_is_calibrated_on_the_bundled_excerpt() -> None:

@@ -187,7 +187,7 @@ def stage(
         value = getattr(config, name)
         paths = value if isinstance(value, tuple) else (value,)
         content[name] = ", ".join(
-            storage.identity(shipped.located(path)) for path in paths if path is not None
+            storage.identity(shipped.source(path)) for path in paths if path is not None
         )
     current = Stage(output, config, content)
     current.check()

@@ -43,15 +43,21 @@ def located(name: str) -> str:
     return bundled(MODEL) if name == MODEL else str(_int8())
 
 
+def source(name: str) -> str:
+    """Folder whose content decides what a model answers: each machine makes its own int8 form of the same."""
+    return bundled(MODEL) if name in (MODEL, INT8) and not Path(name).exists() else name
+
+
 def cache() -> Path:
     """Folder of what is made on first use: ``$XDG_CACHE_HOME/tinyqa-ray``, else ``~/.cache/tinyqa-ray``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tinyqa-ray"
 
 
 def _int8() -> Path:
-    """The int8 form, made once for these weights by this version."""
-    weights = Path(bundled(MODEL)) / "model.safetensors"
-    digest = hashlib.sha256(weights.read_bytes() + __version__.encode()).hexdigest()[:12]
+    """The int8 form, made once for these weights and thresholds by this version."""
+    model = Path(bundled(MODEL))
+    content = b"".join((model / file).read_bytes() for file in ("model.safetensors", "tinyqa.json"))
+    digest = hashlib.sha256(content + __version__.encode()).hexdigest()[:12]
     folder = cache() / f"{INT8}-{digest}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
