@@ -58,12 +58,15 @@ def test_as_many_replicas_as_there_are_pods_to_hold_them() -> None:
         ),
         ({"model": "m", "max_replicas": "many"}, "max_replicas: Input should be a valid integer"),
         ({"model": "m", "threshold": 2}, r"threshold is 2\.0; it must lie in \[0, 1\]"),
-        ({}, "model: Field required"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         app.build(arguments)
+
+
+def test_without_a_model_it_serves_the_packages() -> None:
+    assert app.build({})._bound_deployment.init_args[0] == ServeConfig(model="tinyqa-mini")
 
 
 def test_another_threshold_starts_no_replica_anew() -> None:
