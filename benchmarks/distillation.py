@@ -1,11 +1,11 @@
 """What distillation adds to a small student's scores, part by part, on SQuAD 2.0 data.
 
-python benchmarks/distillation.py --train train.json --dev dev.json --teacher FOLDER --work FOLDER
+python benchmarks/distillation.py --train train.json --dev dev.json --work FOLDER
 
 In all arms the student starts as every second layer of the teacher, with its embeddings and head. A model's
-threshold is fitted on whole articles held out of the training data, never on dev; a given teacher may have
-learned from them, so its forced and best F1 are the fairer figures. Every stage is one of the project's, in a
-folder under --work: a run that was cut goes on when called again with the same options.
+threshold is fitted on whole articles held out of the training data, never on dev; the teacher may have
+learned from them, so its forced and best F1 are the fairer figures. Every stage is one of the project's, in
+a folder under --work: a run that was cut goes on when called again with the same options.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from tinyqa_ray.configs.distill import Objective, Precision
 from tinyqa_ray.distill.students import evenly_spaced_layers
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.reader import measure
-from tinyqa_ray.shipped import bundled
+from tinyqa_ray.shipped import MODEL, bundled
 from tinyqa_ray.stages import Recipe
 
 PATHS = ("train", "dev", "teacher", "work", "save")
@@ -132,11 +132,14 @@ def experiment(arguments: argparse.Namespace, work: Path) -> Recipe:
     """Every stage of every arm and seed."""
     stages: dict[str, Any] = {}
     train = str(work / "train.json")
-    model = arguments.teacher or models.default_encoder()
-    depth = int(models.load_config(model).num_hidden_layers)
+    teacher = str(work / "given-teacher")  # a copy, beside which its threshold can be written
+    models.load_qa_model(arguments.teacher).save_pretrained(teacher)
+    models.load_tokenizer(arguments.teacher).save_pretrained(teacher)
+    depth = int(models.load_config(teacher).num_hidden_layers)
     base = DistillConfig(
         data="@windows",
-        student=model,
+        student=teacher,
+        student_layers=evenly_spaced_layers(depth, depth // 2),
         objective=("labels",),
         distillation_weight=0.75,
         temperature=1.5,
@@ -148,14 +151,6 @@ def experiment(arguments: argparse.Namespace, work: Path) -> Recipe:
         checkpoint_steps=100,
         use_gpu=arguments.gpu,
     )
-    if arguments.teacher:
-        teacher = str(work / "given-teacher")  # a copy, beside which its threshold can be written
-        models.load_qa_model(model).save_pretrained(teacher)
-        models.load_tokenizer(model).save_pretrained(teacher)
-    else:
-        teacher = "@teacher/model"
-        stages["teacher-windows"] = TeacherLogitsConfig(data=train, tokenizer=model)
-        stages["teacher"] = replace(base, data="@teacher-windows")
     with_logits = TeacherLogitsConfig(data=train, model=(teacher,), num_gpus_per_actor=float(arguments.gpu))
     evaluated = EvaluateConfig(
         model=teacher, data=arguments.dev, fit_threshold=str(work / "calibration.json")
@@ -164,7 +159,6 @@ def experiment(arguments: argparse.Namespace, work: Path) -> Recipe:
     if any("augmented-windows" in (ARMS[name].layers_on, ARMS[name].spans_on) for name in arguments.arms):
         stages["augmented"] = AugmentConfig(data=train, embeddings=teacher, copies=arguments.copies)
         stages["augmented-windows"] = replace(with_logits, data="@augmented")
-    base = replace(base, student=teacher, student_layers=evenly_spaced_layers(depth, depth // 2))
     for seed in arguments.seeds:
         for name in arguments.arms:
             stages |= _taught(name, replace(base, seed=seed), arguments)
@@ -305,7 +299,7 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--train", default=bundled("squad2_train.json"), help="SQuAD JSON (bundled excerpt)")
     add("--dev", default=bundled("squad2_dev.json"), help="SQuAD JSON to measure on (bundled excerpt)")
-    add("--teacher", help="folder or hub id (the bundled encoder, taught here by labels)")
+    add("--teacher", default=MODEL, help=f"folder or hub id ({MODEL})")
     add("--work", default="runs/benchmarks/distillation", help="folder of all stages")
     add("--arms", nargs="+", choices=[*ARMS], default=["a", "a+", "b", "c", "d", "e"], help="(a a+ b c d e)")
     add("--seeds", nargs="+", type=int, default=[1], help="(1)")

@@ -202,6 +202,29 @@ def test_average_is_the_mean_of_the_teachers_logits(
         np.testing.assert_allclose(both, (a + b) / 2, atol=1e-2)
 
 
+def unlabelled(first: squad.Paragraph, others: list[squad.Paragraph]) -> pa.Table:
+    """``first`` as a corpus is asked: nobody has said whether its questions have answers."""
+    asked = tuple(replace(question, is_impossible=False, answers=()) for question in first.questions)
+    return squad.to_table([replace(first, questions=asked), *others])
+
+
+def test_questions_that_nobody_answered_have_no_label(
+    tiny_squad: str, model: str, windows: pa.Table, paragraphs: list[squad.Paragraph]
+) -> None:
+    first, *others = paragraphs
+    made = WindowWriter(config(tiny_squad, model))(unlabelled(first, others))[0]
+    free = {question.id for question in first.questions}
+    for name in ("start_position", "end_position"):
+        expected = [
+            NO_LABEL if question in free else position
+            for question, position in zip(
+                windows["question_id"].to_pylist(), windows[name].to_pylist(), strict=True
+            )
+        ]
+        assert made[name].to_pylist() == expected
+        assert expected != windows[name].to_pylist()
+
+
 def test_at_thresholds_moves_the_nulls_of_unlabelled_questions_alone(
     tiny_squad: str, tiny_bert: str, paragraphs: list[squad.Paragraph], tmp_path: Path
 ) -> None:
@@ -212,12 +235,11 @@ def test_at_thresholds_moves_the_nulls_of_unlabelled_questions_alone(
     models.write_settings(teacher, models.ModelSettings(no_answer_threshold=0.01, fitted_on="x"))
     shift = np.log(0.99 / 0.01)
     first, *others = paragraphs
-    asked = tuple(replace(question, is_impossible=False, answers=()) for question in first.questions)
-    rows = squad.to_table([replace(first, questions=asked), *others])
+    rows = unlabelled(first, others)
     moved = WindowWriter(wanted)(rows)[0]
     plain = WindowWriter(replace(wanted, at_thresholds=False))(rows)[0]
     assert moved.drop_columns(LOGITS) == plain.drop_columns(LOGITS)
-    free = {question.id for question in asked}
+    free = {question.id for question in first.questions}
     for name in LOGITS:
         for question, new, old in zip(
             moved["question_id"].to_pylist(), moved[name], plain[name], strict=True

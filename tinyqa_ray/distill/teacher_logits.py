@@ -93,8 +93,9 @@ class WindowWriter:
     would. A constant added to a teacher's logits cancels in the softmax, so none is shifted: the mean stays
     comparable between the windows of a question, and one teacher's mean is that teacher.
 
-    With ``config.at_thresholds``, a teacher's null moves where a question has no label: what a teacher
-    learned from, it says surely, and of other questions it answers too many.
+    Windows of a question that nobody has answered, nor said to be unanswerable, have no label. With
+    ``config.at_thresholds``, a teacher's null moves there: what a teacher learned from, it says surely, and
+    of other questions it answers too many.
     """
 
     def __init__(self, config: TeacherLogitsConfig) -> None:
@@ -119,12 +120,14 @@ class WindowWriter:
         )
         # The first answer is the one to learn; the others are for scoring.
         spans = [_span(question.answers[0]) if question.answers else None for _, question in asked]
-        positions = labels(windows, spans)
-        named = [(paragraphs[p], question.id) for p, question in asked]
         unlabelled = np.array(
             [not question.answers and not question.is_impossible for _, question in asked], dtype=bool
-        )
-        made = _table(windows, named, positions, self._logits(windows, unlabelled[windows.pair]))
+        )[windows.pair]
+        positions = labels(windows, spans)
+        for side in positions:
+            side[unlabelled] = NO_LABEL  # without answers it would be NO_ANSWER, which labels would teach
+        named = [(paragraphs[p], question.id) for p, question in asked]
+        made = _table(windows, named, positions, self._logits(windows, unlabelled))
         return made, _counts(made, len(paragraphs), len(asked))
 
     def _logits(self, windows: Windows, unlabelled: NDArray[np.bool_]) -> list[tuple[Logits, Logits]]:
