@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from machine import machine, show
 from matplotlib.figure import Figure
 
@@ -23,9 +22,8 @@ from tinyqa_ray import calibration, metrics, shipped, storage
 from tinyqa_ray.configs import EvaluateConfig
 from tinyqa_ray.evaluate import evaluate
 from tinyqa_ray.reader import Reader, measure
-from tinyqa_ray.reader.answers import logit
 from tinyqa_ray.reader.mean import load_mean
-from tinyqa_ray.reader.spans import Reading, sigmoid
+from tinyqa_ray.reader.spans import Reading
 
 TEACHERS = ("teacher-a", "teacher-b")
 MODELS = {"student": shipped.MODEL, "student, int8": shipped.INT8}
@@ -128,11 +126,9 @@ def failures(reader: Reader, asked: Sequence[measure.Asked], readings: Sequence[
 
 def plot(reader: Reader, asked: Sequence[measure.Asked], readings: Sequence[Reading], path: str) -> None:
     """Draw how right the best span of every question is against its score."""
-    scored = metrics.per_question(measure.gold(asked), measure.predicted(asked, readings)[0])
-    found = np.array([bool(reading.spans) for reading in readings])
-    right = np.where(scored.has_answer, scored.f1, 0.0)[found]
-    scores = [sigmoid(logit(each, each.spans[0], reader.settings)) for each in readings if each.spans]
-    bins = calibration.reliability(np.array(scores), right)
+    margins, right = measure.margins(asked, readings)
+    scale = calibration.Scale(temperature=reader.settings.temperature, shift=reader.settings.score_shift)
+    bins = calibration.reliability(scale.scores(margins), right)
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], linestyle="--", color="grey")

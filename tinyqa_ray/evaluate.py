@@ -84,7 +84,7 @@ def evaluate(config: EvaluateConfig, output: str, progress: measure.Progress | N
         figures = {
             name: value for name, value in asdict(summary).items() if name not in ("total", "threshold")
         }
-        margins, right = _margins(asked, readings)
+        margins, right = measure.margins(asked, readings)
         scale = calibration.Scale(temperature=reader.settings.temperature, shift=reader.settings.score_shift)
         scores = scale.scores(margins)
         made = EvaluateReport(
@@ -160,7 +160,7 @@ def _fit(reader: Reader, config: EvaluateConfig, measured: set[str]) -> None:
         fitted.update(no_answer_threshold=threshold, fitted_on=storage.identity(config.fit_threshold))
     if config.fit_temperature is not None:
         asked, readings = others[config.fit_temperature]
-        scale = calibration.best_scale(*_margins(asked, readings))
+        scale = calibration.best_scale(*measure.margins(asked, readings))
         fitted.update(temperature=scale.temperature, score_shift=scale.shift)
         fitted.update(temperature_fitted_on=storage.identity(config.fit_temperature))
     if fitted:
@@ -186,19 +186,6 @@ def _read_others(
             "what is fitted on the questions that are then measured flatters; give other data"
         )
     return asked, measure.read(reader, asked, config.max_answer_tokens)[0]
-
-
-def _margins(
-    asked: Sequence[measure.Asked], readings: Sequence[Reading]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """``span - null`` of the best span of each question, and its F1, 0 where there is no answer."""
-    predictions, _ = measure.predicted(asked, readings)
-    scored = metrics.per_question(measure.gold(asked), predictions)
-    # Unanswerable questions score 1 for an empty prediction: no answer was right there either.
-    f1 = np.where(scored.has_answer, scored.f1, 0.0)
-    found = np.array([bool(reading.spans) for reading in readings])
-    margins = [r.spans[0].score - r.null_score if r.spans else 0.0 for r in readings]
-    return np.array(margins, dtype=np.float64)[found], f1[found]
 
 
 def _page(

@@ -57,6 +57,11 @@ class Question:
     is_impossible: bool
     answers: tuple[GoldAnswer, ...]
 
+    @property
+    def unlabelled(self) -> bool:
+        """Whether nobody has answered it, nor said that it has no answer."""
+        return not self.answers and not self.is_impossible
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Paragraph:

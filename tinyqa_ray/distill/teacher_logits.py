@@ -120,9 +120,7 @@ class WindowWriter:
         )
         # The first answer is the one to learn; the others are for scoring.
         spans = [_span(question.answers[0]) if question.answers else None for _, question in asked]
-        unlabelled = np.array(
-            [not question.answers and not question.is_impossible for _, question in asked], dtype=bool
-        )[windows.pair]
+        unlabelled = np.array([question.unlabelled for _, question in asked], dtype=bool)[windows.pair]
         positions = labels(windows, spans)
         for side in positions:
             side[unlabelled] = NO_LABEL  # without answers it would be NO_ANSWER, which labels would teach

@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tinyqa_ray import metrics, squad
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.reader.reader import Reader
@@ -26,19 +29,20 @@ class Asked:
 
 
 def questions_of(data: str) -> list[Asked]:
-    """Every question of the original paragraphs; copies are for training.
+    """Every question with a label of the original paragraphs; copies are for training.
 
     Raises:
-        InputError: data that cannot be read, or without questions.
+        InputError: data that cannot be read, or without such questions.
     """
     asked = [
         Asked(question, paragraph.context)
         for paragraph in squad.read_squad(data)
         if paragraph.copy == 0
         for question in paragraph.questions
+        if not question.unlabelled
     ]
     if not asked:
-        raise InputError(f"{data}: holds no questions")
+        raise InputError(f"{data}: holds no questions that are answered or said to be unanswerable")
     return asked
 
 
@@ -75,6 +79,23 @@ def predicted(asked: Sequence[Asked], readings: Sequence[Reading]) -> tuple[dict
 def gold(asked: Sequence[Asked]) -> dict[str, list[str]]:
     """Acceptable answers by question id."""
     return {each.question.id: [answer.text for answer in each.question.answers] for each in asked}
+
+
+def margins(
+    asked: Sequence[Asked], readings: Sequence[Reading]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How sure the best spans are, and how right.
+
+    Returns:
+        ``span - null`` of each question's best span, and its F1 in [0, 1], 0 where there is no answer;
+        ``(n,)`` each, for the n questions for which a span was found.
+    """
+    scored = metrics.per_question(gold(asked), predicted(asked, readings)[0])
+    # Unanswerable questions score 1 for an empty prediction: no answer was right there either.
+    f1 = np.where(scored.has_answer, scored.f1, 0.0)
+    found = np.array([bool(reading.spans) for reading in readings])
+    each = [r.spans[0].score - r.null_score if r.spans else 0.0 for r in readings]
+    return np.array(each, dtype=np.float64)[found], f1[found]
 
 
 def summary(asked: Sequence[Asked], readings: Sequence[Reading], threshold: float) -> metrics.SquadSummary:
