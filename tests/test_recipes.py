@@ -231,11 +231,12 @@ def test_quickstart_distils_the_shipped_model(quickstart: Recipe) -> None:
     assert not found.keys() & {"windows", "teacher"}
     has(found["teacher-logits"], model=(shipped.MODEL,), data="@augmented")
     has(found["intermediate"], student=shipped.MODEL, teacher=shipped.MODEL, student_layers=(1, 3, 5))
-    # Its own threshold is stored with it.
-    has(found["teacher-evaluation"], model=shipped.MODEL, fit_threshold=None)
-    assert found["student-evaluation"].fit_threshold is not None
-    has(stages(quickstart)["teacher-evaluation"], model="@teacher/model")
-    assert stages(quickstart)["teacher-evaluation"].fit_threshold is not None
+    # Its own threshold and scores are stored with it.
+    has(found["teacher-evaluation"], model=shipped.MODEL, fit_threshold=None, fit_temperature=None)
+    fitted = {"fit_threshold": shipped.bundled("squad2_calibration.json")}
+    fitted["fit_temperature"] = fitted["fit_threshold"]
+    has(found["student-evaluation"], **fitted)
+    has(stages(quickstart)["teacher-evaluation"], model="@teacher/model", **fitted)
 
 
 def test_tuples_and_none_are_no_references() -> None:

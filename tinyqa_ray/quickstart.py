@@ -49,9 +49,9 @@ def quickstart(
         dev=measured,
         checkpoint_steps=150,
     )
-    # Its threshold is stored with the shipped model, fitted on the very articles of the calibration file.
     taught_here: Stages = () if teacher is None else _taught(teacher, train, measured)
-    by = shipped.MODEL if teacher is None else "@teacher/model"
+    # The shipped model's threshold and scores are stored with it, fitted on the articles of ``calibration``.
+    by, fitted = (shipped.MODEL, None) if teacher is None else ("@teacher/model", calibration)
     return Recipe(
         name="quickstart",
         stages=(
@@ -76,13 +76,16 @@ def quickstart(
             *with_baseline(taught, by, kept, baseline),
             (
                 "teacher-evaluation",
-                EvaluateConfig(
-                    model=by, data=measured, fit_threshold=None if teacher is None else calibration
-                ),
+                EvaluateConfig(model=by, data=measured, fit_threshold=fitted, fit_temperature=fitted),
             ),
             (
                 "student-evaluation",
-                EvaluateConfig(model="@student/model", data=measured, fit_threshold=calibration),
+                EvaluateConfig(
+                    model="@student/model",
+                    data=measured,
+                    fit_threshold=calibration,
+                    fit_temperature=calibration,
+                ),
             ),
             (
                 "answers",
