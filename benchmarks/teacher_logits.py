@@ -35,7 +35,8 @@ from transformers import BertConfig, BertForQuestionAnswering
 from tinyqa_ray import models, runs, squad, storage
 from tinyqa_ray.cluster import connected
 from tinyqa_ray.configs import TeacherLogitsConfig
-from tinyqa_ray.distill.teacher_logits import WindowWriter, teacher_logits
+from tinyqa_ray.distill.teacher_logits import teacher_logits
+from tinyqa_ray.distill.window_writers import WindowWriter
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.shipped import bundled
 

@@ -24,8 +24,9 @@ from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.distill import loop
 from tinyqa_ray.distill.batches import Batch, Index, Order, WindowData
 from tinyqa_ray.distill.session import GroupSession, LocalSession
-from tinyqa_ray.distill.teacher_logits import TeacherLogitsReport, WindowWriter
+from tinyqa_ray.distill.teacher_logits import TeacherLogitsReport
 from tinyqa_ray.distill.window_folder import FOLDER, window_files
+from tinyqa_ray.distill.window_writers import WindowWriter
 
 STAGES = ("intermediate", "prediction")
 

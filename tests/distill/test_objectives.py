@@ -19,7 +19,7 @@ from tinyqa_ray.distill.losses import label_loss, prediction_loss
 from tinyqa_ray.distill.objectives import Trainee
 from tinyqa_ray.distill.session import LocalSession
 from tinyqa_ray.distill.strategies import DataParallel, adamw
-from tinyqa_ray.distill.teacher_logits import WindowWriter
+from tinyqa_ray.distill.window_writers import WindowWriter
 from tinyqa_ray.errors import InputError
 
 ROWS = np.arange(12)
