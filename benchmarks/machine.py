@@ -3,23 +3,20 @@
 import json
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
-from tinyqa_ray import runs
+from tinyqa_ray import processor, runs
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores and versions."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    """Processor, what it has (see ``processor.features``), cores and versions."""
+    info = processor.CPU_INFO
+    lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    flags = next((line for line in lines if line.startswith("flags")), "")
     return {
         "processor": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
-        "isa": [
-            flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if flag in flags
-        ],
+        "has": sorted(processor.features()),
         **runs.versions(),
     }
 

@@ -27,14 +27,16 @@ from peers.process import Process, Reply
 from peers.tinyqa_reader import MAX_ANSWER_TOKENS
 from peers.tinyqa_train import STAGES, write_windows
 
-from tinyqa_ray import metrics, storage
+from tinyqa_ray import metrics, processor, storage
 from tinyqa_ray.cluster import quiet_models
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.reader import Reader, measure
 from tinyqa_ray.shipped import bundled
 
 SEED = 13
-OURS: dict[str, dict[str, Any]] = {"tinyqa": {}, "tinyqa bf16": {"precision": "bf16"}}
+OURS: dict[str, dict[str, Any]] = {"tinyqa": {}}
+if processor.has_bf16():
+    OURS["tinyqa bf16"] = {"precision": "bf16"}
 PADDED, TWO_WORKERS = "tinyqa padded to 384", "tinyqa, 2 workers"
 LOOPS = {**OURS, PADDED: {"padded": True}, TWO_WORKERS: {"workers": 2}}
 """Settings of our contestants, beside those shared."""

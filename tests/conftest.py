@@ -23,7 +23,7 @@ import hypothesis
 import pytest
 import tiny
 
-from tinyqa_ray import shards, storage
+from tinyqa_ray import engines, processor, shards, storage
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -126,6 +126,17 @@ def run_with_kills(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], An
         pytest.fail(f"it had not ended after {len(allowed)} times")
 
     return run
+
+
+@pytest.fixture
+def has(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Gives the processor these features and no others. Emulated bf16 is slow, but not in tiny models."""
+
+    def pretend(*features: str) -> None:
+        monkeypatch.setattr(processor, "features", lambda: frozenset(features))
+        engines.say_bf16_is_emulated.cache_clear()
+
+    return pretend
 
 
 @pytest.fixture(scope="session")

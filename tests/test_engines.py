@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from tinyqa_ray import models
 from tinyqa_ray.configs import WindowConfig
-from tinyqa_ray.engines import TorchEngine, pick_device
+from tinyqa_ray.engines import TorchEngine, pick_device, pick_dtype
 from tinyqa_ray.windows import Windower, Windows
 
 FAMILIES = pytest.mark.parametrize("family", ["bert", "roberta"])
@@ -85,6 +85,20 @@ def test_token_types_reach_the_model(engine: tuple[TorchEngine, Windower]) -> No
     forward.uses_types = False
     after, _ = forward.logits(windows)
     assert not np.allclose(before[0], after[0], atol=1e-3)
+
+
+def test_bf16_is_computed_in_fp32_where_it_would_be_emulated_and_that_is_said_once(
+    has: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    has("avx2")
+    cpu = torch.device("cpu")
+    assert [pick_dtype("bf16", cpu), pick_dtype("bf16", cpu)] == [torch.float32, torch.float32]
+    assert [record.message for record in caplog.records] == [
+        "bf16 is computed in fp32: this processor would emulate it, a hundred times slower"
+    ]
+    has("avx2", "avx512", "bf16")
+    assert pick_dtype("bf16", cpu) == torch.bfloat16
+    assert len(caplog.records) == 1
 
 
 def test_named_device_is_taken() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -15,11 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tinyqa_ray import processor
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.windows import Windows, pad, token_budget_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_log = logging.getLogger(__name__)
 
 Logits = NDArray[np.float32]
 Index = NDArray[np.int64]
@@ -226,7 +231,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
 
     Args:
         precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: on a GPU bf16 from Ampere on, else fp16; on
-            a CPU fp32.
+            a CPU fp32. A CPU that would only emulate bf16 computes in fp32, and a warning says so.
         device: where it runs.
 
     Raises:
@@ -247,7 +252,16 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
         raise InputError(f"precision is {precision!r}; it must be one of auto, {', '.join(PRECISIONS)}")
     if precision == "fp16" and device.type == "cpu":
         raise InputError("precision is 'fp16', which is for GPUs; on a CPU use fp32, bf16 or an int8 export")
+    if precision == "bf16" and device.type == "cpu" and not processor.has_bf16():
+        say_bf16_is_emulated()
+        return torch.float32
     return _DTYPES[precision]
+
+
+@functools.cache
+def say_bf16_is_emulated() -> None:
+    """Warn, once a process, that fp32 takes the place of bf16."""
+    _log.warning("bf16 is computed in fp32: this processor would emulate it, a hundred times slower")
 
 
 def padded(

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tinyqa_ray import models
-from tinyqa_ray.engines import Engine, Index, Logits, padded
+from tinyqa_ray import models, processor
+from tinyqa_ray.engines import Engine, Index, Logits, padded, say_bf16_is_emulated
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.windows import Windows
 
@@ -20,6 +20,8 @@ FILE = "openvino_model.xml"
 """File of an exported model, within its folder; its weights lie beside it (``.bin``)."""
 PRECISION = "tinyqa_precision"
 """Name under which the file says its precision."""
+WEIGHT_BITS = "tinyqa_weight_bits"
+"""Name under which an int8 file says how many bits its weights take; one that does not say takes 8."""
 
 _ROUND = 8
 """Lengths are rounded up to this, so that few shapes are compiled for."""
@@ -62,8 +64,12 @@ class OpenVinoEngine(Engine):
         core = openvino.Core()
         # Around its int8 matrices a model runs in bf16 where the CPU computes in it: measured, that
         # moves F1 less than the int8 does, and softmax and GELU are a quarter faster.
-        native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        native = processor.has_bf16() and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         rest = "bf16" if native and self.precision != "fp32" else "f32"
+        computed = self.precision
+        if self.precision == "bf16" and not native:
+            say_bf16_is_emulated()
+            computed = "fp32 (the export is bf16)"
         self._compiled = core.compile_model(
             model,
             "CPU",
@@ -77,7 +83,7 @@ class OpenVinoEngine(Engine):
         )
         self._names = [port.get_any_name() for port in self._compiled.inputs]
         self._idle: list[Any] = []  # requests that no run uses
-        self.name = f"OpenVINO {self.precision} on {self.threads} CPU threads"
+        self.name = f"OpenVINO {computed} on {self.threads} CPU threads"
         self.parameters = sum(
             int(np.prod(op.get_output_shape(0)))
             for op in model.get_ops()
@@ -90,7 +96,8 @@ class OpenVinoEngine(Engine):
         """Load an exported folder or URL of one.
 
         Raises:
-            InputError: OpenVINO is not installed, or cannot read the file.
+            InputError: OpenVINO is not installed, or cannot read the file; or this processor computes
+                wrongly with its int8 weights.
         """
         require_openvino()
         import openvino
@@ -107,6 +114,11 @@ class OpenVinoEngine(Engine):
                 ) from None
         if not model.has_rt_info([PRECISION]):
             raise InputError(f"{name}: {FILE} was not written by tinyqa export; export the model with it")
+        if processor.saturates_int8() and _weight_bits(model) > 7:
+            raise InputError(
+                f"{name}: its int8 weights take 8 bits, with which this processor, without VNNI, computes "
+                "wrongly; export the model again with this version, which uses 7"
+            )
         return cls(model, config, threads=threads)
 
     def run(self, windows: Windows, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
@@ -139,6 +151,12 @@ class OpenVinoEngine(Engine):
         ids, mask, types = padded(windows, batch, self.pad_id, length)
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         return {name: values[name] for name in self._names}
+
+
+def _weight_bits(model: Any) -> int:
+    if model.get_rt_info(PRECISION).astype(str) != "int8":
+        return 0
+    return int(model.get_rt_info(WEIGHT_BITS).astype(str)) if model.has_rt_info([WEIGHT_BITS]) else 8
 
 
 def _result(request: Any, batch: Index) -> tuple[Index, Logits, Logits]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -231,8 +232,9 @@ def test_lower_precision_resumes_bit_for_bit(config: DistillConfig, tmp_path: Pa
 
 
 def test_bf16_on_a_cpu_attends_in_fp32_and_multiplies_in_bf16(
-    config: DistillConfig, monkeypatch: pytest.MonkeyPatch
+    config: DistillConfig, monkeypatch: pytest.MonkeyPatch, has: Callable[..., None]
 ) -> None:
+    has("bf16")
     seen = []
     attention = functional.scaled_dot_product_attention
 

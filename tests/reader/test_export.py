@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from dataclasses import replace
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +113,76 @@ def test_int8_export_reads_about_like_its_model(
     one, two = (np.array([r.null_score for r in reader.read(*asked)]) for reader in (plain, small))
     assert not np.array_equal(one, two)
     assert np.abs(one - two).max() < 0.25 * np.abs(one).max()
+
+
+def test_int8_weights_take_seven_bits(exported: str) -> None:
+    """Two products of a byte and such a weight add up to at most 2 x 255 x 64 = 32,640, below 2**15."""
+    import openvino
+
+    model = openvino.Core().read_model(Path(exported) / "openvino_model.xml")
+    constants = [
+        op for op in model.get_ops() if op.get_type_name() == "Constant" and op.data.dtype == np.int8
+    ]
+    matrices = [op.data for op in constants if "MatMul" in users(op, steps=3)]
+    assert matrices, "they are kept as bytes"
+    assert max(np.abs(matrix.astype(int)).max() for matrix in matrices) <= 64
+
+
+def users(op: Any, steps: int) -> set[str]:
+    """Types of the operations that a constant reaches in so many steps: it is converted, scaled and used."""
+    found = {op.get_type_name()}
+    if steps:
+        for each in op.output(0).get_target_inputs():
+            found |= users(each.get_node(), steps - 1)
+    return found
+
+
+AS_WITHOUT_VNNI = {"DNNL_MAX_CPU_ISA": "AVX2", "OV_CPU_MAX_ISA": "avx2"}
+"""Limits oneDNN's and OpenVINO's instructions, of x86, in the processes that have it in their environment."""
+
+
+def test_export_reads_the_same_on_a_processor_without_vnni(exported: str, tiny_bert: str) -> None:
+    reading = (
+        "import sys; from tinyqa_ray.reader import Reader; from tinyqa_ray.configs import WindowConfig; "
+        f"window = WindowConfig(**{asdict(SMALL)}); "
+        "reader = Reader.from_pretrained(sys.argv[1], window=window); "
+        f"print([r.null_score for r in reader.read(['Who?'] * {len(CONTEXTS)}, {CONTEXTS!r})])"
+    )
+    command = [sys.executable, "-c", reading, exported]
+    done = subprocess.run(
+        command, env={**os.environ, **AS_WITHOUT_VNNI}, capture_output=True, text=True, check=True
+    )
+    there = np.array(json.loads(done.stdout.splitlines()[-1]))
+    asked = (["Who?"] * len(CONTEXTS), CONTEXTS)
+    exact, here = (
+        np.array([r.null_score for r in Reader.from_pretrained(model, window=SMALL).read(*asked)])
+        for model in (tiny_bert, exported)
+    )
+    assert np.abs(there - exact).max() < 0.25 * np.abs(exact).max()
+    # bf16 around the matrices, where the processor has it, is what is left of a difference.
+    assert np.abs(there - here).max() < 0.1 * np.abs(exact).max()
+
+
+def test_export_with_weights_of_eight_bits_is_refused_where_it_would_read_wrong(
+    exported: str, tmp_path: Path, has: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = Path(shutil.copytree(exported, tmp_path / "older"))
+    text = (older / "openvino_model.xml").read_text()
+    (older / "openvino_model.xml").write_text(text.replace("tinyqa_weight_bits", "other"))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    has("avx2", "vnni")
+    Reader.from_pretrained(str(older))
+    has("avx2")
+    Reader.from_pretrained(exported)
+    with pytest.raises(InputError, match=r"without VNNI, computes wrongly; export the model again"):
+        Reader.from_pretrained(str(older))
+
+
+def test_bf16_export_says_when_it_is_computed_in_fp32(tiny_bert: str, has: Callable[..., None]) -> None:
+    network = models.load_qa_model(tiny_bert)
+    has("avx2")
+    engine = OpenVinoEngine(converted(network, "bf16"), network.config, threads=1)
+    assert engine.name == "OpenVINO fp32 (the export is bf16) on 1 CPU threads"
 
 
 def test_export_takes_tokenizer_and_settings_along(tiny_bert: str, tiny_squad: str, tmp_path: Path) -> None:

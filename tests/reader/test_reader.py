@@ -257,7 +257,8 @@ def test_precision_or_device_that_is_not_there_is_refused(
         Reader.from_pretrained(tiny_bert, **options)
 
 
-def test_bf16_reads_about_the_same(tiny_bert: str) -> None:
+def test_bf16_reads_about_the_same(tiny_bert: str, has: Callable[..., None]) -> None:
+    has("bf16")
     exact, half = (Reader.from_pretrained(tiny_bert, device="cpu", precision=p) for p in ("fp32", "bf16"))
     for one, two in zip(
         exact.read(["Who?"] * 3, CONTEXTS[:3]), half.read(["Who?"] * 3, CONTEXTS[:3]), strict=True
