@@ -16,7 +16,6 @@ from tinyqa_ray import metrics, models
 from tinyqa_ray.configs import EvaluateConfig, WindowConfig
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.evaluate import EvaluateReport, evaluate, measured
-from tinyqa_ray.reader import measure
 from tinyqa_ray.score import read_gold, score_files
 
 WINDOW = WindowConfig(max_seq_len=96, doc_stride=8, max_query_len=20)
@@ -24,7 +23,7 @@ WINDOW = WindowConfig(max_seq_len=96, doc_stride=8, max_query_len=20)
 
 @pytest.fixture
 def model(tiny_bert: str, tmp_path: Path) -> str:
-    """A copy, since a fitted threshold is stored beside the model."""
+    """A copy, which tests may write settings into."""
     return str(shutil.copytree(tiny_bert, tmp_path / "model"))
 
 
@@ -143,42 +142,47 @@ def test_finished_evaluation_is_not_measured_again(
     assert evaluate(replace(config, threads=1), str(tmp_path / "out")) == report
 
 
-def test_threshold_is_fitted_on_other_questions_and_stored(
+def test_threshold_is_fitted_on_other_questions_and_written_into_the_output(
     config: EvaluateConfig, calibration: str, tmp_path: Path
 ) -> None:
-    report = evaluate(replace(config, fit_threshold=calibration), str(tmp_path / "out"))
-    settings = models.read_settings(config.model)
+    out = str(tmp_path / "out")
+    report = evaluate(replace(config, fit_threshold=calibration), out)
+    settings = models.read_settings(config.model, out)
+    assert models.read_settings(config.model) == models.ModelSettings(), "the model's folder is an input"
     assert settings.no_answer_threshold == report.no_answer_threshold != 0.5
     assert settings.fitted_on is not None
     assert settings.fitted_on.startswith("sha256")
-    # A later evaluation uses what was stored.
-    assert evaluate(config, str(tmp_path / "later")).no_answer_threshold == report.no_answer_threshold
+    later = evaluate(replace(config, settings=out), str(tmp_path / "later"))
+    assert later.no_answer_threshold == report.no_answer_threshold
+    assert not (tmp_path / "later" / models.SETTINGS).exists(), "nothing was fitted there"
     # On the questions that it was fitted on, under their own ids, no other threshold scores more.
     half = replace(config, data=tiny.write_squad(tmp_path / "half.json", 4))
-    best = evaluate(half, str(tmp_path / "best")).f1
+    best = evaluate(replace(half, settings=out), str(tmp_path / "best")).f1
     for threshold in (0.0, 0.5, 1.0):
         models.write_settings(config.model, models.ModelSettings(no_answer_threshold=threshold))
         assert evaluate(half, str(tmp_path / f"at-{threshold}")).f1 <= best
 
 
-def test_temperature_is_fitted_on_other_questions_and_stored(
+def test_temperature_is_fitted_on_other_questions_and_written_into_the_output(
     config: EvaluateConfig, calibration: str, tmp_path: Path
 ) -> None:
     fitting = replace(config, fit_temperature=calibration)
-    report = evaluate(fitting, str(tmp_path / "out"))
-    settings = models.read_settings(config.model)
+    out = str(tmp_path / "out")
+    report = evaluate(fitting, out)
+    settings = models.read_settings(config.model, out)
     assert settings.temperature == report.temperature != 1.0
     assert settings.score_shift == report.score_shift != 0.0
     assert (settings.temperature_fitted_on or "").startswith("sha256")
     assert (settings.no_answer_threshold, settings.fitted_on) == (0.5, None)
-    # The same command again finds its own result, and both fits live side by side.
-    assert evaluate(fitting, str(tmp_path / "out")) == report
-    both = evaluate(replace(fitting, fit_threshold=calibration), str(tmp_path / "both"))
-    assert both.temperature == report.temperature
-    assert models.read_settings(config.model).no_answer_threshold == both.no_answer_threshold != 0.5
+    assert evaluate(fitting, out) == report
+    # One fit is kept where the other is made.
+    both = evaluate(replace(config, settings=out, fit_threshold=calibration), str(tmp_path / "both"))
+    kept = models.read_settings(config.model, str(tmp_path / "both"))
+    assert (kept.temperature, kept.score_shift) == (report.temperature, report.score_shift)
+    assert kept.no_answer_threshold == both.no_answer_threshold != 0.5
 
 
-def test_stored_threshold_decides_what_is_answered(config: EvaluateConfig, tmp_path: Path) -> None:
+def test_threshold_beside_the_model_decides_what_is_answered(config: EvaluateConfig, tmp_path: Path) -> None:
     reports = []
     for threshold in (1.0, 0.0):
         models.write_settings(config.model, models.ModelSettings(no_answer_threshold=threshold))
@@ -197,7 +201,7 @@ def test_stored_threshold_decides_what_is_answered(config: EvaluateConfig, tmp_p
 def test_finished_folder_is_not_served_for_another_threshold(config: EvaluateConfig, tmp_path: Path) -> None:
     evaluate(config, str(tmp_path / "out"))
     models.write_settings(config.model, models.ModelSettings(no_answer_threshold=0.9))
-    with pytest.raises(InputError, match="other settings"):
+    with pytest.raises(InputError, match=r"content of settings 'threshold 0\.5, .* there, 'threshold 0\.9, "):
         evaluate(config, str(tmp_path / "out"))
     assert evaluate(config, str(tmp_path / "new")).no_answer_threshold == 0.9
 
@@ -205,18 +209,17 @@ def test_finished_folder_is_not_served_for_another_threshold(config: EvaluateCon
 def test_threshold_is_not_fitted_on_what_is_measured(config: EvaluateConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"shares 24 questions with .* \(q0-0, …\)"):
         evaluate(replace(config, fit_threshold=config.data), str(tmp_path / "out"))
-    assert models.read_settings(config.model) == models.ModelSettings()
     assert not (tmp_path / "out").exists()
 
 
-def test_threshold_of_a_hub_model_is_refused_before_anything_is_read(
+def test_threshold_of_a_hub_model_can_be_fitted(
     config: EvaluateConfig, calibration: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = module._reader(config)
     monkeypatch.setattr(module, "_reader", lambda _: reader)
-    monkeypatch.setattr(measure, "read", None)
-    with pytest.raises(InputError, match="give a folder of your own"):
-        evaluate(replace(config, model="some/model", fit_threshold=calibration), str(tmp_path / "out"))
+    out = str(tmp_path / "out")
+    report = evaluate(replace(config, model="some/model", fit_threshold=calibration), out)
+    assert models.read_settings("some/model", out).no_answer_threshold == report.no_answer_threshold
 
 
 def test_model_without_a_head_is_refused(config: EvaluateConfig, tmp_path: Path) -> None:

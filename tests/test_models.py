@@ -172,10 +172,17 @@ def test_settings_of_another_version_are_refused(copy: Path, text: str) -> None:
         models.read_settings(str(copy))
 
 
-def test_settings_of_a_hub_id_are_defaults_and_cannot_be_written() -> None:
+def test_settings_of_a_hub_id_are_defaults() -> None:
     assert models.read_settings("nobody/nothing") == models.ModelSettings()
-    with pytest.raises(InputError, match="give a folder of your own"):
-        models.write_settings("nobody/nothing", models.ModelSettings())
+
+
+def test_settings_that_are_named_come_before_those_beside_the_model(copy: Path, tmp_path: Path) -> None:
+    models.write_settings(str(copy), models.ModelSettings(no_answer_threshold=0.25))
+    models.write_settings(str(tmp_path / "evaluation"), models.ModelSettings(no_answer_threshold=0.75))
+    for given in (tmp_path / "evaluation", tmp_path / "evaluation" / models.SETTINGS):
+        assert models.read_settings(str(copy), str(given)).no_answer_threshold == 0.75
+    with pytest.raises(InputError, match="no such settings; give the --output of a tinyqa evaluate with"):
+        models.read_settings(str(copy), str(tmp_path))
 
 
 def test_model_bytes_are_those_of_the_weights(tiny_bert: str) -> None:

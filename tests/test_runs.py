@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tinyqa_ray import configs, runs, storage
+from tinyqa_ray import configs, contents, locks, runs, storage
 from tinyqa_ray.errors import InputError
 
 WINDOW = configs.WindowConfig()
@@ -66,7 +67,7 @@ def test_published_document_names_stage_inputs_and_versions(data: str, output: s
     count_words(config, output, calls=[])
     document = runs.require_finished(output, "count-words")
     assert document["fingerprint"] == runs.fingerprint(config)
-    assert document["inputs"] == {"data": storage.identity(data), "extra": ""}
+    assert document["inputs"] == {"data": contents.identity(data), "extra": ""}
     assert document["report"] == {"words": 3}
     assert {"python", "torch", "tinyqa-ray"} <= set(document["versions"])
 
@@ -116,9 +117,9 @@ def test_moved_input_of_equal_content_is_accepted(data: str, output: str) -> Non
 
 def test_moved_folder_of_a_finished_stage_is_accepted(data: str, tmp_path: Path) -> None:
     count_words(CountWordsConfig(data=data), str(tmp_path / "a"), calls=[])
-    before = storage.identity(str(tmp_path / "a"))
+    before = contents.identity(str(tmp_path / "a"))
     (tmp_path / "a").rename(tmp_path / "b")
-    assert storage.identity(str(tmp_path / "b")) == before
+    assert contents.identity(str(tmp_path / "b")) == before
 
 
 def test_run_keeps_its_fingerprint_where_inputs_moved(data: str, output: str, tmp_path: Path) -> None:
@@ -197,6 +198,61 @@ def test_user_error_after_a_file_keeps_the_run(data: str, output: str) -> None:
         count_words(CountWordsConfig(data=data), output, fail=InputError("row 7"), calls=[])
     assert storage.kind(storage.join(output, "parts", "0")) == "file"
     assert storage.kind(storage.join(output, runs.STARTED)) == "file"
+
+
+def test_second_run_at_once_is_refused_and_spoils_nothing(data: str, output: str) -> None:
+    config = CountWordsConfig(data=data)
+    with runs.stage(output, config, inputs=("data", "extra")) as first:
+        with pytest.raises(InputError, match="another run works in it"):
+            count_words(config, output, calls=[])
+        first.publish(CountWordsReport(words=3))
+    calls: list[str] = []
+    assert count_words(config, output, calls=calls).words == 3
+    assert calls == []
+
+
+def test_run_that_another_took_for_dead_publishes_nothing(data: str) -> None:
+    output = f"memory://{uuid.uuid4().hex}/out"
+    with runs.stage(output, CountWordsConfig(data=data), inputs=("data",)) as stage:
+        for file in locks.objects(output):
+            storage.delete_file(file)
+        with pytest.raises(InputError, match="took this one for dead"):
+            stage.publish(CountWordsReport(words=3))
+    assert not runs.is_finished(output)
+
+
+def test_inputs_of_a_finished_run_are_not_read_again(
+    data: str, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.utime(data, (1e9, 1e9))
+    count_words(CountWordsConfig(data=data), output, calls=[])
+    contents._known.clear()  # as in another process
+    monkeypatch.setattr(storage, "chunks", None)
+    assert count_words(CountWordsConfig(data=data), output, calls=[]).words == 3
+
+
+def test_finished_folder_that_may_not_be_written_to_is_read(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = str(tmp_path / "out")
+    count_words(CountWordsConfig(data=data), output, calls=[])
+    os.utime(data, (1e9, 1e9))  # so that there is something to note
+
+    def closed(*given: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(locks.FileLock, "acquire", closed)
+    assert count_words(CountWordsConfig(data=data), output, calls=[]).words == 3
+
+
+def test_run_that_did_not_note_its_settings_says_what_to_do(data: str, output: str) -> None:
+    count_words(CountWordsConfig(data=data), output, calls=[])
+    fitted = {runs.SETTINGS: "threshold 0.5"}
+    with (
+        pytest.raises(InputError, match=r"did not write down the threshold .* choose another --output"),
+        runs.stage(output, CountWordsConfig(data=data), inputs=("data", "extra"), extra=fitted),
+    ):
+        pass
 
 
 def test_empty_folder_is_taken(data: str, tmp_path: Path) -> None:

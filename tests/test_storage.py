@@ -42,13 +42,13 @@ def test_files_are_listed_sorted_by_suffix(folder: str) -> None:
 
 def test_absent_folder_lists_nothing_and_deletes_quietly(folder: str) -> None:
     assert storage.list_files(folder) == []
-    assert not storage.has_content(folder)
+    assert not storage.names_in(folder)
     storage.delete_folder(folder)
 
 
 def test_deleted_folder_is_gone(folder: str) -> None:
     storage.write_atomic(storage.join(folder, "sub", "a"), b"")
-    assert storage.has_content(folder)
+    assert storage.names_in(folder)
     storage.delete_folder(folder)
     assert storage.kind(folder) == "absent"
 
@@ -111,7 +111,7 @@ def test_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:
 
 def test_leftover_of_a_killed_write_is_no_content(tmp_path: Path) -> None:
     (tmp_path / f"a.json.0{storage.LEFTOVER}").touch()
-    assert not storage.has_content(str(tmp_path))
+    assert not storage.names_in(str(tmp_path))
 
 
 def test_folder_below_a_file_is_refused(tmp_path: Path) -> None:
@@ -156,36 +156,6 @@ def test_only_plain_paths_are_local(tmp_path: Path) -> None:
     assert storage.is_local(str(tmp_path))
     assert storage.is_local(f"file://{tmp_path}")
     assert not storage.is_local("memory://a")
-
-
-def test_identity_follows_content_not_place(tmp_path: Path) -> None:
-    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "x").write_bytes(content)
-        (tmp_path / name / "y").write_bytes(b"same")
-    a, b, c = (storage.identity(str(tmp_path / name)) for name in "abc")
-    assert a == b != c
-    assert storage.identity(str(tmp_path / "a" / "x")) != storage.identity(str(tmp_path / "c" / "x"))
-
-
-def test_identity_of_a_folder_counts_file_names(tmp_path: Path) -> None:
-    for name, files in (("a", ("1", "2")), ("b", ("1", "3"))):
-        (tmp_path / name).mkdir()
-        for file in files:
-            (tmp_path / name / file).write_bytes(b"same")
-    assert storage.identity(str(tmp_path / "a")) != storage.identity(str(tmp_path / "b"))
-
-
-def test_notes_beside_a_model_do_not_change_its_identity(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    before = storage.identity(str(tmp_path))
-    (tmp_path / "README.md").write_text("card")
-    (tmp_path / "tinyqa.json").write_text("{}")
-    assert storage.identity(str(tmp_path)) == before
-
-
-def test_identity_of_a_hub_id_is_its_name() -> None:
-    assert storage.identity("somebody/some-model") == "somebody/some-model"
 
 
 def test_store_that_does_not_answer_is_one_line_about_the_path(monkeypatch: pytest.MonkeyPatch) -> None:

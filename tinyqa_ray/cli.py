@@ -91,6 +91,7 @@ def quickstart(output: str = "runs/quickstart", teacher: str | None = None) -> N
 def ask(
     question: Annotated[str, tyro.conf.Positional],
     model: str = shipped.MODEL,
+    settings: str | None = None,
     context: str | None = None,
     file: str | None = None,
     top_k: int = 1,
@@ -103,12 +104,14 @@ def ask(
         question: What to ask.
         model: Folder or hub id with a question-answering head, or an export; tinyqa-mini is the model of the
             package, tinyqa-mini-int8 its faster form for CPUs (extra 'cpu'), made on first use.
+        settings: Threshold and scale of scores: the output of tinyqa evaluate, or a settings file; those
+            beside the model, if any, when not given.
         context: The text to read.
         file: A UTF-8 file to read instead.
         top_k: Answers to print, best first.
         max_answer_tokens: Longest answer, in tokens.
-        threshold: Answer 'none' when the no-answer probability is above it; the model's own when not given,
-            1 always answers.
+        threshold: Answer 'none' when the no-answer probability is above it; that of the settings when not
+            given, 1 always answers.
     """
     if (context is None) == (file is None):
         raise InputError("give the text either with --context or with --file")
@@ -127,7 +130,7 @@ def ask(
         raise InputError(f"threshold is {threshold}; it must lie in [0, 1]")
     assert context is not None
     quiet_models()
-    reader = Reader.from_pretrained(model)
+    reader = Reader.from_pretrained(model, settings=settings)
     for found in reader.answer(
         question, context, top_k=top_k, max_answer_tokens=max_answer_tokens, threshold=threshold
     ):
@@ -148,6 +151,8 @@ def evaluate(config: configs.EvaluateConfig, output: str) -> None:
 
     _run_stage("questions", stage, config, output)
     print(f"report: {output}/report.html", file=sys.stderr)
+    if config.fit_threshold is not None or config.fit_temperature is not None:
+        print(f"fitted: use it with --settings {output}", file=sys.stderr)
 
 
 @command

@@ -242,6 +242,13 @@ def _examples(output: str, documents: dict[str, str], plain: bool) -> list[Panel
     return panels
 
 
+def _ask_command(by_name: dict[str, StageResult]) -> str:
+    settings = by_name["student-evaluation"].output
+    return (
+        f'tinyqa ask --model {by_name["student"].output}/model --settings {settings} "Who …?" --context "…"'
+    )
+
+
 def _places(by_name: dict[str, StageResult], output: str) -> Table:
     table = Table(title="Where it lies", title_justify="left", box=None, pad_edge=False, show_header=False)
     for what, path in (
@@ -253,5 +260,5 @@ def _places(by_name: dict[str, StageResult], output: str) -> Table:
         ("everything", output),
     ):
         table.add_row(what, path)
-    table.add_row("ask it", f'tinyqa ask --model {by_name["student"].output}/model "Who …?" --context "…"')
+    table.add_row("ask it", _ask_command(by_name))
     return table

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tinyqa_ray import calibration, metrics, models, report, runs, storage
 from tinyqa_ray.cluster import cores, quiet_models
 from tinyqa_ray.configs import EvaluateConfig, WindowConfig
+from tinyqa_ray.contents import identity
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.names import telling
 from tinyqa_ray.reader import Reader, measure
@@ -57,27 +58,23 @@ def evaluate(config: EvaluateConfig, output: str, progress: measure.Progress | N
     """Measure ``config.model`` on ``config.data``.
 
     Writes ``predictions.json`` (the best span of every question, before abstaining), ``na_probs.json``,
-    ``metrics.json`` and ``report.html``. ``tinyqa score`` with both JSON files and the threshold gives the
-    same EM and F1.
+    ``metrics.json`` and ``report.html``; where something is fitted, also ``tinyqa.json``, the settings that
+    other commands take. ``tinyqa score`` with both JSON files and the threshold gives the same EM and F1.
 
     Raises:
         InputError: model or data that cannot be read, or a fit on what is measured.
     """
-    fits = {
-        "fit_threshold": ("no_answer_threshold", "fitted_on"),
-        "fit_temperature": ("temperature", "score_shift", "temperature_fitted_on"),
-    }
-    # What was stored beside the model counts, but for what is fitted anew.
-    settings = asdict(models.read_settings(config.model))
-    for fit, names in fits.items():
-        settings = {k: v for k, v in settings.items() if getattr(config, fit) is None or k not in names}
-    extra = {"settings": str(settings)} if settings else {}
-    with runs.stage(output, config, inputs=("model", "also", "data", *fits), extra=extra) as stage:
+    settings = _before_fitting(config)
+    inputs = ("model", "also", "data", "fit_threshold", "fit_temperature")
+    extra = {runs.SETTINGS: settings.identity}
+    with runs.stage(output, config, inputs=inputs, extra=extra) as stage:
         if stage.finished:
             return stage.report(EvaluateReport)
         asked = measure.questions_of(config.data)
         reader = _reader(config)
-        _fit(reader, config, {each.question.id for each in asked})
+        reader.settings = _fitted(reader, settings, config, {each.question.id for each in asked})
+        if config.fit_threshold is not None or config.fit_temperature is not None:
+            models.write_settings(stage.output, reader.settings)
         readings, seconds = measure.read(reader, asked, config.max_answer_tokens, progress)
         threshold = reader.settings.no_answer_threshold
         summary = measure.summary(asked, readings, threshold)
@@ -145,8 +142,25 @@ def _reader(config: EvaluateConfig, device: str = "auto") -> Reader:
     return reader
 
 
-def _fit(reader: Reader, config: EvaluateConfig, measured: set[str]) -> None:
-    """Fit what is asked for on other questions, and store it beside the model."""
+def _before_fitting(config: EvaluateConfig) -> models.ModelSettings:
+    """The settings that were given, but for what is to be fitted anew, which is at its default."""
+    given, default = models.read_settings(config.model, config.settings), models.ModelSettings()
+    if config.fit_threshold is not None:
+        given = replace(given, no_answer_threshold=default.no_answer_threshold, fitted_on=default.fitted_on)
+    if config.fit_temperature is not None:
+        given = replace(
+            given,
+            temperature=default.temperature,
+            score_shift=default.score_shift,
+            temperature_fitted_on=default.temperature_fitted_on,
+        )
+    return given
+
+
+def _fitted(
+    reader: Reader, settings: models.ModelSettings, config: EvaluateConfig, measured: set[str]
+) -> models.ModelSettings:
+    """The settings, with what is asked for fitted on other questions."""
     fitted: dict[str, Any] = {}
     # Often the same data for both: read once.
     others = {
@@ -157,16 +171,13 @@ def _fit(reader: Reader, config: EvaluateConfig, measured: set[str]) -> None:
     if config.fit_threshold is not None:
         asked, readings = others[config.fit_threshold]
         threshold = metrics.best_threshold(measure.gold(asked), *measure.predicted(asked, readings))
-        fitted.update(no_answer_threshold=threshold, fitted_on=storage.identity(config.fit_threshold))
+        fitted.update(no_answer_threshold=threshold, fitted_on=identity(config.fit_threshold))
     if config.fit_temperature is not None:
         asked, readings = others[config.fit_temperature]
         scale = calibration.best_scale(*measure.margins(asked, readings))
         fitted.update(temperature=scale.temperature, score_shift=scale.shift)
-        fitted.update(temperature_fitted_on=storage.identity(config.fit_temperature))
-    if fitted:
-        reader.settings = replace(reader.settings, **fitted)
-        if not config.also:
-            models.write_settings(config.model, reader.settings)
+        fitted.update(temperature_fitted_on=identity(config.fit_temperature))
+    return replace(settings, **fitted)
 
 
 def _read_others(
@@ -175,9 +186,8 @@ def _read_others(
     """Readings of questions to fit on.
 
     Raises:
-        InputError: some of them are measured, or the model is a hub id.
+        InputError: some of them are measured.
     """
-    models.settings_file(config.model)  # a hub id is refused before anything is read
     asked = measure.questions_of(data)
     shared = [each.question.id for each in asked if each.question.id in measured]
     if shared:

@@ -97,6 +97,7 @@ def mini(
     exports: Stages = tuple(
         (f"{name}-export", ExportConfig(model=f"@{name}/model", precision="bf16")) for name in _TEACHERS
     )
+    thresholds = tuple(f"@{name}-evaluation" for name in _TEACHERS) if hold_out else ()
     copied: Stages = (("augmented", AugmentConfig(data="@asked", embeddings=start, copies=copies)),)
     return Recipe(
         name="mini",
@@ -114,6 +115,7 @@ def mini(
                     data="@augmented" if copies else "@asked",
                     model=tuple(f"@{name}-export" if exported else f"@{name}/model" for name in _TEACHERS),
                     at_thresholds=bool(hold_out),
+                    settings=thresholds,
                 ),
             ),
             *((("baseline", labels_alone),) if baseline else ()),

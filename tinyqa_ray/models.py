@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SETTINGS = "tinyqa.json"
-"""File beside a model with what was fitted for it: the no-answer threshold and the scale of scores."""
+"""File with what was fitted for a model, its threshold and the scale of its scores; beside the model, or
+in the output of an evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSettings:
-    """What was fitted for a model, stored beside it."""
+    """What was fitted for a model: the output of an evaluation, which an export takes along."""
 
     no_answer_threshold: float = 0.5
     """Abstain when ``na_prob`` is above this."""
@@ -49,6 +50,13 @@ class ModelSettings:
             raise InputError(f"temperature is {temperature!r}; it must be a number above 0")
         if not isinstance(self.score_shift, (int, float)) or not abs(self.score_shift) < float("inf"):
             raise InputError(f"score_shift is {self.score_shift!r}; it must be a number")
+
+    @property
+    def identity(self) -> str:
+        """What stands for the settings among a stage's inputs: equal numbers, equal strings."""
+        return (
+            f"threshold {self.no_answer_threshold}, temperature {self.temperature}, shift {self.score_shift}"
+        )
 
 
 def default_encoder() -> str:
@@ -197,31 +205,36 @@ def model_bytes(folder: str) -> int:
     return sum(map(storage.size, storage.list_files(folder, ".safetensors")))
 
 
-def read_settings(name: str) -> ModelSettings:
-    """What was stored beside a model; the defaults when nothing was."""
-    path = storage.join(shipped.located(name), SETTINGS)
-    if not has_file(name, SETTINGS):
-        return ModelSettings()
+def read_settings(model: str, settings: str | None = None) -> ModelSettings:
+    """What was fitted for a model.
+
+    Args:
+        model: a model's name; what lies beside it counts, or the defaults, when no settings are given.
+        settings: the output of an evaluation that fitted something, or a settings file.
+
+    Raises:
+        InputError: no settings are there, or not those of this version.
+    """
+    if settings is None:
+        path = storage.join(shipped.located(model), SETTINGS)
+        if not has_file(model, SETTINGS):
+            return ModelSettings()
+    else:
+        path = storage.join(settings, SETTINGS) if storage.kind(settings) == "folder" else settings
+        if storage.kind(path) != "file":
+            raise InputError(
+                f"{path}: no such settings; give the --output of a tinyqa evaluate with --fit-threshold or "
+                "--fit-temperature, or a file that it wrote"
+            )
     try:
         return ModelSettings(**storage.read_json(path))
     except TypeError as error:
         raise InputError(f"{path}: is not a settings file of this version ({error}); delete it") from None
 
 
-def settings_file(name: str) -> str:
-    """Where the settings of a model are stored.
-
-    Raises:
-        InputError: the model is not a folder of the user's.
-    """
-    if storage.kind(name) != "folder":
-        raise InputError(f"{name}: settings are stored beside a model; give a folder of your own")
-    return storage.join(name, SETTINGS)
-
-
-def write_settings(name: str, settings: ModelSettings) -> None:
-    """Store settings beside a model; InputError as of ``settings_file``."""
-    storage.write_json(settings_file(name), asdict(settings))
+def write_settings(folder: str, settings: ModelSettings) -> None:
+    """Write settings into a folder, as its ``tinyqa.json``."""
+    storage.write_json(storage.join(folder, SETTINGS), asdict(settings))
 
 
 def _dropout(config: Any, attention_dropout: float | None) -> dict[str, float]:

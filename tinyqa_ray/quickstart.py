@@ -91,6 +91,7 @@ def quickstart(
                 "answers",
                 AnswerConfig(
                     model="@student/model",
+                    settings="@student-evaluation",
                     documents=bundled("corpus_documents.jsonl"),
                     questions=bundled("corpus_questions.jsonl"),
                     rows_per_shard=32,

@@ -2,7 +2,8 @@
 
 A stage writes its files in place and ``_SUCCESS.json`` last, in one atomic write: a folder without it is
 unfinished, and no later stage reads it. ``_STARTED.json`` keeps an interrupted run from being continued
-with another configuration or other inputs.
+with another configuration or other inputs, ``_INPUTS.json`` remembers what the inputs held, and a lock keeps
+two runs from working in the folder at once.
 """
 
 from __future__ import annotations
@@ -11,18 +12,25 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import platform
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any, TypeVar
 
-from tinyqa_ray import __version__, shipped, storage
+from tinyqa_ray import __version__, locks, shipped, storage
+from tinyqa_ray.contents import Contents
 from tinyqa_ray.errors import InputError
 
 SUCCESS = "_SUCCESS.json"
 STARTED = "_STARTED.json"
+INPUTS = "_INPUTS.json"
+SETTINGS = "settings"
+"""Name, among the inputs, of what was fitted for the models that a stage asks."""
+
+_log = logging.getLogger(__name__)
 
 Report = TypeVar("Report")
 Config = TypeVar("Config")
@@ -88,16 +96,27 @@ def stage_name(config: Any) -> str:
 class Stage:
     """A stage at work in its folder."""
 
-    def __init__(self, output: str, config: Any, inputs: Mapping[str, str]) -> None:
+    def __init__(
+        self, output: str, config: Any, inputs: Mapping[str, str], scratch: Sequence[str] = ()
+    ) -> None:
         self.output = storage.absolute(output)
         self.config = config
         self.inputs = dict(inputs)
+        self.scratch = tuple(scratch)
         self.name = stage_name(config)
         self.began = time.monotonic()
-        self.success = storage.read_json(self.path(SUCCESS)) if is_finished(output) else None
+        self.lock = locks.Lock()
+        self.look()
+
+    def look(self) -> None:
+        """See what earlier runs have left in the folder, and refuse that of another config."""
+        self.success: dict[str, Any] | None = (
+            storage.read_json(self.path(SUCCESS)) if is_finished(self.output) else None
+        )
         earlier = self._earlier()
-        self.fingerprint: str = fingerprint(config) if earlier is None else earlier["fingerprint"]
+        self.fingerprint: str = fingerprint(self.config) if earlier is None else earlier["fingerprint"]
         """Of the config that began the run: the present one's paths may have moved."""
+        self._check(earlier)
 
     @property
     def finished(self) -> bool:
@@ -114,7 +133,12 @@ class Stage:
         return kind(**self.success["report"])
 
     def publish(self, report: Report) -> Report:
-        """Mark the folder as finished and return its report."""
+        """Mark the folder as finished, delete what is of no more use, and return the report.
+
+        Raises:
+            InputError: another run has taken the folder over.
+        """
+        self.lock.check()
         document = {
             **self._identity(),
             "report": dataclasses.asdict(report),  # type: ignore[call-overload]
@@ -124,7 +148,20 @@ class Stage:
         }
         storage.write_json(self.path(SUCCESS), document)
         self.success = document
+        self.clean()
         return report
+
+    def has_leftovers(self) -> bool:
+        """Whether there is anything that ``clean`` would delete."""
+        return any(storage.kind(self.path(name)) == "folder" for name in self.scratch) or bool(
+            storage.leftovers(self.output)
+        )
+
+    def clean(self) -> None:
+        """Delete what only an unfinished run needs, and what writes that were killed left behind."""
+        for name in self.scratch:
+            storage.delete_folder(self.path(name))
+        storage.delete_leftovers(self.output)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -139,15 +176,21 @@ class Stage:
         started = self.path(STARTED)
         return self.success or (storage.read_json(started) if storage.kind(started) == "file" else None)
 
-    def check(self) -> None:
+    def _check(self, earlier: dict[str, Any] | None) -> None:
         """Refuse a folder that holds the run of another config, or other people's files."""
-        earlier = self._earlier()
         if earlier is None:
-            if storage.kind(self.output) == "file" or storage.has_content(self.output):
+            is_file = storage.kind(self.output) == "file"
+            if is_file or not all(map(locks.is_lock, storage.names_in(self.output))):
                 raise InputError(
                     f"{self.output}: holds files, but no run of tinyqa; choose a new or empty --output"
                 )
             return
+        if SETTINGS in self.inputs and SETTINGS not in earlier["inputs"]:
+            raise InputError(
+                f"{self.output}: holds a run of a version of tinyqa that did not write down the threshold of "
+                "its model; what it finished can be read as it is, but not gone on with: choose another "
+                "--output, or delete the folder"
+            )
         differences = _differences(earlier, self._identity())
         if differences:
             raise InputError(
@@ -162,15 +205,24 @@ class Stage:
 
     def withdraw(self) -> None:
         """Leave nothing behind when not a single file has been made."""
-        if not self.finished and [self.path(STARTED)] == storage.list_files(self.output, recursive=True):
+        notes = {self.path(name) for name in (STARTED, INPUTS)}
+        files = storage.list_files(self.output, recursive=True)
+        if not self.finished and notes.issuperset(file for file in files if not locks.is_lock(file)):
             storage.delete_folder(self.output)
 
 
 @contextlib.contextmanager
 def stage(
-    output: str, config: Any, inputs: tuple[str, ...] = (), extra: Mapping[str, str] | None = None
+    output: str,
+    config: Any,
+    inputs: tuple[str, ...] = (),
+    extra: Mapping[str, str] | None = None,
+    scratch: Sequence[str] = (),
 ) -> Iterator[Stage]:
-    """Open the folder of a stage.
+    """Open the folder of a stage, and hold it until the stage ends.
+
+    A folder that is finished is not held, and its inputs are not read again where their names, sizes and
+    times are those that the run noted.
 
     Args:
         output: the stage's folder, local or a URL.
@@ -178,28 +230,46 @@ def stage(
         inputs: names of the config's fields that hold paths whose content counts (a field may be None
             or a tuple of paths).
         extra: other content that decides the result, by name.
+        scratch: folders within the stage's that are deleted once it is finished.
 
     Raises:
-        InputError: the folder belongs to another config, to other inputs, or to something else.
+        InputError: the folder belongs to another config, to other inputs, or to something else, or another
+            run works in it.
     """
+    known = Contents(storage.join(output, INPUTS))
     content: dict[str, str] = dict(extra or {})
     for name in inputs:
         value = getattr(config, name)
         paths = value if isinstance(value, tuple) else (value,)
-        content[name] = ", ".join(
-            storage.identity(shipped.source(path)) for path in paths if path is not None
-        )
-    current = Stage(output, config, content)
-    current.check()
+        content[name] = ", ".join(known.identity(shipped.source(path)) for path in paths if path is not None)
+    current = Stage(output, config, content, scratch)
     if current.finished:
+        _tidy(current, known)
         yield current
         return
-    current.start()
+    with locks.held(current.output) as lock:
+        current.lock = lock
+        current.look()  # another run may just have ended
+        if not current.finished:
+            current.start()
+            known.save()
+        try:
+            yield current
+        except InputError:
+            current.withdraw()
+            raise
+
+
+def _tidy(finished: Stage, known: Contents) -> None:
+    """Do what a run did not live to do after its last write, unless it is at it, or we may not write here."""
+    if not (known.outdated or finished.has_leftovers()):
+        return
     try:
-        yield current
-    except InputError:
-        current.withdraw()
-        raise
+        with locks.held(finished.output):
+            finished.clean()
+            known.save()
+    except InputError as error:
+        _log.info("%s: is left as it is: %s", finished.output, error)
 
 
 def is_finished(folder: str) -> bool:

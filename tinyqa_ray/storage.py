@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -184,11 +184,63 @@ def list_files(path: str, suffix: str = "", *, recursive: bool = False) -> list[
     return [join(path, name) for name in names if name.endswith(suffix)]
 
 
-def has_content(path: str) -> bool:
-    """Whether a folder holds any file or folder beside leftovers of killed writes; an absent one has none."""
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file as its store lists it."""
+
+    path: str
+    size: int
+    """In bytes."""
+    modified_s: float | None
+    """Seconds since 1970; None where the store does not say."""
+
+
+def listing(path: str, *, recursive: bool = False) -> list[File]:
+    """The file at ``path``, or the files of that folder, sorted; none where there is nothing."""
+    filesystem, inner = resolve(path)
+    with _reached(path):
+        found = filesystem.get_file_info(inner)
+        if found.type == pafs.FileType.Directory:
+            infos = filesystem.get_file_info(pafs.FileSelector(inner, recursive=recursive))
+        else:
+            infos = [found]
+    # The path as it was given, not as the store calls it.
+    files = [
+        File(
+            path + info.path[len(inner) :],
+            info.size,
+            None if info.mtime_ns is None else info.mtime_ns / 1e9,
+        )
+        for info in infos
+        if info.type == pafs.FileType.File
+    ]
+    return sorted(files, key=lambda file: file.path)
+
+
+def chunks(path: str) -> Iterator[bytes]:
+    """The bytes of a file, a few megabytes at a time."""
+    filesystem, inner = resolve(path)
+    with _reached(path), filesystem.open_input_stream(inner) as stream:
+        while chunk := stream.read(1 << 22):
+            yield chunk
+
+
+def names_in(path: str) -> list[str]:
+    """Names of files and folders in a folder, but leftovers of killed writes; an absent folder has none."""
     filesystem, inner = resolve(path)
     found = filesystem.get_file_info(pafs.FileSelector(inner, allow_not_found=True))
-    return any(not info.path.endswith(LEFTOVER) for info in found)
+    return [info.base_name for info in found if not info.path.endswith(LEFTOVER)]
+
+
+def leftovers(path: str) -> list[str]:
+    """Files in a local folder that writes were killed over; a store has none."""
+    return list_files(path, LEFTOVER, recursive=True) if is_local(path) else []
+
+
+def delete_leftovers(path: str) -> None:
+    """Delete the leftovers of a folder in which nobody writes."""
+    for file in leftovers(path):
+        delete_file(file)
 
 
 def delete_folder(path: str) -> None:
@@ -209,36 +261,3 @@ def size(path: str) -> int:
     """Bytes of a file."""
     filesystem, inner = resolve(path)
     return int(filesystem.get_file_info(inner).size)
-
-
-def identity(path: str) -> str:
-    """What stands for the content of an input: the same bytes give the same string.
-
-    A finished stage is known by its ``_SUCCESS.json``, any other file or folder by the SHA-256 of its
-    content, and what is neither (a hub id) by its name.
-    """
-    match kind(path):
-        case "absent":
-            return path
-        case "file":
-            return _digest([path])
-    success = join(path, "_SUCCESS.json")
-    if kind(success) == "file":
-        document = read_json(success)
-        made = {part: document[part] for part in ("config", "inputs", "report")}
-        digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
-        return f"stage {document['stage']} {digest[:16]}"
-    files = list_files(path, recursive=True)
-    # Notes beside a model (thresholds, cards) do not change what it computes on the way to a student.
-    return _digest([file for file in files if not file.endswith((".md", "tinyqa.json"))])
-
-
-def _digest(files: list[str]) -> str:
-    total = hashlib.sha256()
-    for file in files:
-        filesystem, inner = resolve(file)
-        with filesystem.open_input_stream(inner) as stream:
-            while chunk := stream.read(1 << 22):
-                total.update(chunk)
-        total.update(f"|{file.rsplit('/', 1)[-1]}|".encode() if len(files) > 1 else b"")
-    return f"sha256 {total.hexdigest()[:16]}"

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 
-from tinyqa_ray import shards
+from tinyqa_ray import models, runs, shards
 from tinyqa_ray.answer import ANSWERS, FOLDER, AnswerReport, answer
 from tinyqa_ray.answer import stage as module
 from tinyqa_ray.configs import AnswerConfig, CandidateConfig, WindowConfig
@@ -388,19 +388,99 @@ def test_finished_run_is_left_alone_and_leaves_no_work_behind(
 ) -> None:
     out = tmp_path / "out"
     _, report = made(corpus, out)
-    assert sorted(path.name for path in out.iterdir()) == [
+    assert sorted(path.name for path in out.iterdir() if path.name != "_INPUTS.json") == [
         "_STARTED.json",
         "_SUCCESS.json",
         "answers",
         "report.html",
     ]
     here.clear()
-    times = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+
+    def times() -> dict[Path, int]:
+        # What the inputs held may be noted later, once they have been left alone for a while.
+        files = [path for path in out.rglob("*") if path.is_file() and path.name != "_INPUTS.json"]
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    before = times()
     assert answer(corpus, str(out)) == report
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
+    assert times() == before
     assert here == []
     with pytest.raises(InputError, match="top_k 4 there, 1 here"):
         answer(replace(corpus, top_k=1), str(out))
+
+
+def settings_file(path: Path, threshold: float) -> str:
+    fitted = models.ModelSettings(no_answer_threshold=threshold, fitted_on="sha256 abc")
+    models.write_settings(str(path), fitted)
+    return str(path)
+
+
+def test_settings_decide_what_is_answered(
+    config: AnswerConfig, corpus: AnswerConfig, tmp_path: Path, here: list[str]
+) -> None:
+    for asked in (config, corpus):
+        for threshold, answered in ((1.0, True), (0.0, False)):
+            folder = tmp_path / f"{threshold}-{asked is corpus}"
+            settings = settings_file(tmp_path / f"at-{threshold}", threshold)
+            rows, _ = made(replace(asked, settings=settings), folder)
+            assert {row["answer"] is not None for row in rows if row["rank"] == 0} == {answered}
+
+
+def test_interrupted_run_is_not_continued_at_another_threshold(
+    config: AnswerConfig,
+    tmp_path: Path,
+    here: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or else one corpus would be answered at two."""
+
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    fitted = replace(config, settings=settings_file(tmp_path / "evaluation", 0.25))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_report", killed)
+        with pytest.raises(KeyboardInterrupt):
+            answer(fitted, str(tmp_path / "out"))
+    settings_file(tmp_path / "evaluation", 0.75)
+    with pytest.raises(
+        InputError, match=r"content of settings 'threshold 0\.25, .*' there, 'threshold 0\.75"
+    ):
+        answer(fitted, str(tmp_path / "out"))
+    settings_file(tmp_path / "evaluation", 0.25)
+    answer(fitted, str(tmp_path / "out"))
+
+
+def test_actors_answer_with_the_settings_that_the_run_began_with(
+    config: AnswerConfig, tmp_path: Path, here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = replace(config, settings=settings_file(tmp_path / "evaluation", 0.0))
+    prepare = module.prepare
+
+    def prepared(*given: Any) -> Any:
+        settings_file(tmp_path / "evaluation", 1.0)  # fitted anew, while the run is under way
+        return prepare(*given)
+
+    monkeypatch.setattr(module, "prepare", prepared)
+    rows, _ = made(fitted, tmp_path / "out")
+    assert {row["answer"] for row in rows if row["rank"] == 0} == {None}
+
+
+def test_kill_between_publishing_and_cleaning_leaves_nothing_for_ever(
+    config: AnswerConfig, tmp_path: Path, here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(stage: runs.Stage) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Stage, "clean", killed)
+        with pytest.raises(KeyboardInterrupt):
+            answer(config, str(tmp_path / "out"))
+    assert (tmp_path / "out" / "_work").is_dir()
+    (tmp_path / "out" / "answers" / "part-000000.parquet.1234.tmp").write_bytes(b"half")
+    answer(config, str(tmp_path / "out"))
+    assert not (tmp_path / "out" / "_work").exists()
+    assert not list((tmp_path / "out" / "answers").glob("*.tmp"))
 
 
 @pytest.mark.parametrize(

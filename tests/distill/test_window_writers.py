@@ -195,7 +195,9 @@ def test_at_thresholds_moves_the_nulls_of_unlabelled_questions_alone(
     wanted = config(tiny_squad, tiny_bert, model=(teacher,), at_thresholds=True)
     with pytest.raises(InputError, match="teacher: has no fitted threshold"):
         WindowWriter(wanted)
-    models.write_settings(teacher, models.ModelSettings(no_answer_threshold=0.01, fitted_on="x"))
+    evaluation = str(tmp_path / "evaluation")
+    models.write_settings(evaluation, models.ModelSettings(no_answer_threshold=0.01, fitted_on="x"))
+    wanted = replace(wanted, settings=(evaluation,))
     shift = np.log(0.99 / 0.01)
     first, *others = paragraphs
     rows = unlabelled(first, others)

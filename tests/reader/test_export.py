@@ -196,6 +196,18 @@ def test_export_takes_tokenizer_and_settings_along(tiny_bert: str, tiny_squad: s
     assert answer.answer == CONTEXTS[0][answer.start : answer.end]
 
 
+def test_export_takes_along_what_an_evaluation_fitted(
+    tiny_bert: str, tiny_squad: str, tmp_path: Path
+) -> None:
+    fitted = models.ModelSettings(no_answer_threshold=0.75, temperature=3.0)
+    models.write_settings(str(tmp_path / "evaluation"), fitted)
+    plain = config(tiny_bert, tiny_squad, precision="fp32", calibration=None)
+    export(replace(plain, settings=str(tmp_path / "evaluation")), str(tmp_path / "out"))
+    assert models.read_settings(str(tmp_path / "out")) == fitted
+    with pytest.raises(InputError, match=r"content of settings 'threshold 0\.75, .*' there, 'threshold 0\.5"):
+        export(plain, str(tmp_path / "out"))
+
+
 def test_finished_export_is_not_made_again(
     exported: str, tiny_bert: str, tiny_squad: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

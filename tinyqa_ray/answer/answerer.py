@@ -61,11 +61,14 @@ class Pair:
 class Answerer:
     """Answers units; made once an actor."""
 
-    def __init__(self, config: AnswerConfig, corpus: Corpus, output: str, notes: str) -> None:
+    def __init__(
+        self, config: AnswerConfig, settings: ModelSettings, corpus: Corpus, output: str, notes: str
+    ) -> None:
         """Load the model.
 
         Args:
             config: of the stage.
+            settings: threshold and scale of scores, read once for all actors and for as long as the run goes.
             corpus: its files.
             output: where JSON lines go.
             notes: where notes for the page go.
@@ -77,7 +80,9 @@ class Answerer:
         self.config, self.corpus = config, corpus
         self.output, self.notes = output, notes
         device = "cuda" if config.num_gpus_per_actor else "cpu"
-        self.reader = Reader.from_pretrained(config.model, window=config.window, device=device)
+        self.reader = Reader.from_pretrained(
+            config.model, settings=settings, window=config.window, device=device
+        )
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
         """A unit in, rows of ``ANSWERS`` out; of ``FOUND`` where a question has several documents."""

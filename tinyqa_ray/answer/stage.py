@@ -68,28 +68,37 @@ def answer(config: AnswerConfig, output: str, progress: Progress | None = None) 
     Raises:
         InputError: files or a model that cannot be read, or a folder of another run.
     """
-    with runs.stage(output, config, inputs=("model", "documents", "questions", "pairs")) as stage:
-        work = stage.path(_WORK)
+    settings = models.read_settings(config.model, config.settings)
+    with runs.stage(
+        output,
+        config,
+        inputs=("model", "documents", "questions", "pairs"),
+        extra={runs.SETTINGS: settings.identity},
+        scratch=(_WORK,),
+    ) as stage:
         if stage.finished:
-            storage.delete_folder(work)
             return stage.report(AnswerReport)
+        work = stage.path(_WORK)
         quiet_models()
-        Reader.from_pretrained(config.model, window=config.window)
+        Reader.from_pretrained(config.model, settings=settings, window=config.window)
         watch = partial(_noted, progress)
         with connected():
             corpus = prepare(config, work, watch)
             cut = plan(corpus, config.rows_per_shard)
-            counts = _answered(config, stage, corpus, cut, watch)
+            counts = _answered(config, settings, stage, corpus, cut, watch)
         report = _report(corpus, cut, counts)
         page = answers_html(config, report, counts, list(Notes.read_all(f"{work}/notes")), corpus, cut)
         storage.write_atomic(stage.path("report.html"), page.encode())
-        stage.publish(report)
-        storage.delete_folder(work)
-        return report
+        return stage.publish(report)
 
 
 def _answered(
-    config: AnswerConfig, stage: runs.Stage, corpus: Corpus, cut: Plan, watch: Watch
+    config: AnswerConfig,
+    settings: models.ModelSettings,
+    stage: runs.Stage,
+    corpus: Corpus,
+    cut: Plan,
+    watch: Watch,
 ) -> dict[str, float]:
     """Answer all units and, where questions are asked of several documents, rank what was found."""
     work, answers, jsonl = stage.path(_WORK), stage.path(FOLDER), stage.path(JSONL)
@@ -98,14 +107,14 @@ def _answered(
     theirs = runs.for_workers(config, "model")
     target = storage.join(work, "found") if corpus.merged else answers
     todo = _shards(cut.units, storage.join(work, "units.parquet"), target)
-    options = {"config": theirs, "corpus": corpus, "output": jsonl, "notes": notes}
+    options = {"config": theirs, "settings": settings, "corpus": corpus, "output": jsonl, "notes": notes}
     counts = shards.run(todo, Answerer, options, workers, watch("answering"))
     if not corpus.merged:
         return counts
     merging: dict[str, Any] = {
         "config": theirs,
         "found": [shard.target for shard in sorted(todo, key=lambda shard: shard.index)],
-        "threshold": models.read_settings(config.model).no_answer_threshold,
+        "threshold": settings.no_answer_threshold,
         "output": jsonl,
         "notes": notes,
     }

@@ -53,6 +53,9 @@ class AnswerConfig:
 
     model: str = shipped.MODEL
     """Folder or hub id with a question-answering head, or an export."""
+    settings: str | None = None
+    """Threshold and scale of scores: the output of an evaluation, or a settings file; those beside the model,
+    if any, when not given."""
     documents: str | None = None
     """Parquet, JSONL, CSV or TSV with ``id`` and ``text`` (other columns are carried along), a folder of such
     files, or a folder of .txt files."""

@@ -151,6 +151,9 @@ class TeacherLogitsConfig:
     at_thresholds: bool = False
     """Of questions without labels, which teachers have not learned, let each teacher leave those unanswered
     that are below its own fitted threshold: its null's logits are shifted by as much."""
+    settings: tuple[str, ...] = ()
+    """The fitted threshold of each teacher: outputs of evaluations, or settings files; those beside the
+    teachers when not given."""
     window: WindowConfig = WindowConfig()
     """Sizes of the windows."""
     rows_per_shard: int = 64
@@ -170,5 +173,9 @@ class TeacherLogitsConfig:
         given: object = self.model
         if isinstance(given, str):  # a string is a sequence of names too, of one letter each
             raise InputError(f"model is {given!r}; it must be a tuple of folders or hub ids: ({given!r},)")
+        if self.settings and len(self.settings) != len(self.model):
+            raise InputError(
+                f"{len(self.settings)} settings are given, but {len(self.model)} teachers; give one each"
+            )
         if self.tokenizer is None and not self.model:
             raise InputError("neither tokenizer nor model is given; name the student whose windows to cut")

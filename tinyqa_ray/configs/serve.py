@@ -41,8 +41,11 @@ class ServeConfig:
 
     model: str = shipped.MODEL
     """Folder, URL of a folder or hub id with a question-answering head, or a folder of ``tinyqa export``."""
+    settings: str | None = None
+    """Threshold and scale of scores: the output of an evaluation, or a settings file; those beside the model,
+    if any, when not given."""
     threshold: float | None = None
-    """No answer is given where its probability is above this; the model's own when not given."""
+    """No answer is given where its probability is above this; that of the settings when not given."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """On a GPU auto is bf16 from Ampere on, else fp16; on a CPU the export's, else fp32."""
     gpu: bool = False

@@ -21,12 +21,15 @@ class EvaluateConfig:
     """SQuAD 2.0 JSON, a folder of paragraphs, or a hub id."""
     also: tuple[str, ...] = ()
     """Other models with the same tokens: the mean of the logits of all is measured, as several teachers are
-    averaged, at the first one's threshold and scores. What is fitted then is not stored."""
+    averaged, at the first one's threshold and scores."""
+    settings: str | None = None
+    """Threshold and scale of scores to measure with: the output of another evaluation, or a settings file;
+    those beside the model, if any, when not given."""
     fit_threshold: str | None = None
-    """Other SQuAD 2.0 data on which the no-answer threshold is fitted, then stored beside the model."""
+    """Other SQuAD 2.0 data on which the no-answer threshold is fitted. The output then has a ``tinyqa.json``,
+    which --settings takes."""
     fit_temperature: str | None = None
-    """Other SQuAD 2.0 data on which the temperature and shift of scores are fitted, then stored beside the
-    model."""
+    """Other SQuAD 2.0 data on which the temperature and shift of scores are fitted, likewise."""
     max_answer_tokens: int = 30
     """Longest answer, in tokens."""
     window: WindowConfig = WindowConfig()
@@ -47,6 +50,9 @@ class ExportConfig:
     """Folder or hub id with a question-answering head."""
     precision: Literal["int8", "bf16", "fp32"] = "int8"
     """Of the matrix products; bf16 where the CPU computes in it, else fp32."""
+    settings: str | None = None
+    """Threshold and scale of scores that go along: the output of an evaluation, or a settings file; those
+    beside the model, if any, when not given."""
     calibration: str | None = None
     """SQuAD 2.0 data like that to be answered: some of its questions show the ranges for int8, others check
     the F1 of the export. The bundled excerpt when not given, for the shipped model alone."""

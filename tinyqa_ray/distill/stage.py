@@ -65,7 +65,8 @@ def distill(config: DistillConfig, output: str, progress: Progress | None = None
             or a run that cannot go on (a loss that is not finite, no memory, no disk).
     """
     inputs = ("data", "student", "also", "teacher", "dev", "baseline")
-    with runs.stage(output, config, inputs=inputs) as stage:
+    # The optimiser's state is of no more use once the student is published.
+    with runs.stage(output, config, inputs=inputs, scratch=(CHECKPOINTS,)) as stage:
         if stage.finished:
             return stage.report(DistillReport)
         windows = check(config)
@@ -241,10 +242,7 @@ def _publish(config: DistillConfig, stage: runs.Stage, windows: int, result: Any
         dev_best_f1=figures.get("best_f1"),
     )
     show(config, stage, report, result.return_value or {})
-    stage.publish(report)
-    # The optimiser's state is of no more use.
-    storage.delete_folder(stage.path(CHECKPOINTS))
-    return report
+    return stage.publish(report)
 
 
 def copy_model(checkpoint: str, target: str) -> None:

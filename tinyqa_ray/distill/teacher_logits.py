@@ -45,7 +45,8 @@ def teacher_logits(
         InputError: data or models that cannot be read, a teacher whose tokens are not the student's,
             teachers for plain text, or a folder of another run.
     """
-    extra = {"null shifts": str(null_shifts(config))} if config.at_thresholds else {}
+    shifts = null_shifts(config)
+    extra = {runs.SETTINGS: f"null shifts {shifts}"} if config.at_thresholds else {}
     with runs.stage(output, config, inputs=("data", "tokenizer", "model"), extra=extra) as stage:
         if stage.finished:
             return stage.report(TeacherLogitsReport)
@@ -64,7 +65,9 @@ def teacher_logits(
         save_tokenizer(tokenizer, stage.output)
         plan = shards.cut(files, config.rows_per_shard, stage.path(FOLDER), "arrow")
         workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus_per_actor)
-        options = {"config": runs.for_workers(config, "tokenizer", "model")}
+        options: dict[str, Any] = {"config": runs.for_workers(config, "tokenizer", "model")}
+        if not plain:
+            options["shifts"] = shifts
         with connected():
             counts = shards.run(plan, TextWriter if plain else WindowWriter, options, workers, progress)
         return stage.publish(TeacherLogitsReport(**{name: int(value) for name, value in counts.items()}))

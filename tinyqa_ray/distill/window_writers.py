@@ -40,7 +40,13 @@ class WindowWriter:
     of other questions it answers too many.
     """
 
-    def __init__(self, config: TeacherLogitsConfig) -> None:
+    def __init__(self, config: TeacherLogitsConfig, shifts: Sequence[float] | None = None) -> None:
+        """Load the teachers.
+
+        Args:
+            config: of the stage.
+            shifts: what each teacher's null gains, read once for all actors; ``null_shifts`` when not given.
+        """
         import torch
 
         quiet_models()
@@ -49,7 +55,7 @@ class WindowWriter:
         self.windower = Windower(models.load_tokenizer(student_tokenizer(config)), config.window)
         device = "cuda" if config.num_gpus_per_actor else "cpu"
         self.teachers = [load_engine(model, device=device)[0] for model in config.model]
-        self.null_shifts = null_shifts(config)
+        self.null_shifts = null_shifts(config) if shifts is None else shifts
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
         """Paragraphs in, windows out, in the order of paragraphs and questions."""
@@ -118,12 +124,13 @@ def null_shifts(config: TeacherLogitsConfig) -> list[float]:
     """
     if not config.at_thresholds:
         return [0.0] * len(config.model)
-    fitted = [models.read_settings(model) for model in config.model]
+    given = config.settings or [None] * len(config.model)
+    fitted = [models.read_settings(*pair) for pair in zip(config.model, given, strict=True)]
     for model, settings in zip(config.model, fitted, strict=True):
         if settings.fitted_on is None:
             raise InputError(
                 f"{model}: has no fitted threshold for at_thresholds; "
-                "fit one (tinyqa evaluate --fit-threshold DATA) before it is exported or asked"
+                "fit one with tinyqa evaluate --fit-threshold DATA, and give its --output with --settings"
             )
     # A threshold of 0 or 1, at which all or nothing is left unanswered, would shift without bounds.
     thresholds = np.clip([settings.no_answer_threshold for settings in fitted], 1e-6, 1 - 1e-6)

@@ -82,7 +82,9 @@ def export(config: ExportConfig, output: str, progress: measure.Progress | None 
     require_openvino()
     if config.precision == "int8" and importlib.util.find_spec("nncf") is None:
         raise InputError("int8 is made with NNCF, which is not installed; pip install 'tinyqa-ray[cpu]'")
-    with runs.stage(output, config, inputs=("model", "calibration")) as stage:
+    settings = models.read_settings(config.model, config.settings)
+    extra = {runs.SETTINGS: settings.identity}
+    with runs.stage(output, config, inputs=("model", "calibration"), extra=extra) as stage:
         if stage.finished:
             return stage.report(ExportReport)
         quiet_models()
@@ -90,7 +92,6 @@ def export(config: ExportConfig, output: str, progress: measure.Progress | None 
         network = models.load_qa_model(config.model)
         models.check_window(config.model, network.config, config.window.max_seq_len)
         windower = Windower(models.load_tokenizer(config.model), config.window)
-        settings = models.read_settings(config.model)
 
         def figures(engine: Engine) -> Figures | None:
             reader = Reader(engine, windower, settings)
@@ -105,7 +106,7 @@ def export(config: ExportConfig, output: str, progress: measure.Progress | None 
             tried.append(trial)
         else:
             raise InputError(_too_much_lost(config, wanted, tried, len(held_out)))
-        megabytes = _save(trial.network, config.model, network.config, stage)
+        megabytes = _save(trial.network, config.model, network.config, settings, stage)
         return stage.publish(
             ExportReport(
                 precision=config.precision,
@@ -193,7 +194,7 @@ def _both(figures: Figures | None) -> str:
     return f"F1 {figures.f1:.2f}{forced}"
 
 
-def _save(model: Any, name: str, config: Any, stage: runs.Stage) -> float:
+def _save(model: Any, name: str, config: Any, settings: models.ModelSettings, stage: runs.Stage) -> float:
     """Write the model with its configuration, tokenizer and settings; its size in megabytes."""
     import openvino
 
@@ -204,5 +205,5 @@ def _save(model: Any, name: str, config: Any, stage: runs.Stage) -> float:
         models.load_tokenizer(name).save_pretrained(folder)
         for file in sorted(Path(folder).iterdir()):
             storage.write_atomic(stage.path(file.name), file.read_bytes())
-    models.write_settings(stage.output, models.read_settings(name))
+    models.write_settings(stage.output, settings)
     return round(size, 1)

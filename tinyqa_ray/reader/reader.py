@@ -12,6 +12,7 @@ from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.engines import Engine
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.loading import fitting_window, load_engine
+from tinyqa_ray.models import ModelSettings
 from tinyqa_ray.reader.answers import Answer, answers, ranked, refusal, refused, with_document
 from tinyqa_ray.reader.spans import Reading, readings
 from tinyqa_ray.windows import Windower
@@ -34,6 +35,7 @@ class Reader:
         cls,
         model: str = shipped.MODEL,
         *,
+        settings: str | ModelSettings | None = None,
         device: str = "auto",
         precision: str = "auto",
         window: WindowConfig | None = None,
@@ -45,6 +47,8 @@ class Reader:
         Args:
             model: folder, URL of a folder, or hub id; a folder that ``tinyqa export`` wrote; or a name of
                 ``shipped``.
+            settings: threshold and scale of scores: the output of ``tinyqa evaluate``, a settings file, or
+                themselves; those beside the model, if any, when not given.
             device: ``auto`` (the GPU where there is one), ``cpu``, ``cuda``.
             precision: ``fp32``, ``bf16``, ``fp16``, ``int8`` (an exported folder's), or ``auto``: the
                 exported one; on a GPU bf16 from Ampere on, else fp16; on a CPU fp32.
@@ -62,7 +66,9 @@ class Reader:
             window = fitting_window(models.max_window_tokens(config))
         models.check_window(model, config, window.max_seq_len)
         windower = Windower(models.load_tokenizer(model), window, cut_questions=cut_questions)
-        return cls(engine, windower, models.read_settings(model))
+        if not isinstance(settings, ModelSettings):
+            settings = models.read_settings(model, settings)
+        return cls(engine, windower, settings)
 
     def windowed(self, window: WindowConfig) -> Reader:
         """A reader with the same model and other windows."""

@@ -50,10 +50,12 @@ def run(
     Raises:
         InputError: the model cannot be served, or the port is taken.
     """
-    config = replace(config, model=_place(config.model))
+    settings = None if config.settings is None else storage.absolute(config.settings)
+    config = replace(config, model=_place(config.model), settings=settings)
     if config.api_key_file is not None:
         config = replace(config, api_key_file=storage.absolute(config.api_key_file))
     models.load_config(config.model)
+    models.read_settings(config.model, config.settings)
     read_key(config.api_key_file)
     _check_port(host, port)
     stop = threading.Event()

@@ -61,16 +61,16 @@ class Service:
         model_config = models.load_config(config.model)
         tokenizer = models.load_tokenizer(config.model)
         self.window = fitting_window(models.max_window_tokens(model_config))
-        self.settings = models.read_settings(config.model)
+        self.settings = models.read_settings(config.model, config.settings)
         self.set_threshold(config.threshold)
         self._windower = Windower(tokenizer, self.window, cut_questions=False)
         self._pipeline = PipelineReading(model_config, tokenizer, PipelineOptions())
         self._threads = ThreadPoolExecutor(_TOKENISERS, "windows")
 
     def set_threshold(self, threshold: float | None) -> None:
-        """Abstain above another probability of no answer; the model's own when None."""
+        """Abstain above another probability of no answer; that of the settings when None."""
         if threshold is None:
-            threshold = models.read_settings(self.config.model).no_answer_threshold
+            threshold = models.read_settings(self.config.model, self.config.settings).no_answer_threshold
         self.settings = replace(self.settings, no_answer_threshold=threshold)
 
     def info(self, engine: EngineInfo) -> schemas.Info:
