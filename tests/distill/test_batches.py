@@ -87,6 +87,52 @@ def test_order_is_a_function_of_its_fields_and_the_step(order: Order) -> None:
         assert np.array_equal(same.batch(step), order.batch(step))
 
 
+def batch_worked_out_alone(order: Order, step: int) -> np.ndarray:
+    """A batch from nothing but the fields: what a run that was begun by an earlier version went on with."""
+    number, windows = step // 64, len(order.lengths)
+    steps = range(number * 64, min(number * 64 + 64, order.steps))
+    epochs = -(-steps.stop * order.batch_size // windows)
+    laid = [np.random.default_rng([order.seed, 0, epoch]).permutation(windows) for epoch in range(epochs)]
+    drawn = np.concatenate(laid)[steps.start * order.batch_size : steps.stop * order.batch_size]
+    drawn = drawn[np.argsort(-order.lengths[drawn], kind="stable")]
+    place = np.random.default_rng([order.seed, 1, number]).permutation(len(steps))[step - steps.start]
+    return drawn[place * order.batch_size : (place + 1) * order.batch_size]
+
+
+@settings(deadline=None, max_examples=60)
+@given(order=orders, data=st.data())
+def test_steps_asked_for_in_any_order_have_the_batches_they_always_had(
+    order: Order, data: st.DataObject
+) -> None:
+    for step in data.draw(st.lists(st.integers(0, order.steps - 1), max_size=12)):
+        np.testing.assert_array_equal(order.batch(step), batch_worked_out_alone(order, step))
+
+
+@pytest.mark.parametrize(
+    ("windows", "batch_size", "epochs"),
+    [(6400, 10, 2.0), (1000, 7, 3.0), (50, 7, 4.0)],  # epochs end with groups, within one, in its midst
+)
+def test_steps_in_order_draw_each_epoch_and_each_group_once(
+    windows: int, batch_size: int, epochs: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A permutation of millions of windows takes about as long as a training step on a fast card."""
+    seeds: list[tuple[int, ...]] = []
+    generator = np.random.default_rng
+
+    def counted(seed: list[int]) -> np.random.Generator:
+        seeds.append(tuple(seed))
+        return generator(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", counted)
+    order = Order(np.ones(windows, np.int64), batch_size, epochs, 0)
+    for step in range(order.steps):
+        order.batch(step)
+    drawn_epochs = -(-order.steps * batch_size // windows)
+    groups = -(-order.steps // 64)
+    wanted = [(0, 0, epoch) for epoch in range(drawn_epochs)] + [(0, 1, group) for group in range(groups)]
+    assert sorted(seeds) == wanted
+
+
 def test_another_seed_gives_another_order() -> None:
     lengths = np.arange(1, 101)
     assert not np.array_equal(Order(lengths, 10, 1, 0).batch(0), Order(lengths, 10, 1, 1).batch(0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -54,9 +54,9 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
         tensors: dict[str, Any] = {
-            field.name: value.to(device)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
+            each.name: value.to(device)
+            for each in fields(self)
+            if isinstance(value := getattr(self, each.name), Tensor)
         }
         return replace(self, **tensors)
 
@@ -70,6 +70,7 @@ class WindowData:
         self.first: Index = np.cumsum([0, *(file.num_rows for file in self.files)])[:-1]
         self.pad_id = pad_id
         self.lengths: Index = pc.list_value_length(self.table["input_ids"]).to_numpy().astype(np.int64)
+        self.longest = int(self.lengths.max(initial=0))
         names = [logit_columns(teacher) for teacher in range(self.table.num_columns)]
         self.logits = [pair for pair in names if pair[0] in self.table.column_names and self._holds(pair[0])]
         """Columns of start and end logits, a pair a teacher."""
@@ -90,7 +91,7 @@ class WindowData:
         """The windows ``rows``, which are part of the global batch ``whole``."""
         part = self._take(rows)
         lengths = self.lengths[rows]
-        tokens = min(-(-int(lengths.max()) // _ROUND) * _ROUND, int(self.lengths.max()))
+        tokens = min(-(-int(lengths.max()) // _ROUND) * _ROUND, self.longest)
         input_ids = _matrix(part, "input_ids", self.pad_id, tokens)
         typed = part["token_type_ids"].null_count == 0
         counted = self.lengths[whole]
@@ -118,26 +119,39 @@ class WindowData:
         return pa.concat_tables(parts).combine_chunks()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Order:
     """Which windows each step sees: a function of seed, lengths and batch size alone.
 
     The epochs' permutations follow one another; groups of ``_GROUP`` batches are sorted by length, cut
     into batches, and their order shuffled. Every batch has exactly ``batch_size`` windows: where the last
     one lacks some, they come from one more permutation. Nothing is dropped.
+
+    Any step can be asked for at any time. The last epoch's permutation and the last group are kept, so that
+    steps in order draw and sort each once.
     """
 
     lengths: Index
     batch_size: int
     epochs: float
     seed: int
+    _kept_epoch: tuple[int, Index] | None = field(default=None, init=False, repr=False, compare=False)
+    _kept_group: tuple[int, list[Index]] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def steps(self) -> int:
         """Optimiser steps in all."""
         return math.ceil(len(self.lengths) * self.epochs / self.batch_size)
 
-    def group(self, number: int) -> list[Index]:
+    def batch(self, step: int) -> Index:
+        """Windows of one global batch, longest first."""
+        number, place = divmod(step, _GROUP)
+        kept = self._kept_group
+        if kept is None or kept[0] != number:
+            kept = self._kept_group = number, self._group(number)
+        return kept[1][place]
+
+    def _group(self, number: int) -> list[Index]:
         """Batches of group ``number``, in the order in which they are taken."""
         first = number * _GROUP
         count = min(_GROUP, self.steps - first)
@@ -146,19 +160,21 @@ class Order:
         shuffled = np.random.default_rng([self.seed, 1, number]).permutation(count)
         return [by_length[i * self.batch_size : (i + 1) * self.batch_size] for i in shuffled]
 
-    def batch(self, step: int) -> Index:
-        """Windows of one global batch, longest first."""
-        return self.group(step // _GROUP)[step % _GROUP]
-
     def _drawn(self, start: int, stop: int) -> Index:
         """Windows ``start : stop`` of the epochs' permutations laid end to end."""
         windows = len(self.lengths)
-        epochs = range(start // windows, -(-stop // windows))
-        laid = np.concatenate(
-            [np.random.default_rng([self.seed, 0, epoch]).permutation(windows) for epoch in epochs]
-        )
-        shift = epochs.start * windows
-        return laid[start - shift : stop - shift]
+        parts = []
+        for epoch in range(start // windows, -(-stop // windows)):
+            before = epoch * windows
+            parts.append(self._permutation(epoch)[max(start - before, 0) : stop - before])
+        return np.concatenate(parts)
+
+    def _permutation(self, epoch: int) -> Index:
+        kept = self._kept_epoch
+        if kept is None or kept[0] != epoch:
+            drawn = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.lengths))
+            kept = self._kept_epoch = epoch, drawn
+        return kept[1]
 
 
 def micro_batches(batch: Index, rank: int, workers: int, parts: int) -> list[Index]:
