@@ -160,6 +160,17 @@ def test_questions_of_a_corpus_come_with_their_passages(data: str, tmp_path: Pat
         gather(config, str(tmp_path / "other"))
 
 
+def test_unlabelled_questions_of_a_source_stay_so(data: str, tmp_path: Path) -> None:
+    """Asked of another paragraph they would be called unanswerable, though nobody knows what they ask for."""
+    other = write_other(tmp_path / "other.json", answers=[], is_impossible=False)
+    report = gather(GatherConfig(data=(data, other), made_unanswerable=1.0), str(tmp_path / "out"))
+    made = questions(squad.read_squad(str(tmp_path / "out")))
+    assert made["o0"].unlabelled
+    assert "o0-elsewhere" not in made
+    assert "o1-elsewhere" in made
+    assert report.unlabelled == 1
+
+
 def test_what_cannot_be_gathered_is_refused(data: str, tmp_path: Path) -> None:
     (first, *_) = questions(squad.read_squad(data))
     same = write_other(tmp_path / "same.json", id=first)

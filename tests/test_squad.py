@@ -56,7 +56,8 @@ def paragraphs(draw: st.DrawFn) -> list[squad.Paragraph]:
             start = draw(st.integers(0, len(context) - 1))
             end = draw(st.integers(start + 1, len(context)))
             answers = (squad.GoldAnswer(context[start:end], start),) if draw(st.booleans()) else ()
-            questions.append(squad.Question(f"{number}-{i}", draw(words), not answers, answers))
+            is_impossible = not answers and draw(st.booleans())  # or else it is unlabelled
+            questions.append(squad.Question(f"{number}-{i}", draw(words), is_impossible, answers))
         name = f"T#{number}"
         made.append(
             squad.Paragraph(
@@ -103,6 +104,108 @@ def test_two_articles_of_one_title_get_different_paragraph_ids(tmp_path: Path) -
     twice = document()["data"] + document("Another text.")["data"]
     rows = squad.read_squad(save(tmp_path, {"data": twice}))
     assert [row.paragraph_id for row in rows] == ["T#0", "T#1"]
+
+
+@pytest.mark.parametrize(
+    ("label", "wanted"),
+    [
+        ({"is_impossible": True}, "unanswerable"),
+        ({"is_impossible": True, "answers": []}, "unanswerable"),
+        ({"is_impossible": True, "answers": [{"text": "", "answer_start": -1}]}, "unanswerable"),
+        ({"is_impossible": True, "answers": {"text": [], "answer_start": []}}, "unanswerable"),
+        ({"answers": []}, "unanswerable"),
+        ({"answers": {"text": [], "answer_start": []}}, "unanswerable"),
+        ({}, "unlabelled"),
+        ({"answers": None, "is_impossible": None}, "unlabelled"),
+        ({"is_impossible": False}, "unlabelled"),
+        ({"is_impossible": False, "answers": []}, "unlabelled"),
+        ({"answers": [{"text": "cat", "answer_start": 2}]}, "answerable"),
+        ({"is_impossible": False, "answers": [{"text": "cat", "answer_start": 2}]}, "answerable"),
+        ({"answers": {"text": ["cat"], "answer_start": [2]}}, "answerable"),
+    ],
+)
+def test_question_without_answers_is_unanswerable_only_where_it_is_said_to_be(
+    tmp_path: Path, label: dict[str, Any], wanted: str
+) -> None:
+    value = document("A cat sat.", {"id": "q", "question": "Who?", **label})
+    ((question,),) = [each.questions for each in squad.read_squad(save(tmp_path, value))]
+    found = (
+        "unanswerable" if question.is_impossible else "unlabelled" if question.unlabelled else "answerable"
+    )
+    assert found == wanted
+    assert question.answers == ((squad.GoldAnswer("cat", 2),) if wanted == "answerable" else ())
+
+
+def test_unlabelled_question_is_written_with_every_key_that_other_readers_look_for() -> None:
+    question = squad.Question("q", "Who?", False, ())
+    paragraph = squad.Paragraph(paragraph_id="T#0", title="T", context="A cat.", questions=(question,))
+    written = json.loads(b"".join(squad.json_pieces([paragraph])))["data"][0]["paragraphs"][0]["qas"]
+    assert written == [{"id": "q", "question": "Who?", "is_impossible": False, "answers": []}]
+
+
+def test_question_with_an_answer_is_not_taken_for_impossible_or_not_in_silence(tmp_path: Path) -> None:
+    both = document("A cat sat.", asked(is_impossible=True))
+    with pytest.raises(InputError, match=r"qas\[0\]: question 'q' is_impossible, yet has the answer 'cat'"):
+        squad.read_squad(save(tmp_path, both))
+
+
+def test_whole_numbers_are_ids(tmp_path: Path) -> None:
+    (paragraph,) = squad.read_squad(save(tmp_path, document("A cat sat.", asked(id=0), asked(id=262))))
+    assert [question.id for question in paragraph.questions] == ["0", "262"]
+
+
+def test_article_without_a_title_has_none(tmp_path: Path) -> None:
+    value = document("A cat sat.", asked())
+    value["data"][0]["title"] = None
+    (paragraph,) = squad.read_squad(save(tmp_path, value))
+    assert (paragraph.title, paragraph.paragraph_id) == ("", "data#0")
+
+
+def hub_row(**changes: Any) -> dict[str, Any]:
+    answers = {"text": ["cat"], "answer_start": [2]}
+    return {
+        "id": 1,
+        "title": None,
+        "context": "A cat sat.",
+        "question": "Who?",
+        "answers": answers,
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_hub_rows_in_a_file_are_read(tmp_path: Path, name: str) -> None:
+    rows = [hub_row(), hub_row(id=2, answers={"text": [], "answer_start": []}), hub_row(id=3, answers=None)]
+    lines = "\n".join(map(json.dumps, rows)) + "\n\n"
+    (tmp_path / name).write_text(json.dumps(rows) if name == "rows.json" else lines)
+    (paragraph,) = squad.read_squad(str(tmp_path / name))
+    assert paragraph.questions == (
+        squad.Question("1", "Who?", False, (squad.GoldAnswer("cat", 2),)),
+        squad.Question("2", "Who?", True, ()),
+        squad.Question("3", "Who?", False, ()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        (hub_row(context=None), "row 1: has no str 'context'"),
+        (hub_row(answers={"text": ["cat"], "answer_start": ["2"]}), r"row 1\.answers\[0\]: has no int"),
+        (hub_row(answers={"text": ["cat"], "answer_start": []}), r"row 1\.answers\[0\]: has no int"),
+        (hub_row(answers={"text": "cat", "answer_start": 2}), r"row 1\.answers: has no list 'text'"),
+        (hub_row(is_impossible="no"), "row 1: is_impossible is 'no'; it must be true or false"),
+        (3, "row 1: is 3; it must be an object"),
+    ],
+)
+def test_hub_row_that_cannot_be_read_is_refused_by_its_number(row: Any, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        squad.from_hub_rows([hub_row(id=0), row], "hub")
+
+
+def test_line_that_is_not_json_is_refused_by_its_number(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(hub_row()) + "\n{\n")
+    with pytest.raises(InputError, match=r"rows\.jsonl: line 2 is not JSON"):
+        squad.read_squad(str(tmp_path / "rows.jsonl"))
 
 
 def test_version_1_without_is_impossible_is_read(tmp_path: Path) -> None:
@@ -160,7 +263,7 @@ def test_text_that_is_not_json_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
-        ([], "has no list 'data'"),
+        ([], "holds no paragraphs"),
         ({"data": {}}, "has no list 'data'"),
         ({"data": [1]}, r"data\[0\]: has no list 'paragraphs'"),
         (document(1), r"data\[0\]\.paragraphs\[0\]: has no str 'context'"),

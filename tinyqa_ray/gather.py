@@ -51,8 +51,7 @@ def gather(config: GatherConfig, output: str, progress: shards.Progress | None =
         kept, left_out = _parted(_sources(config), config.hold_out)
         fewer = [_some_questions(each, config) for each in kept]
         made = list(made_unanswerable(fewer, config.made_unanswerable, config.seed))
-        unlabelled = list(_corpus(config))
-        everything = [*_joined(fewer, made), *unlabelled]
+        everything = [*_joined(fewer, made), *_corpus(config)]
         shards.write_input(stage.path(squad.FOLDER, "part-000000.parquet"), squad.to_table(everything))
         if left_out:
             squad.write_json(left_out, stage.path(HELD_OUT))
@@ -64,7 +63,7 @@ def gather(config: GatherConfig, output: str, progress: shards.Progress | None =
                 questions=_count(everything),
                 unanswerable=sum(question.is_impossible for each in fewer for question in each.questions),
                 made_unanswerable=len(made),
-                unlabelled=_count(unlabelled),
+                unlabelled=sum(question.unlabelled for each in everything for question in each.questions),
                 held_out=_count(left_out),
             )
         )
@@ -92,7 +91,7 @@ def made_unanswerable(
         others = [each for each in articles[own.title] if each.context != own.context]
         lowered = [each.context.lower() for each in others]
         for question in own.questions:
-            if question.is_impossible:
+            if not question.answers:
                 continue
             times = int(share) + int(rng.random() < share % 1)
             texts = {answer.text.lower() for answer in question.answers}

@@ -76,15 +76,15 @@ class Paragraph:
 
 
 def read_squad(data: str) -> list[Paragraph]:
-    """Read paragraphs from a SQuAD JSON file, a folder of paragraph Parquet, or a hub id.
+    """Read paragraphs from a SQuAD JSON file, rows as JSON, a folder of paragraph Parquet, or a hub id.
 
     Raises:
-        InputError: the data is absent, is not SQuAD, repeats a question id, or has an answer that is
-            not at its offset.
+        InputError: the data is absent, is not SQuAD, repeats a question id, has an answer that is not at
+            its offset, or one to a question that is said to have none.
     """
     match storage.kind(data):
         case "file":
-            paragraphs = list(_from_json(storage.read_json(data), data))
+            paragraphs = _from_file(data)
         case "folder":
             paragraphs = [row for file in paragraph_files(data) for row in from_table(read_table(file))]
         case _:
@@ -152,7 +152,11 @@ def from_table(table: pa.Table) -> list[Paragraph]:
 
 
 def write_json(paragraphs: Iterable[Paragraph], path: str) -> None:
-    """Write paragraphs as one SQuAD 2.0 file, as they come."""
+    """Write paragraphs as one SQuAD 2.0 file, as they come.
+
+    An unlabelled question has no answers and an ``is_impossible`` of false: other readers find every key that
+    they look for, and ours reads it back as unlabelled.
+    """
     storage.write_atomic(path, json_pieces(paragraphs))
 
 
@@ -174,17 +178,38 @@ def _question(row: Mapping[str, Any]) -> Question:
     return Question(row["id"], row["question"], row["is_impossible"], answers)
 
 
+def _from_file(data: str) -> list[Paragraph]:
+    """Paragraphs of SQuAD JSON, or of the hub's rows as one JSON list or a JSON object a line."""
+    if data.endswith(".jsonl"):
+        return from_hub_rows(_json_lines(data), data)
+    document = storage.read_json(data)
+    return from_hub_rows(document, data) if isinstance(document, list) else list(_from_json(document, data))
+
+
+def _json_lines(data: str) -> Iterator[Any]:
+    for number, line in enumerate(storage.read_bytes(data).splitlines(), start=1):
+        if line.strip():
+            yield _json_line(line, f"{data}: line {number}")
+
+
+def _json_line(line: bytes, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON ({error})") from None
+
+
 def _from_json(document: Any, data: str) -> Iterator[Paragraph]:
     """Walk a SQuAD document; every complaint says where in the document it stands."""
     seen: Counter[str] = Counter()  # two articles of one title still get different paragraph ids
     for a, article in enumerate(_member(document, "data", list, data)):
         where = f"{data}: data[{a}]"
-        title = str(article.get("title", "")) if isinstance(article, dict) else ""
+        title = str(article.get("title") or "") if isinstance(article, dict) else ""
         for p, paragraph in enumerate(_member(article, "paragraphs", list, where)):
             spot = f"{where}.paragraphs[{p}]"
             context = _member(paragraph, "context", str, spot)
             questions = tuple(
-                _question_from_json(question, f"{spot}.qas[{q}]")
+                _labelled(question, f"{spot}.qas[{q}]")
                 for q, question in enumerate(_member(paragraph, "qas", list, spot))
             )
             name = f"{title or Path(data).stem}#{seen[title]}"
@@ -194,33 +219,68 @@ def _from_json(document: Any, data: str) -> Iterator[Paragraph]:
             )
 
 
-def _question_from_json(question: Any, spot: str) -> Question:
-    # Version 1.1 has no is_impossible, and some unanswerable questions have no answers key.
-    rows = question.get("answers", []) if isinstance(question, dict) else []
-    if not isinstance(rows, list):
-        raise InputError(f"{spot}.answers: is not a list; give SQuAD 2.0 JSON")
-    answers = tuple(
-        GoldAnswer(
-            _member(answer, "text", str, f"{spot}.answers[{i}]"),
-            _member(answer, "answer_start", int, f"{spot}.answers[{i}]"),
+def _labelled(row: Any, spot: str) -> Question:
+    """A question with what its row says of its answer.
+
+    ============= ============ =============================================
+    is_impossible answers      the question is
+    ============= ============ =============================================
+    not given     some         answerable, as in SQuAD 1.1
+    not given     none         unanswerable, as on the hub
+    not given     not given    unlabelled, as in a test set without its key
+    false         some         answerable
+    false         none         unlabelled
+    true          none         unanswerable
+    true          some         refused
+    ============= ============ =============================================
+    """
+    number = row.get("id") if isinstance(row, dict) else None
+    if type(number) is int:  # annotation tools count
+        row = {**row, "id": str(number)}
+    name, question = _member(row, "id", str, spot), _member(row, "question", str, spot)
+    said, given = row.get("is_impossible"), row.get("answers")
+    if not isinstance(said, bool | None):
+        raise InputError(f"{spot}: is_impossible is {said!r}; it must be true or false")
+    answers = _answers(given, f"{spot}.answers")
+    if said and not any(answer.text for answer in answers):
+        answers = ()  # annotation tools give an empty text
+    if said and answers:
+        raise InputError(
+            f"{spot}: question {name!r} is_impossible, yet has the answer {answers[0].text!r}; keep "
+            "one of the two (answers that only look right are plausible_answers)"
         )
-        for i, answer in enumerate(rows)
-    )
-    return Question(
-        _member(question, "id", str, spot), _member(question, "question", str, spot), not answers, answers
+    is_impossible = given is not None if said is None else said
+    return Question(name, question, is_impossible and not answers, answers)
+
+
+def _answers(given: Any, spot: str) -> tuple[GoldAnswer, ...]:
+    """Answers as a list of texts with their starts, or, as on the hub, a list of texts and one of starts."""
+    if given is None:
+        return ()
+    if isinstance(given, dict):
+        texts, starts = (_member(given, name, list, spot) for name in ("text", "answer_start"))
+        pairs = itertools.zip_longest(texts, starts)
+        given = [{"text": text, "answer_start": start} for text, start in pairs]
+    if not isinstance(given, list):
+        raise InputError(f"{spot}: is not a list; give the form of SQuAD 2.0")
+    return tuple(
+        GoldAnswer(
+            _member(answer, "text", str, f"{spot}[{i}]"), _member(answer, "answer_start", int, f"{spot}[{i}]")
+        )
+        for i, answer in enumerate(given)
     )
 
 
 def _member(value: Any, name: str, kind: type, where: str) -> Any:
     if not isinstance(value, dict) or not isinstance(value.get(name), kind):
-        raise InputError(f"{where}: has no {kind.__name__} '{name}'; give SQuAD 2.0 JSON")
+        raise InputError(f"{where}: has no {kind.__name__} '{name}'; give the form of SQuAD 2.0")
     return value[name]
 
 
 def _from_hub(data: str) -> list[Paragraph]:
     """Group a hub data set of SQuAD's columns (``squad_v2`` and its kin) into paragraphs."""
     name, _, split = data.partition(":")
-    if name.endswith((".json", ".parquet")) or name.startswith((".", "/", "~")) or "://" in data:
+    if name.endswith((".json", ".jsonl", ".parquet")) or name.startswith((".", "/", "~")) or "://" in data:
         raise InputError(f"{data}: no such file or folder")
     from datasets import load_dataset
 
@@ -235,17 +295,18 @@ def _from_hub(data: str) -> list[Paragraph]:
     return from_hub_rows(rows, data)
 
 
-def from_hub_rows(rows: Iterable[Mapping[str, Any]], data: str) -> list[Paragraph]:
+def from_hub_rows(rows: Iterable[Any], data: str) -> list[Paragraph]:
     """Paragraphs of rows ``id, title, context, question, answers{text, answer_start}``, in their order."""
     grouped: dict[tuple[str, str], list[Question]] = {}
-    for row in rows:
+    for number, row in enumerate(rows):
+        spot = f"{data}: row {number}"
+        if not isinstance(row, dict):
+            raise InputError(f"{spot}: is {row!r}; it must be an object with a context and a question")
         missing = [name for name in ("id", "context", "question", "answers") if name not in row]
         if missing:
             raise InputError(f"{data}: lacks {', '.join(missing)}; found {', '.join(row)}")
-        pairs = zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)
-        answers = tuple(GoldAnswer(text, start) for text, start in pairs)
-        question = Question(row["id"], row["question"], not answers, answers)
-        grouped.setdefault((row.get("title", ""), row["context"]), []).append(question)
+        context, question = _member(row, "context", str, spot), _labelled(row, spot)
+        grouped.setdefault((row.get("title") or "", context), []).append(question)
     seen: Counter[str] = Counter()
     paragraphs = []
     for (title, context), questions in grouped.items():

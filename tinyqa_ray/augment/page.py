@@ -30,8 +30,7 @@ def _example(original: squad.Paragraph, copy: squad.Paragraph) -> str:
     pairs = list(zip(before, after, strict=True)) if len(before) == len(after) else []
     changed = [(b, a) for b, a in pairs if original.context[slice(*b)] != copy.context[slice(*a)]]
     questions = "".join(
-        f"<li>{escape(question.question)} <span class='tag'>"
-        f"{escape(question.answers[0].text) if question.answers else 'no answer'}</span></li>"
+        f"<li>{escape(question.question)} <span class='tag'>{escape(_answer(question))}</span></li>"
         for question in copy.questions
     )
     return (
@@ -39,6 +38,12 @@ def _example(original: squad.Paragraph, copy: squad.Paragraph) -> str:
         f"<p>{_marked(original.context, [b for b, _ in changed])}</p>"
         f"<p>{_marked(copy.context, [a for _, a in changed])}</p><ul>{questions}</ul></article>"
     )
+
+
+def _answer(question: squad.Question) -> str:
+    if question.answers:
+        return question.answers[0].text
+    return "not labelled" if question.unlabelled else "no answer"
 
 
 def _marked(text: str, spans: Sequence[tuple[int, int]]) -> str:
