@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyqa_ray import storage
-from tinyqa_ray.distill.curves import Curves, read_rows
+from tinyqa_ray.distill.curves import Curves, RowReader, read_rows
+from tinyqa_ray.errors import InputError
 
 TERMS = {"attention": 1.0, "hidden": 2.5}
 
@@ -149,6 +150,80 @@ def test_run_that_wrote_nothing_has_no_rows(tmp_path: Path, where: str) -> None:
     assert read_rows(storage.join(folder, "metrics.jsonl")) == []
 
 
+@pytest.fixture(params=["local", "memory"])
+def metrics(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    folder = str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+    return storage.join(folder, "metrics.jsonl")
+
+
+def lines(*steps: int, loss: float = 1.0) -> bytes:
+    return "".join(json.dumps({"step": step, "loss": loss}) + "\n" for step in steps).encode()
+
+
+def steps_of(rows: list[dict[str, Any]]) -> list[int]:
+    return [row["step"] for row in rows]
+
+
+def test_growing_file_is_read_once(metrics: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[int] = []
+    loads = json.loads
+
+    def counted(text: bytes) -> Any:
+        parsed.append(len(text))
+        return loads(text)
+
+    monkeypatch.setattr(json, "loads", counted)
+    reader = RowReader(metrics)
+    assert reader.new() == []
+    for last in range(1, 21):
+        storage.write_atomic(metrics, lines(*range(1, last + 1)))
+        assert steps_of(reader.new()) == [last]
+        assert reader.new() == []
+    assert len(parsed) == 20
+
+
+def test_half_written_line_waits_for_its_rest(metrics: str) -> None:
+    whole = lines(5, 10)
+    reader = RowReader(metrics)
+    found = []
+    for end in range(len(whole) + 1):
+        storage.write_atomic(metrics, whole[:end])
+        found += [(end, row["step"]) for row in reader.new()]
+    assert found == [(len(lines(5)), 5), (len(whole), 10)]
+
+
+@pytest.mark.parametrize(
+    "broken", [b'{"step": 7, "lo', b"\xff\x00", b"", b"7", b'{"loss": 1.0}', b'{"step": "7"}', b"[5]"]
+)
+def test_line_that_is_no_row_is_left_out_and_told_once(
+    metrics: str, broken: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = RowReader(metrics)
+    for more in (lines(10), lines(10, 15)):
+        storage.write_atomic(metrics, lines(5) + broken + b"\n" + more)
+        reader.new()
+    assert steps_of(read_rows(metrics)) == [5, 10, 15]
+    (record,) = caplog.records
+    assert record.message.startswith(f"{metrics}: b")
+    assert "is not a row of metrics and is left out" in record.message
+
+
+@pytest.mark.parametrize("steps", [(5,), (5, 10), (5, 10, 15), (5, 10, 15, 20)])
+def test_file_that_was_written_anew_is_read_from_its_start(metrics: str, steps: tuple[int, ...]) -> None:
+    """As a resumed run does: the rows of its checkpoint, and perhaps already some after it."""
+    reader = RowReader(metrics)
+    storage.write_atomic(metrics, lines(5, 10, 15))
+    assert steps_of(reader.new()) == [5, 10, 15]
+    storage.write_atomic(metrics, lines(*steps, loss=7.0))
+    assert [(row["step"], row["loss"]) for row in reader.new()] == [(step, 7.0) for step in steps]
+
+
+def test_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"metrics\.jsonl: cannot be read"):
+        read_rows(str(tmp_path / "metrics.jsonl"))
+
+
 @settings(deadline=None, max_examples=30)
 @given(values=st.lists(st.floats(allow_nan=False), min_size=1, max_size=5))
 def test_numbers_are_read_as_they_were_written(
@@ -160,5 +235,5 @@ def test_numbers_are_read_as_they_were_written(
         add(curves, step, len(values), terms={"label": value}, grad_norm=value)
     assert read_rows(file) == curves.rows
     assert [row["label"] for row in read_rows(file)] == values
-    lines = Path(file).read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(1, len(values) + 1))
+    written = Path(file).read_text().splitlines()
+    assert [json.loads(line)["step"] for line in written] == list(range(1, len(values) + 1))

@@ -11,7 +11,7 @@ import pytest
 
 from tinyqa_ray import storage
 from tinyqa_ray.distill import watch as module
-from tinyqa_ray.distill.curves import read_rows
+from tinyqa_ray.distill.curves import RowReader
 from tinyqa_ray.distill.watch import dev_figures, watched
 from tinyqa_ray.errors import InputError
 
@@ -170,14 +170,15 @@ def test_store_that_does_not_answer_for_a_while_is_asked_again(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
+    new = RowReader.new
 
-    def flaky(file: str) -> list[dict[str, Any]]:
-        asked.append(file)
+    def flaky(reader: RowReader) -> list[dict[str, Any]]:
+        asked.append(reader.file)
         if len(asked) <= 3:
-            raise InputError(f"{file}: no route to host")
-        return read_rows(file)
+            raise InputError(f"{reader.file}: no route to host")
+        return new(reader)
 
-    monkeypatch.setattr(module, "read_rows", flaky)
+    monkeypatch.setattr(RowReader, "new", flaky)
     with run.watched():
         run.write_rows(5)
         wait(lambda: run.log.points)
@@ -185,13 +186,84 @@ def test_store_that_does_not_answer_for_a_while_is_asked_again(
 
 
 def test_trackers_are_closed_though_the_store_is_gone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(file: str) -> list[dict[str, Any]]:
-        raise InputError(f"{file}: no route to host")
+    def gone(reader: RowReader) -> list[dict[str, Any]]:
+        raise InputError(f"{reader.file}: no route to host")
 
-    monkeypatch.setattr(module, "read_rows", gone)
+    monkeypatch.setattr(RowReader, "new", gone)
     with pytest.raises(InputError, match="no route to host"), run.watched():
         pass
     assert len(run.log.closed) == 1
+
+
+def test_any_error_is_told_once_and_the_run_is_watched_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    new, asked = RowReader.new, []
+
+    def broken(reader: RowReader) -> list[dict[str, Any]]:
+        asked.append(reader.file)
+        if len(asked) <= 3:
+            raise RuntimeError("out of luck")
+        return new(reader)
+
+    monkeypatch.setattr(RowReader, "new", broken)
+    with run.watched():
+        run.write_rows(5)
+        wait(lambda: run.log.points)
+    assert [record.message for record in caplog.records] == [
+        "a curve of this run is incomplete: RuntimeError: out of luck"
+    ]
+
+
+def test_tracker_or_progress_that_fails_costs_its_own_curve(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Log):
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            raise OSError("disk full")
+
+    def progress(step: int, steps: int, *, note: str) -> None:
+        raise ValueError("no terminal")
+
+    failing = Failing()
+    with watched(run.metrics, run.dev, progress, [failing, run.log]):
+        run.write_rows(5, 10)
+        run.write_dev(10, 60.0)
+    assert run.log.curve("loss/total") == [(5, 1.0), (10, 1.0)]
+    assert run.log.curve("dev/f1") == [(10, 60.0)]
+    assert failing.closed == run.log.closed == [False]
+    assert len(caplog.records) == 2
+    assert "disk full" in caplog.text
+    assert "no terminal" in caplog.text
+
+
+def test_figures_that_cannot_be_read_hide_no_others(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    with run.watched():
+        storage.write_atomic(storage.join(run.dev, "step-000000005.json"), b"{")
+        run.write_rows(5)
+        run.write_dev(10, 60.0)
+        wait(lambda: len(run.log.points) == 2)
+    assert run.log.curve("loss/total") == [(5, 1.0)]
+    assert run.log.curve("dev/f1") == [(10, 60.0)]
+    (record,) = caplog.records
+    assert "step-000000005.json: not JSON" in record.message
+
+
+def test_figures_are_read_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(path: str) -> Any:
+        read.append(path.rpartition("/")[2])
+        return read_json(path)
+
+    read_json = storage.read_json
+    monkeypatch.setattr(storage, "read_json", counted)
+    with run.watched():
+        for step in (10, 20, 30):
+            run.write_dev(step, 60.0)
+            run.write_rows(step)
+            wait(lambda step=step: [each for each, *_ in run.told[-1:]] == [step])
+    assert read == ["step-000000010.json", "step-000000020.json", "step-000000030.json"]
 
 
 @pytest.mark.parametrize("output", ["out", "step-1-layers/out", "step-2"])

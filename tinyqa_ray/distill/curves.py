@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import math
+import reprlib
 import time
 from typing import Any
 
-from tinyqa_ray import storage
+import pyarrow as pa
 
+from tinyqa_ray import storage
+from tinyqa_ray.errors import InputError
+
+_log = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 60.0
 """Between two writes of the rows, whatever they cost."""
 
@@ -72,6 +79,68 @@ class Curves:
 
 def read_rows(file: str) -> list[dict[str, Any]]:
     """Rows that a run has written so far."""
-    if storage.kind(file) != "file":
-        return []
-    return [json.loads(line) for line in storage.read_bytes(file).splitlines()]
+    return RowReader(file).new()
+
+
+class RowReader:
+    """Reads a file of rows as it grows, each row once.
+
+    A line that is not yet ended waits for its rest. One that is ended and no row is left out, which is said
+    once. A resumed run writes the file anew, from the rows of its checkpoint: it is then read from its start.
+    """
+
+    def __init__(self, file: str) -> None:
+        """Start at the beginning of ``file``, local or a URL, which need not exist yet."""
+        self.file = file
+        self._read = 0
+        self._last_line = b""
+        """The line that ends at byte ``_read``: where it is another one, the file was written anew."""
+
+    def new(self) -> list[dict[str, Any]]:
+        """Rows since the last call; all of them where the file was written anew.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        filesystem, inner = storage.resolve(self.file)
+        try:
+            with filesystem.open_input_file(inner) as source:
+                unread = self._unread(source)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise InputError(f"{self.file}: cannot be read ({error}); make it readable") from None
+        *lines, _ = unread.split(b"\n")
+        if lines:
+            self._last_line = lines[-1] + b"\n"
+            self._read += sum(len(line) + 1 for line in lines)
+        return [row for line in lines if (row := self._row(line)) is not None]
+
+    def _unread(self, source: pa.NativeFile) -> bytes:
+        if source.size() >= self._read:
+            source.seek(self._read - len(self._last_line))
+            found = bytes(source.read())
+            if found.startswith(self._last_line):
+                return found[len(self._last_line) :]
+        self._read, self._last_line = 0, b""
+        source.seek(0)
+        return bytes(source.read())
+
+    def _row(self, line: bytes) -> dict[str, Any] | None:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and "step" in row and all(map(_is_number, row.values())):
+            return row
+        _say_once(f"{self.file}: {reprlib.repr(line)} is not a row of metrics and is left out")
+        return None
+
+
+def _is_number(value: object) -> bool:
+    return value is None or isinstance(value, int | float)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    _log.warning("%s", text)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from tinyqa_ray import storage
-from tinyqa_ray.distill.curves import read_rows
+from tinyqa_ray.distill.curves import RowReader
 from tinyqa_ray.distill.trackers import Tracker, dev_values, training_values
 from tinyqa_ray.errors import InputError
 
@@ -16,6 +17,7 @@ Progress = Callable[..., None]
 """Called with optimiser steps done and in all, and ``note``: how the run stands, in a few words."""
 Row = Mapping[str, float | None]
 
+_log = logging.getLogger(__name__)
 _POLL_S, _REMOTE_POLL_S = 0.5, 5.0
 
 
@@ -23,7 +25,10 @@ _POLL_S, _REMOTE_POLL_S = 0.5, 5.0
 def watched(
     metrics_file: str, dev_folder: str, progress: Progress | None, logs: Sequence[Tracker]
 ) -> Iterator[None]:
-    """Pass on every row and every dev figure, once each and in order, while the block runs."""
+    """Pass on every row and every dev figure, once each and in order, while the block runs.
+
+    What a tracker or ``progress`` raises is logged once: it costs the curve, not the run.
+    """
     done = threading.Event()
     eye = _Eye(metrics_file, dev_folder, progress, logs)
     wait_s = _POLL_S if storage.is_local(metrics_file) else _REMOTE_POLL_S
@@ -31,7 +36,7 @@ def watched(
     def watch() -> None:
         while not done.wait(wait_s):
             # A store that does not answer is asked again.
-            with suppress(OSError, InputError):
+            with eye.survived(), suppress(OSError, InputError):
                 eye.look()
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -52,37 +57,64 @@ def watched(
 
 def dev_figures(dev_folder: str) -> list[dict[str, Any]]:
     """Figures of the checkpoints that were measured, by step."""
+    return [storage.read_json(file) for file in _dev_files(dev_folder)]
+
+
+def _dev_files(dev_folder: str) -> list[str]:
+    """Files of figures, by step."""
     prefix = storage.join(dev_folder, "step-")
-    files = [file for file in storage.list_files(dev_folder, ".json") if file.startswith(prefix)]
-    return [storage.read_json(file) for file in files]
+    return [file for file in storage.list_files(dev_folder, ".json") if file.startswith(prefix)]
 
 
 class _Eye:
+    """Reads what is new in the files of a run, and passes it on."""
+
     def __init__(
         self, metrics_file: str, dev_folder: str, progress: Progress | None, logs: Sequence[Tracker]
     ) -> None:
-        self._metrics_file, self._dev_folder = metrics_file, dev_folder
+        self._rows, self._dev_folder = RowReader(metrics_file), dev_folder
         self._progress, self._logs = progress, logs
-        self._row_step = self._dev_step = -1
+        self._step, self._dev_file = -1, ""
+        self._row: dict[str, Any] = {}
         self._dev: Row = {}
+        self._said: set[str] = set()
 
     def look(self) -> None:
-        for dev in dev_figures(self._dev_folder):
-            if dev["step"] > self._dev_step:
-                self._dev_step, self._dev = dev["step"], dev
-                self._pass(dev["step"], dev_values(dev))
-        rows = read_rows(self._metrics_file)
-        for row in rows:
+        for file in _dev_files(self._dev_folder):
+            if file > self._dev_file:
+                with self.survived():
+                    dev = storage.read_json(file)
+                    self._dev_file, self._dev = file, dev
+                    self._pass(dev["step"], dev_values(dev))
+        for row in self._rows.new():
+            self._row = row
             # After a retry the rows since the last checkpoint are written again.
-            if row["step"] > self._row_step:
-                self._row_step = row["step"]
+            if row["step"] > self._step:
+                self._step = row["step"]
                 self._pass(row["step"], training_values(row))
-        if self._progress is not None and rows:
-            self._progress(int(rows[-1]["step"]), int(rows[-1]["steps"]), note=_note(rows[-1], self._dev))
+        if self._progress is not None and self._row:
+            with self.survived():
+                self._progress(self._row["step"], self._row["steps"], note=_note(self._row, self._dev))
 
     def _pass(self, step: int, values: Mapping[str, float]) -> None:
         for log in self._logs:
-            log.log(step, values)
+            with self.survived():
+                log.log(step, values)
+
+    @contextmanager
+    def survived(self) -> Iterator[None]:
+        """Log an error, the same one once, and go on."""
+        try:
+            yield
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
+            if told not in self._said:
+                self._said.add(told)
+                _log.warning(
+                    "a curve of this run is incomplete: %s",
+                    told,
+                    exc_info=None if isinstance(error, InputError) else error,
+                )
 
 
 def _note(row: Row, dev: Row) -> str:
