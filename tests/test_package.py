@@ -28,6 +28,7 @@ GROUND = (
     "loading",
     "cluster",
     "shards",
+    "local_copies",
     "html",
     "plots",
     "report",

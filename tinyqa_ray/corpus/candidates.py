@@ -8,12 +8,8 @@ document, with the place of the passage beside it.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +22,7 @@ from tinyqa_ray.corpus.bm25 import Scores, Statistics, best_passages
 from tinyqa_ray.corpus.passage_index import ShardIndex, locate, make_index
 from tinyqa_ray.corpus.tables import ASKED
 from tinyqa_ray.corpus.terms import Analyzer
+from tinyqa_ray.local_copies import LocalCopies
 
 CANDIDATES = pa.schema(
     [
@@ -41,16 +38,24 @@ its error is null, too, unless the question itself has one."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Index:
-    """The index of a corpus, in files of one shard each; iterating reads them in order."""
+    """The index of a corpus, in files of one shard each."""
 
     files: tuple[str, ...]
     documents: int
     """Documents that have a text."""
     statistics: Statistics
 
+
+@dataclass(frozen=True, slots=True)
+class ShardIndexes:
+    """The shards of an index, in order, however often they are iterated; behind a URL, copies of them."""
+
+    files: tuple[str, ...]
+    copies: LocalCopies
+
     def __iter__(self) -> Iterator[ShardIndex]:
         for file in self.files:
-            yield ShardIndex.read(_local_copy(file))
+            yield ShardIndex.read(self.copies.path(file))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,7 +177,8 @@ class Selector:
     """Finds the best passages of a run of questions, in one walk over the index."""
 
     def __init__(self, config: CandidateConfig, index: Index) -> None:
-        self.config, self.index = config, index
+        self.config = config
+        self.statistics, self.shards = index.statistics, ShardIndexes(index.files, LocalCopies())
         self.analyzer = Analyzer(config.language)
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
@@ -184,14 +190,14 @@ class Selector:
         ]
         config = self.config
         ranked = best_passages(
-            terms, self.index, self.index.statistics, config.candidates, k1=config.k1, b=config.b
+            terms, self.shards, self.statistics, config.candidates, k1=config.k1, b=config.b
         )
         sizes = np.array([len(numbers) for numbers, _ in ranked], np.int64)
         question = np.repeat(np.arange(len(rows)), sizes)
         number = np.concatenate([numbers for numbers, _ in ranked])
         score = np.concatenate([scores for _, scores in ranked])
         order = np.argsort(number, kind="stable")
-        places = locate(number[order], self.index)
+        places = locate(number[order], self.shards)
         found = _columns(rows.take(question[order]), places, score[order])
         named = rows["document_id"].is_valid().to_numpy() & ~bad
         own = _with_own(rows, question[order], places)
@@ -222,22 +228,3 @@ def _columns(questions: pa.Table, places: pa.Table, score: Scores | None) -> pa.
         given["bm25"] = pa.array(score)
     columns = [given.get(field.name, pa.nulls(len(questions), field.type)) for field in CANDIDATES]
     return pa.table(columns, schema=CANDIDATES)
-
-
-def _local_copy(file: str) -> str:
-    """A local path of a file; one behind a URL is copied once a machine, into the folder of temporary files.
-
-    Such a copy may be deleted at any time when no run is at work.
-    """
-    filesystem, inner = storage.resolve(file)
-    if storage.is_local(file):
-        return inner
-    info = filesystem.get_file_info(inner)
-    content = hashlib.sha256(f"{file} {info.size} {info.mtime_ns}".encode()).hexdigest()
-    copies = Path(tempfile.gettempdir()) / f"tinyqa-index-{os.getuid()}"
-    copies.mkdir(mode=0o700, exist_ok=True)
-    copy = str(copies / f"{content[:32]}.arrow")
-    if storage.kind(copy) == "absent":
-        with filesystem.open_input_stream(inner) as stream:
-            storage.write_atomic(copy, iter(lambda: stream.read(1 << 22), b""))
-    return copy
