@@ -26,6 +26,7 @@ GROUND = (
     "engines",
     "openvino_engine",
     "loading",
+    "machine",
     "cluster",
     "shards",
     "local_copies",

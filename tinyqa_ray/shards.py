@@ -25,6 +25,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from tinyqa_ray import storage
+from tinyqa_ray.cluster import cpus_per_actor
 from tinyqa_ray.errors import InputError
 
 Format = Literal["parquet", "arrow"]
@@ -68,6 +69,8 @@ class Workers:
 
     actors: int = 1
     num_gpus: float = 0.0
+    threads: int = 0
+    """That an actor computes on; 0 for its share of its node's cores."""
 
 
 def cut(files: Sequence[str], rows_per_shard: int, output: str, file_format: Format) -> list[Shard]:
@@ -146,8 +149,7 @@ def _worked(
         batch_size=1,
         # One shard waits at each actor; more would wait behind a long one while others are idle.
         compute=ActorPoolStrategy(size=min(workers.actors, len(todo)), max_tasks_in_flight_per_actor=2),
-        # Less than a core: the tasks that feed an actor must find one too (two-core machines).
-        num_cpus=0.5,
+        num_cpus=cpus_per_actor(workers.actors, workers.num_gpus, workers.threads),
         num_gpus=workers.num_gpus,
     )
     refused = ""

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from tinyqa_ray import models, storage
 from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.distill import loop
 from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.distill.loop import FORMAT, MODEL, STATE, build, rate_factor, train, train_step
 from tinyqa_ray.distill.session import LocalSession, Write
@@ -284,3 +285,21 @@ def test_checkpoint_of_another_version_is_refused_by_its_format(
     torch.save({**torch.load(file), "format": FORMAT + 1}, file)
     with pytest.raises(InputError, match=f"has format {FORMAT + 1}, .* continues format {FORMAT}"):
         train(config, LocalSession(tmp_path))
+
+
+def test_workers_of_one_machine_share_its_cores(
+    config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of other machines have cores of their own."""
+
+    class ToldError(Exception):
+        pass
+
+    def told(workers: int) -> int:
+        raise ToldError(f"{workers} workers")
+
+    session = LocalSession(tmp_path)
+    session.world_size, session.local_size = 8, 2
+    monkeypatch.setattr(loop, "cores", told)
+    with pytest.raises(ToldError, match="2 workers"):
+        train(replace(config, threads=0), session)

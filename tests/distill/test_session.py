@@ -5,13 +5,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from tinyqa_ray.distill.session import GroupSession, LocalSession, Write
+from tinyqa_ray.distill.session import GroupSession, LocalSession, RaySession, Write
 
 
 class KilledError(Exception):
@@ -58,6 +59,7 @@ def names(run: Path) -> list[str]:
 def test_run_begins_without_a_checkpoint(session: LocalSession) -> None:
     assert latest(session) is None
     assert (session.rank, session.world_size, session.device) == (0, 1, torch.device("cpu"))
+    assert session.local_size == 1
 
 
 def test_one_whole_checkpoint_is_kept(session: LocalSession, tmp_path: Path) -> None:
@@ -141,3 +143,26 @@ def test_two_workers_keep_one_checkpoint_of_both_their_parts(
         seen = list(workers.map(work, range(2)))
     assert seen == [[["rank-0.txt", "rank-1.txt"]] * 2] * 2
     assert names(run) == ["step-000000010"]
+
+
+@pytest.mark.parametrize(("started_by", "wanted"), [({}, 8), ({"LOCAL_WORLD_SIZE": "2"}, 2)])
+def test_worker_knows_how_many_share_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started_by: dict[str, str], wanted: int
+) -> None:
+    """torchrun tells; else all are on it."""
+    monkeypatch.setattr(dist, "get_rank", lambda: 3)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 8)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    for name, value in started_by.items():
+        monkeypatch.setenv(name, value)
+    assert GroupSession(tmp_path).local_size == wanted
+
+
+def test_worker_of_ray_train_knows_how_many_share_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = SimpleNamespace(
+        get_world_rank=lambda: 3, get_world_size=lambda: 8, get_local_world_size=lambda: 2
+    )
+    monkeypatch.setattr("ray.train.get_context", lambda: context)
+    monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cpu"))
+    session = RaySession("folder")
+    assert (session.rank, session.world_size, session.local_size) == (3, 8, 2)

@@ -13,6 +13,7 @@ import pytest
 from ray import cloudpickle
 
 from tinyqa_ray import shards
+from tinyqa_ray.cluster import cores, cpus_per_actor
 from tinyqa_ray.errors import InputError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -110,3 +111,29 @@ def test_refusal_of_a_mapper_reaches_the_caller(
 ) -> None:
     with pytest.raises(InputError, match=complaint):
         run(plan(tmp_path, "out"), **options)
+
+
+class Teller:
+    """Tells, in place of a table, what its actor was given and how many threads it would have."""
+
+    def __init__(self, actors: int) -> None:
+        self.actors = actors
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        import ray
+
+        cpus = ray.get_runtime_context().get_assigned_resources()["CPU"]
+        return rows, {"shards": 1, "cpus": cpus, "threads": cores(self.actors)}
+
+
+@pytest.mark.parametrize("actors", [1, 4])
+def test_ray_is_told_what_actors_compute_on_and_keeps_a_cpu(tmp_path: Path, actors: int) -> None:
+    """Any number of them ends, also on two cores."""
+    import ray
+
+    todo = plan(tmp_path, "out")
+    told = shards.run(todo, Teller, {"actors": actors}, shards.Workers(actors=actors))
+    cpus = told["cpus"] / told["shards"]
+    assert cpus == pytest.approx(cpus_per_actor(actors), abs=1e-3)
+    assert actors * cpus <= ray.cluster_resources()["CPU"] - 1
+    assert told["threads"] / told["shards"] == cores(actors)

@@ -103,7 +103,7 @@ def _answered(
     """Answer all units and, where questions are asked of several documents, rank what was found."""
     work, answers, jsonl = stage.path(_WORK), stage.path(FOLDER), stage.path(JSONL)
     notes = storage.join(work, "notes")
-    workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus_per_actor)
+    workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus_per_actor, threads=config.threads)
     theirs = runs.for_workers(config, "model")
     target = storage.join(work, "found") if corpus.merged else answers
     todo = _shards(cut.units, storage.join(work, "units.parquet"), target)
@@ -119,7 +119,7 @@ def _answered(
         "notes": notes,
     }
     questions = shards.cut(corpus.questions, _QUESTIONS_A_MERGE, answers, "parquet")
-    few = shards.Workers(actors=config.actors)
+    few = shards.Workers(actors=config.actors, threads=1)
     counts = shards.run(questions, Merger, merging, few, watch("ranking"))
     return {**counts, "rows": counts["rows"] + _refuse_documents(config, corpus, cut, answers, jsonl)}
 

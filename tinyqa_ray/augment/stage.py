@@ -72,7 +72,12 @@ def augment(config: AugmentConfig, output: str, progress: shards.Progress | None
             "config": runs.for_workers(config, "masked_lm", "teacher"),
             "neighbours": nearest,
         }
-        workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus_per_actor)
+        computes = config.masked_lm is not None or config.teacher is not None
+        workers = shards.Workers(
+            actors=config.actors,
+            num_gpus=config.num_gpus_per_actor,
+            threads=config.threads if computes else 1,
+        )
         with connected():
             counts = shards.run(plan, Augmenter, options, workers, progress)
         files = [shard.target for shard in plan]

@@ -88,7 +88,7 @@ class AnswerConfig:
     actors: int = execution(1)
     """Ray actors, each with its own copy of the model."""
     threads: int = execution(0)
-    """Torch threads of an actor; 0 shares the machine's cores among the actors."""
+    """Torch threads of an actor; 0 shares the cores of a node among the actors on it."""
     num_gpus_per_actor: float = execution(0.0)
     """GPUs of an actor; 0 runs on the CPU."""
 

@@ -112,7 +112,7 @@ class AugmentConfig:
     actors: int = execution(1)
     """Ray actors that rewrite at the same time."""
     threads: int = execution(0)
-    """Torch threads of an actor; 0 shares the machine's cores among the actors."""
+    """Torch threads of an actor; 0 shares the cores of a node among the actors on it."""
     num_gpus_per_actor: float = execution(0.0)
     """GPUs of an actor; 0 runs on the CPU."""
 
@@ -163,7 +163,7 @@ class TeacherLogitsConfig:
     actors: int = execution(1)
     """Ray actors, each with its own copy of the teachers."""
     threads: int = execution(0)
-    """Torch threads of an actor; 0 shares the machine's cores among the actors."""
+    """Torch threads of an actor; 0 shares the cores of a node among the actors on it."""
     num_gpus_per_actor: float = execution(0.0)
     """GPUs of an actor; 0 runs on the CPU."""
 

@@ -112,7 +112,7 @@ def build_index(
     """
     Analyzer(config.language)
     plan = shards.cut(documents, config.documents_per_shard, folder, "arrow")
-    counts = shards.run(plan, Indexer, {"config": config}, shards.Workers(actors=actors), progress)
+    counts = shards.run(plan, Indexer, {"config": config}, shards.Workers(actors=actors, threads=1), progress)
     whole = {name: int(counts.get(name, 0)) for name in ("documents", "passages", "terms")}
     return Index(
         files=tuple(shard.target for shard in plan),
@@ -148,7 +148,7 @@ def select(
         for shard in shards.cut(questions, config.questions_per_run, folder, "parquet")
     ]
     options = {"config": config, "index": index}
-    counts = shards.run(plan, Selector, options, shards.Workers(actors=actors), progress)
+    counts = shards.run(plan, Selector, options, shards.Workers(actors=actors, threads=1), progress)
     whole = {name: int(counts.get(name, 0)) for name in ("unmatched", "errors", "pairs", "named", "own")}
     return Selection(
         files=tuple(shard.target for shard in plan),

@@ -46,7 +46,7 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
     """
     quiet_models()
     if session.device.type == "cpu":
-        torch.set_num_threads(config.threads or cores(session.world_size))
+        torch.set_num_threads(config.threads or cores(session.local_size))
     tokenizer = models.load_tokenizer(config.student)
     data = WindowData(window_files(config.data), tokenizer.pad_token_id or 0)
     order = Order(data.lengths, config.batch_size, config.epochs, config.seed)

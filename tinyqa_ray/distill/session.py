@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -24,6 +25,8 @@ class Session(Protocol):
 
     rank: int
     world_size: int
+    local_size: int
+    """Workers on this one's machine."""
     device: torch.device
 
     def wrap(self, module: nn.Module) -> nn.Module:
@@ -52,7 +55,7 @@ class LocalSession:
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         """Keep the newest checkpoint in ``folder``, as ``step-000000400``."""
-        self.rank, self.world_size = 0, 1
+        self.rank, self.world_size, self.local_size = 0, 1, 1
         self.device = torch.device(device)
         self._folder = folder
 
@@ -97,6 +100,7 @@ class GroupSession(LocalSession):
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         super().__init__(folder, device)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))  # torchrun sets it
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module under DistributedDataParallel, when there are other workers."""
@@ -122,6 +126,7 @@ class RaySession:
 
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.local_size = context.get_local_world_size()
         self.device = ray.train.torch.get_device()
         self._storage_path = storage_path
 

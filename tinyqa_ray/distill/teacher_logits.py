@@ -64,7 +64,9 @@ def teacher_logits(
             files = _paragraphs(config.data, stage.path("_input.parquet"))
         save_tokenizer(tokenizer, stage.output)
         plan = shards.cut(files, config.rows_per_shard, stage.path(FOLDER), "arrow")
-        workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus_per_actor)
+        workers = shards.Workers(
+            actors=config.actors, num_gpus=config.num_gpus_per_actor, threads=config.threads
+        )
         options: dict[str, Any] = {"config": runs.for_workers(config, "tokenizer", "model")}
         if not plain:
             options["shifts"] = shifts
