@@ -115,6 +115,29 @@ def test_making_and_reading_models_know_nothing_of_each_other(package: str, othe
             assert not [each for each in own(path, inner=True) if below(each, other)], name
 
 
+def private(path: Path) -> set[str]:
+    """Names of others' that begin with an underscore, which their next version may take away."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Import(names):
+                found |= {part for alias in names for part in alias.name.split(".")}
+            case ast.ImportFrom(module, names):
+                found |= {*str(module).split("."), *(alias.name for alias in names)}
+            case ast.Attribute(value, attribute) if ast.unparse(value) not in ("self", "cls"):
+                found.add(attribute)
+            case ast.keyword(str(argument)):
+                found.add(argument)
+    return {name for name in found if name.startswith("_") and not name.endswith("__")} - {"_replace"}
+
+
+def test_private_interfaces_of_libraries_are_left_alone() -> None:
+    """Versions are ranges: what a library does not promise may be gone with its next one."""
+    found = {(name, each) for name, path in modules().items() for each in private(path)}
+    # Ray Serve takes the version of a deployment in no other way.
+    assert found - {("serve.app", "_internal")} == set()
+
+
 @pytest.mark.parametrize("name", PURE)
 def test_pure_module_imports_neither_ray_nor_transformers(name: str) -> None:
     """Nor does anything that it imports."""

@@ -156,3 +156,10 @@ def test_pass_over_no_rows_has_no_counts(tmp_path: Path) -> None:
     plan = shards.cut([file], 2, str(tmp_path / "out"), "parquet")
     assert plan == []
     assert shards.run(plan, Doubler, {}, shards.Workers()) == {}
+
+
+def test_tries_of_a_shard_are_counted_until_the_pass_is_stopped() -> None:
+    tries = shards._Tries()
+    assert [tries.begin(index) for index in (3, 4, 3, 3)] == [0, 0, 1, 2]
+    tries.stop()
+    assert [tries.begin(index) for index in (3, 5)] == [None, None]

@@ -162,7 +162,7 @@ def parsed(parse: Callable[[], Any], *, one_line: bool = False) -> Any:
 
 
 def _sentence(box: str) -> str:
-    """What the parser's box says, from its title to its first rule, as one line."""
+    """What the parser's box (as tyro 1.0 draws it) says, from its title to its first rule, as one line."""
     lines = [line.strip("│ ") for line in box.splitlines()]
     below = itertools.dropwhile(lambda line: not _RULE.match(line), lines)
     said = itertools.takewhile(lambda line: not _RULE.match(line), itertools.islice(below, 1, None))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import io
 import json
-import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -138,9 +138,12 @@ def _worked(
     """Yield the units of each shard as Ray Data's actors finish it."""
     import ray
     from ray.data import ActorPoolStrategy
-    from ray.experimental.internal_kv import _internal_kv_del
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    tries = f"tinyqa-{uuid.uuid4().hex}-"
+    # On the driver's node: with that node the driver would be gone, too.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    tries = ray.remote(_Tries).options(**lasting).remote()
     items = [{**asdict(shard), "units": _units(shard)} for shard in todo]
     dataset = ray.data.from_items(items, override_num_blocks=min(len(todo), _MOST_BLOCKS))
     worked = dataset.map_batches(
@@ -160,52 +163,63 @@ def _worked(
             if not refused:
                 yield row["units"]
     finally:
-        _internal_kv_del(tries, del_by_prefix=True)
+        ray.kill(tries)
     if refused:
         raise InputError(refused)
+
+
+class _Tries:
+    """How often each shard of a pass was begun: an actor beside those that are killed over a shard."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[int] = Counter()
+        self.stopped = False
+
+    def begin(self, index: int) -> int | None:
+        """Count a try of a shard; how many there were before, or None where none is to be begun any more."""
+        if self.stopped:
+            return None
+        self.begun[index] += 1
+        return self.begun[index] - 1
+
+    def stop(self) -> None:
+        """Let no shard be begun any more."""
+        self.stopped = True
 
 
 class _ShardWorker:
     """The Ray Data actor: one mapper, made with the first shard, and one shard at a time."""
 
-    def __init__(self, mapper: Callable[..., Mapper], options: dict[str, Any], tries: str) -> None:
+    def __init__(self, mapper: Callable[..., Mapper], options: dict[str, Any], tries: Any) -> None:
         self.make = functools.cache(functools.partial(mapper, **options))
         self.tries = tries
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_put
+        import ray
 
-        stop = f"{self.tries}stop"
-        if _internal_kv_exists(stop):
-            return {"units": batch["units"], "refused": np.array([""], dtype=object)}
         # Batches are of one row.
         index, offset, rows = (int(batch[name][0]) for name in ("index", "offset", "rows"))
         shard = Shard(index, str(batch["source"][0]), offset, rows, str(batch["target"][0]))
         refused = ""
+        before = ray.get(self.tries.begin.remote(index))
         try:
-            _give_up_late(shard, f"{self.tries}{index}")
-            work(shard, self.make())
+            if before is not None:
+                _give_up_late(shard, before)
+                work(shard, self.make())
         except (InputError, OSError) as error:
             # As data: Ray wraps an exception, and its cause is lost on the way to the driver.
             refused = str(error)
-            _internal_kv_put(stop, "")
+            ray.get(self.tries.stop.remote())
         return {"units": batch["units"], "refused": np.array([refused], dtype=object)}
 
 
-def _give_up_late(shard: Shard, tries: str) -> None:
-    """Refuse a shard that was tried often enough: one that kills its process would be tried by Ray forever.
-
-    Tries are counted under the key ``tries`` in the cluster's own store, which the dead leave behind.
-    """
-    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
-
-    before = int(_internal_kv_get(tries) or 0)
-    if before == TRIES:
+def _give_up_late(shard: Shard, tries: int) -> None:
+    """Refuse a shard that was tried often enough: Ray would try one that kills its process forever."""
+    if tries >= TRIES:
         raise InputError(
             f"{shard.target}: its process was killed {TRIES} times, perhaps for want of memory; run again "
             "with fewer --actors, or into another --output with a smaller --rows-per-shard"
         )
-    _internal_kv_put(tries, str(before + 1))
 
 
 def work(shard: Shard, mapper: Mapper) -> None:

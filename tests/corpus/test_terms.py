@@ -18,6 +18,30 @@ def test_english_is_stemmed_without_stop_words() -> None:
     assert ENGLISH.terms("Newton\u2019s laws, Newton's law") == ["newton", "law", "newton", "law"]
 
 
+@pytest.mark.parametrize(
+    ("language", "word"),
+    [
+        ("danish", "og"),
+        ("dutch", "de"),
+        ("french", "le"),
+        ("german", "und"),
+        ("italian", "il"),
+        ("norwegian", "og"),
+        ("portuguese", "um"),
+        ("russian", "как"),
+        ("spanish", "el"),
+        ("swedish", "och"),
+        ("turkish", "ve"),
+    ],
+)
+def test_other_languages_have_stop_words_too(language: str, word: str) -> None:
+    assert Analyzer(language).term(word) is None
+
+
+def test_language_without_a_list_of_stop_words_has_none() -> None:
+    assert Analyzer("finnish").terms("kuningas ja linna") == ["kuningas", "ja", "lin"]
+
+
 def test_without_language_every_word_is_a_term() -> None:
     assert PLAIN.terms("The dukes, 1,000 of them") == ["the", "dukes", "1", "000", "of", "them"]
 

@@ -83,6 +83,21 @@ def test_killed_actor_and_any_number_of_actors_give_the_same_files(tmp_path: Pat
     assert contents(tmp_path / "two") == calm
 
 
+def test_killed_count_of_tries_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = tmp_path / "killed"
+
+    class Dying(shards._Tries):
+        def begin(self, index: int) -> int | None:
+            if index == 2 and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().begin(index)
+
+    monkeypatch.setattr(shards, "_Tries", Dying)
+    assert run(plan(tmp_path, "out")) == {"made": sum(range(ROWS))}
+    assert marker.exists()
+
+
 def test_run_again_works_only_the_missing_shard(tmp_path: Path) -> None:
     todo = plan(tmp_path, "out")
     run(todo)

@@ -1,8 +1,8 @@
 """BM25 over passages, with the statistics of the whole corpus however it is cut into shards.
 
-bm25s (Lù 2024, arXiv 2407.03618) scores with the statistics of what it has indexed, here a shard. So
-``best_passages`` weighs the counts of a shard itself, for the terms that are asked for, and has bm25s add
-up the weights.
+Libraries score with the statistics of what they have indexed, here a shard. So ``best_passages`` weighs the
+counts of each shard itself, for the terms that are asked for, and adds up, as bm25s does (Lù 2024, arXiv
+2407.03618), what each term adds to the score of the passages that hold it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import bm25s
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -75,36 +74,48 @@ def best_passages(
     best = [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in questions]
     before = 0
     for shard, found in zip(shards, places, strict=True):
-        scorer = _scorer(shard, found, idf, mean_length, k1, b)
+        weighed = _weighed(shard, found, idf, mean_length, k1, b)
         column = np.where(found >= 0, np.cumsum(found >= 0) - 1, -1)
         for i, terms in enumerate(numbered):
             columns = column[terms]
             columns = columns[columns >= 0]
             if len(columns):
-                best[i] = _better(best[i], scorer.get_scores_from_ids(columns), before, n)
+                best[i] = _better(best[i], weighed.scores(columns), before, n)
         before += len(shard)
     return best
 
 
-def _scorer(
+@dataclass(frozen=True, slots=True)
+class _Weighed:
+    """Terms of a shard and the passages that hold them, with what a term adds to a passage's score."""
+
+    first: Ints
+    """One item a term, and one more: where its items in the next two begin."""
+    passage: Ints
+    score: Scores
+    passages: int
+
+    def scores(self, terms: Ints) -> Scores:
+        """Scores of all passages, for a question of these terms."""
+        total = np.zeros(self.passages, np.float32)
+        for term in terms:
+            items = slice(self.first[term], self.first[term + 1])
+            np.add.at(total, self.passage[items], self.score[items])
+        return total
+
+
+def _weighed(
     shard: ShardIndex, found: Ints, idf: npt.NDArray[np.float64], mean_length: float, k1: float, b: float
-) -> bm25s.BM25:
-    """bm25s's index of the terms found in a shard, in their order, with scores of the formula above."""
+) -> _Weighed:
+    """The terms found in a shard, in their order, with scores of the formula above."""
     here = found >= 0
     sizes = shard.passages_with(found)[here]
     ends = np.cumsum(sizes)
     items = np.repeat(shard.first[found[here]] - (ends - sizes), sizes) + np.arange(sizes.sum())
     passage, count = shard.passage[items], shard.count[items].astype(np.float64)
     norm = k1 * (1 - b + b * shard.length[passage] / mean_length)
-    scorer = bm25s.BM25(k1=k1, b=b, method="lucene", backend="numpy")
-    scorer.nonoccurrence_array = None
-    scorer.scores = {
-        "data": (np.repeat(idf[here], sizes) * count / (norm + count)).astype(np.float32),
-        "indices": passage,
-        "indptr": np.concatenate([[0], ends]),
-        "num_docs": len(shard),
-    }
-    return scorer
+    score = (np.repeat(idf[here], sizes) * count / (norm + count)).astype(np.float32)
+    return _Weighed(np.concatenate([[0], ends]), passage, score, len(shard))
 
 
 def _better(best: Ranked, scores: Scores, before: int, n: int) -> Ranked:

@@ -7,8 +7,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-import bm25s.stopwords
 import Stemmer
+from bm25s.tokenization import Tokenizer
 
 from tinyqa_ray.errors import InputError
 
@@ -62,9 +62,12 @@ class Analyzer:
 
 
 def _stop_words(language: str | None) -> frozenset[str]:
+    """Words of a language that say nothing of what is asked; none where bm25s has no list of it."""
     # bm25s's shorter English list lacks "what", "who", "did", which every question holds.
-    name = "EN_PLUS" if language == "english" else str(language).upper()
-    return frozenset(getattr(bm25s.stopwords, f"STOPWORDS_{name}", ()))
+    try:
+        return frozenset(Tokenizer(stopwords="english_plus" if language == "english" else language).stopwords)
+    except ValueError:  # a language that it does not know
+        return frozenset()
 
 
 @functools.cache

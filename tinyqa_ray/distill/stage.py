@@ -118,9 +118,8 @@ def measure_checkpoint(
 def _fit(config: DistillConfig, stage: runs.Stage) -> Any:
     """Run the workers; an earlier attempt's checkpoint of the same config is continued."""
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
 
     if not os.environ.get("RAY_ADDRESS"):
         check_room(config, ray.cluster_resources())
@@ -181,7 +180,7 @@ def _run_folder(stage: runs.Stage) -> str:
 
 def _validation_config(config: DistillConfig, stage: runs.Stage, resources: dict[str, float]) -> Any:
     """The task that measures checkpoints; where workers hold every CPU it shares one."""
-    from ray.train.v2.api.validation_config import ValidationConfig, ValidationTaskConfig
+    from ray.train import ValidationConfig, ValidationTaskConfig
 
     if config.dev is None:
         return None
