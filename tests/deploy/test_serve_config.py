@@ -28,8 +28,8 @@ def test_config_is_one_that_ray_and_the_application_take(config: dict[str, Any])
     assert made.import_path == f"{app.__name__}:{app.build.__name__}"
     served = TypeAdapter(ServeConfig).validate_python(made.args)
     assert served.min_replicas < served.max_replicas
-    # The server's own answer to a request that takes too long comes before Ray's.
-    assert config["http_options"]["request_timeout_s"] > served.limits.timeout_s
+    # The server keeps to its own limit, over all of a request; Ray's would be answered with 408.
+    assert "request_timeout_s" not in config["http_options"]
 
 
 def test_only_what_asks_for_a_key_listens_beyond_the_machine() -> None:
@@ -39,13 +39,11 @@ def test_only_what_asks_for_a_key_listens_beyond_the_machine() -> None:
     assert config["applications"][0]["args"]["api_key_file"].startswith("/etc/tinyqa/")
 
 
-def test_as_many_replicas_as_there_are_pods_to_hold_them() -> None:
+def test_there_is_a_pod_for_each_replica_and_one_for_a_new_version() -> None:
     (group,) = SERVICE["rayClusterConfig"]["workerGroupSpecs"]
     arguments = CONFIGS["rayservice.yaml"]["applications"][0]["args"]
-    assert (group["minReplicas"], group["maxReplicas"]) == (
-        arguments["min_replicas"],
-        arguments["max_replicas"],
-    )
+    assert group["minReplicas"] == arguments["min_replicas"]
+    assert group["maxReplicas"] == arguments["max_replicas"] + 1
 
 
 @pytest.mark.parametrize(
@@ -69,8 +67,12 @@ def test_without_a_model_it_serves_the_packages() -> None:
     assert app.build({})._bound_deployment.init_args[0] == ServeConfig(model="tinyqa-mini")
 
 
-def test_another_threshold_starts_no_replica_anew() -> None:
-    one, other = (app.build({"model": "m", "threads": 1, "threshold": each}) for each in (0.2, 0.7))
-    ingress = [each._bound_deployment for each in (one, other)]
-    assert [each.init_args[0] for each in ingress] == [ServeConfig(model="m", threads=1)] * 2
-    assert [each.user_config["threshold"] for each in ingress] == [0.2, 0.7]
+def test_new_version_starts_before_the_old_one_stops_and_that_one_may_finish() -> None:
+    config = ServeConfig(model="m", threads=1)
+    ingress = app.application(config)._bound_deployment
+    (model,) = (each._bound_deployment for each in ingress.init_args if each != config)
+    for deployment in (ingress, model):
+        options = deployment._deployment_config
+        assert options.max_surge_percent > 0
+        # Beside the time limit, as long as proxies may take to hear of it.
+        assert options.graceful_shutdown_timeout_s >= config.limits.timeout_s + 30

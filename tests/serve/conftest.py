@@ -7,7 +7,7 @@ import pytest
 
 from tinyqa_ray.configs import ServeConfig
 from tinyqa_ray.serve.api import create_api
-from tinyqa_ray.serve.metrics import Metrics
+from tinyqa_ray.serve.metrics import Figures, Metrics
 from tinyqa_ray.serve.service import EngineInfo, Logits, Service
 from tinyqa_ray.windows import Windows
 
@@ -23,4 +23,9 @@ def chance_api(tiny_bert: str) -> Any:
     async def engine() -> EngineInfo:
         return EngineInfo(name="chance", parameters=0)
 
-    return create_api(Service(ServeConfig(model=tiny_bert), run), engine, Metrics({}))
+    metrics = Metrics()
+
+    async def every() -> list[Figures]:
+        return [metrics.figures("one")]
+
+    return create_api(Service(ServeConfig(model=tiny_bert), run), engine, metrics, every=every)

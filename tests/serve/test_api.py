@@ -19,7 +19,7 @@ from tinyqa_ray.reader import Reader
 from tinyqa_ray.serve import gate
 from tinyqa_ray.serve.api import create_api
 from tinyqa_ray.serve.errors import OverloadedError, UnhealthyError
-from tinyqa_ray.serve.metrics import Metrics
+from tinyqa_ray.serve.metrics import Figures, Metrics, queue_figures, text
 from tinyqa_ray.serve.model import Model, Packed
 from tinyqa_ray.serve.queue import Counts
 from tinyqa_ray.serve.service import EngineInfo, Logits, Service
@@ -34,7 +34,7 @@ Make = Callable[..., TestClient]
 
 @pytest.fixture(scope="module")
 def model(tiny_bert: str) -> Model:
-    return Model(ServeConfig(model=tiny_bert, threads=1), "one")
+    return Model(ServeConfig(model=tiny_bert, threads=1))
 
 
 @pytest.fixture
@@ -51,23 +51,25 @@ def make(model: Model, tiny_bert: str) -> Iterator[Make]:
         state: str = "open",
         **options: Any,
     ) -> TestClient:
-        counts: dict[str, Counts] = {}
+        metrics = Metrics()
 
         async def run_here(windows: Windows) -> Logits:
             packed = Packed.of(windows)
             reply = await model.logits(packed)
-            counts[reply.replica] = reply.counts
             assert reply.logits is not None
             return np.split(reply.logits, np.cumsum(packed.lengths)[:-1], axis=1)
 
         async def about() -> EngineInfo:
             return EngineInfo(name=model.engine.name, parameters=model.engine.parameters)
 
+        async def every() -> list[Figures]:
+            return [metrics.figures("front"), queue_figures("one", model.queue.counts)]
+
         config = ServeConfig(model=tiny_bert, limits=limits or LimitConfig(), **options)
         service = Service(config, run or run_here)
         going = gate.State()
         going.now = state
-        api = create_api(service, engine or about, Metrics(counts), key=key, state=going)
+        api = create_api(service, engine or about, metrics, every=every, key=key, state=going)
         # Its loop stays the same from request to request, as the queue needs it.
         client: TestClient = TestClient(api, raise_server_exceptions=False).__enter__()
         clients.append(client)
@@ -242,15 +244,20 @@ def test_bug_is_a_500_that_tells_nothing_inside(make: Make) -> None:
     assert refused(client, 500, "Internal", question="a", contexts=["a"]) == "the server failed; see its log"
 
 
-def test_health_is_503_before_the_model_is_warm_and_while_draining(make: Make) -> None:
-    async def cold() -> EngineInfo:
-        raise UnhealthyError("the model is not ready")
+async def cold() -> EngineInfo:
+    raise UnhealthyError("the model is not ready")
 
+
+def test_health_is_503_before_the_model_is_warm_and_while_draining(make: Make) -> None:
     assert make().get("/health").json() == {"status": "ok"}
     assert problem(make(engine=cold).get("/health"), 503, "Unhealthy") == "the model is not ready"
     going = make(state="draining")
     assert problem(going.get("/health"), 503, "Unhealthy") == "the server is going down"
     assert ask(going, question=QUESTION, contexts=PARAGRAPHS[:1])["answers"]
+
+
+def test_health_does_not_wake_a_model_that_may_sleep(make: Make) -> None:
+    assert make(engine=cold, min_replicas=0).get("/health").json() == {"status": "ok"}
 
 
 def test_document_says_how_many_questions_and_contexts_a_request_may_have(make: Make) -> None:
@@ -302,18 +309,40 @@ def test_metrics_count_requests_errors_and_padding(make: Make) -> None:
     ask(client, question=QUESTION, contexts=PARAGRAPHS[:2])
     refused(client, 422, "Validation", question="", contexts=["a"])
     client.get("/no-such-page")
-    shown = dict(
-        line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#")
+    shown = series(client.get("/metrics").text)
+    assert shown['tinyqa_requests_total{path="/v1/answer",replica="front",status="200"}'] == 1.0
+    assert shown['tinyqa_requests_total{path="/v1/answer",replica="front",status="422"}'] == 1.0
+    assert shown['tinyqa_requests_total{path="other",replica="front",status="404"}'] == 1.0
+    assert shown['tinyqa_errors_total{error_type="Validation",replica="front"}'] == 1.0
+    assert shown['tinyqa_request_seconds_count{path="/v1/answer",replica="front"}'] == 2.0
+    tokens, padded = (
+        shown[f'tinyqa_batch_{kind}_total{{replica="one"}}'] for kind in ("tokens", "padded_tokens")
     )
-    assert shown['tinyqa_requests_total{path="/v1/answer",status="200"}'] == "1.0"
-    assert shown['tinyqa_requests_total{path="/v1/answer",status="422"}'] == "1.0"
-    assert shown['tinyqa_requests_total{path="other",status="404"}'] == "1.0"
-    assert shown['tinyqa_errors_total{error_type="Validation"}'] == "1.0"
-    assert shown['tinyqa_request_seconds_count{path="/v1/answer"}'] == "2.0"
-    assert float(shown["tinyqa_batch_tokens_total"]) > 0
-    assert 0.0 <= float(shown["tinyqa_padding_share"]) < 1.0
-    assert shown["tinyqa_queue_tokens"] == "0.0"
-    assert shown["tinyqa_requests_under_way"] == "1.0"  # this one
+    assert 0 < tokens <= padded
+    assert shown['tinyqa_queue_tokens{replica="one"}'] == 0.0
+    assert shown['tinyqa_requests_under_way{replica="front"}'] == 1.0  # this one
+
+
+def series(shown: str) -> dict[str, float]:
+    """Values of Prometheus' format, by name and labels."""
+    lines = [line.rsplit(" ", 1) for line in shown.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
+
+
+def test_metrics_of_several_replicas_stand_side_by_side_under_their_names() -> None:
+    fronts = {"a": Metrics(), "b": Metrics()}
+    for count, metrics in enumerate(fronts.values(), 1):
+        for _ in range(count):
+            metrics.begun()
+            metrics.ended("/v1/answer", 200, 0.01)
+    queues = {"x": Counts(waiting_tokens=7), "y": Counts(waiting_tokens=8)}
+    every = [metrics.figures(name) for name, metrics in fronts.items()]
+    shown = text([*every, *(queue_figures(name, counts) for name, counts in queues.items())]).decode()
+    assert shown.count("# TYPE tinyqa_requests_total counter") == 1
+    found = series(shown)
+    assert [found[f'tinyqa_queue_tokens{{replica="{name}"}}'] for name in "xy"] == [7.0, 8.0]
+    labels = 'path="/v1/answer",replica="{}",status="200"'
+    assert [found[f"tinyqa_requests_total{{{labels.format(name)}}}"] for name in "ab"] == [1.0, 2.0]
 
 
 def test_info_says_what_answers_but_not_where_it_lies(make: Make, tiny_bert: str) -> None:

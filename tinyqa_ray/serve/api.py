@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,7 +17,7 @@ from tinyqa_ray.configs import LimitConfig
 from tinyqa_ray.serve import schemas
 from tinyqa_ray.serve.errors import RequestError, UnhealthyError
 from tinyqa_ray.serve.gate import Gate, State, problem
-from tinyqa_ray.serve.metrics import Metrics
+from tinyqa_ray.serve.metrics import Figures, Metrics, text
 from tinyqa_ray.serve.service import EngineInfo, Service
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def create_api(
     engine: Callable[[], Awaitable[EngineInfo]],
     metrics: Metrics,
     *,
+    every: Callable[[], Awaitable[Iterable[Figures]]],
     key: bytes | None = None,
     state: State | None = None,
 ) -> Gate:
@@ -54,6 +55,7 @@ def create_api(
         service: what answers.
         engine: what runs the model; raises ``RequestError`` while nothing does.
         metrics: where requests are counted.
+        every: the figures of every replica, for ``/metrics``.
         key: that requests must carry.
         state: whether the server is going down; that of an open one when not given.
     """
@@ -85,10 +87,11 @@ def create_api(
 
     @api.get("/health", responses={503: _PROBLEMS[503]}, summary="Whether requests are answered")
     async def health() -> dict[str, str]:
-        """200 when the model is warm; 503 before, and while the server goes down."""
+        """200 while a warm model is there; 503 before, after its last replica died, and while going down."""
         if state.now != "open":
             raise UnhealthyError("the server is going down")
-        await engine()
+        if service.config.min_replicas > 0:  # else it may sleep, and a request wakes it
+            await engine()
         return {"status": "ok"}
 
     @api.get("/info", responses={401: _PROBLEMS[401], 503: _PROBLEMS[503]}, summary="What answers")
@@ -98,8 +101,8 @@ def create_api(
 
     @api.get("/metrics", responses={401: _PROBLEMS[401]}, response_class=Response, summary="Metrics")
     async def show_metrics() -> Response:
-        """Counts and times in Prometheus' format."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        """Counts and times of every replica, in Prometheus' format."""
+        return Response(text(await every()), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @api.get("/", include_in_schema=False)
     async def show_page() -> HTMLResponse:

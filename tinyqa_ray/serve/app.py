@@ -9,50 +9,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import hashlib
 from typing import Any
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from tinyqa_ray import __version__
 from tinyqa_ray.cluster import cores
 from tinyqa_ray.configs import LimitConfig, ServeConfig
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.serve.api import create_api
-from tinyqa_ray.serve.errors import BackendError, OverloadedError, UnhealthyError
+from tinyqa_ray.serve.backend import Backend, Replicas
 from tinyqa_ray.serve.gate import App, State, read_key
-from tinyqa_ray.serve.metrics import Metrics
+from tinyqa_ray.serve.metrics import Figures, Metrics, queue_figures
 from tinyqa_ray.serve.model import Model, Packed, Reply
-from tinyqa_ray.serve.queue import Counts
-from tinyqa_ray.serve.service import EngineInfo, Logits, Service
-from tinyqa_ray.windows import Windows
+from tinyqa_ray.serve.service import EngineInfo, Service
 
+INGRESS_CPUS = 0.5
+"""CPUs of a replica of the ingress: it works while the model waits for windows."""
 _MANY = 1_000_000
 """Requests that Serve lets in: tokens, not requests, are counted here, and what is too much is told so."""
 _LOGS = {"log_level": "WARNING", "enable_access_log": False}
 """A line a request would cost more than its metrics, and might tell what was asked."""
-_LOST = (RayActorError, DeploymentUnavailableError)
-"""What a request sees whose replica died."""
 _LOOK_BACK_S = 4.0
 """Over which the load is averaged, at least; it is measured four times in it."""
-_STOP_S = 10.0
-"""Beyond the time limit of a request, until a replica that is to stop is stopped."""
+_STOP_S = 60.0
+"""Beyond the time limit of a request, until a replica that is to stop is stopped: proxies send it requests
+until they know."""
 _STOP_LOOK_S = 0.2
 """Between two looks of a replica that is to stop at whether its last request is answered."""
-_WARM_S = 2.0
-"""Until ``/health`` gives up on a model that does not answer."""
+_SURGE_PERCENT = 1
+"""Of the replicas, rounded up to one: as many new ones are started, and warm, before old ones are stopped."""
 
 
 class ModelReplica:
     """A replica of the model."""
 
     def __init__(self, config: ServeConfig) -> None:
-        self._model = Model(config, serve.get_replica_context().replica_id.unique_id)
+        self._model = Model(config)
 
     async def logits(self, packed: Packed) -> Reply:
         """See ``Model.logits``."""
@@ -62,75 +56,59 @@ class ModelReplica:
         """What runs the model."""
         return EngineInfo(name=self._model.engine.name, parameters=self._model.engine.parameters)
 
+    async def figures(self) -> Figures:
+        """What its queue has done so far."""
+        return queue_figures(_own_name(), self._model.queue.counts)
+
 
 @serve.ingress()
 class Ingress:
     """Reads requests, has their windows run, and answers."""
 
     def __init__(self, config: ServeConfig, model: DeploymentHandle) -> None:
-        self._model = model
-        self._replicas: dict[str, Counts] = {}
-        self._engine: EngineInfo | None = None
+        self._backend = Backend(model)
+        context = serve.get_replica_context()
+        self._ingresses = Replicas(serve.get_deployment_handle(context.deployment, context.app_name))
         self._state = State()
-        self._service = Service(config, self._run)
+        self._metrics = Metrics()
+        self._service = Service(config, self._backend.run)
 
     def __serve_build_asgi_app__(self) -> App:
-        """The HTTP application."""
+        """The HTTP application; the name is one of ``serve.ingress``."""
         return create_api(
             self._service,
-            self._about,
-            Metrics(self._replicas),
+            self._backend.engine,
+            self._metrics,
+            every=self._every,
             key=read_key(self._service.config.api_key_file),
             state=self._state,
         )
 
-    async def reconfigure(self, settings: dict[str, Any]) -> None:
-        """Take ``threshold`` and ``state`` while requests go on; ``closed`` returns when none is left."""
-        if "threshold" in settings:
-            self._service.set_threshold(settings["threshold"])
-        self._state.now = settings.get("state", "open")
-        if self._state.now == "closed":
+    async def enter(self, state: str) -> None:
+        """Take a state of ``State``; ``closed`` returns when no request is left."""
+        self._state.now = state
+        if state == "closed":
             limit = asyncio.wait_for(self._state.idle(), self._service.config.limits.timeout_s)
             with contextlib.suppress(asyncio.TimeoutError):
                 await limit
 
-    async def _about(self) -> EngineInfo:
-        if self._engine is None:
-            try:
-                found: EngineInfo = await asyncio.wait_for(self._model.engine.remote(), _WARM_S)
-            except (asyncio.TimeoutError, *_LOST):
-                raise UnhealthyError("the model is not ready") from None
-            self._engine = found
-        return self._engine
+    async def figures(self) -> Figures:
+        """The requests that it has had."""
+        return self._metrics.figures(_own_name())
 
-    async def _run(self, windows: Windows) -> Logits:
-        """Logits of windows from some replica; from another one, where the first died with them."""
-        packed = Packed.of(windows)
-        try:
-            reply = await self._asked(packed)
-        except RayTaskError as error:
-            raise BackendError(f"the model failed ({type(error.cause).__name__}); try again") from error
-        self._replicas[reply.replica] = reply.counts
-        if reply.logits is None:
-            raise OverloadedError(reply.refusal, reply.retry_after_s)
-        return np.split(reply.logits, np.cumsum(packed.lengths)[:-1], axis=1)
+    async def _every(self) -> list[Figures]:
+        """The figures of all replicas, of the ingress and of the model, whichever ingress is asked."""
+        ingresses, models = await asyncio.gather(
+            self._ingresses.told("figures"), self._backend.replicas.told("figures")
+        )
+        own = await self.figures()
+        return [own, *(each for each in ingresses if each.replica != own.replica), *models]
 
-    async def _asked(self, packed: Packed) -> Reply:
-        with contextlib.suppress(*_LOST):
-            return await self._replied(packed)
-        try:
-            return await self._replied(packed)
-        except _LOST:
-            raise BackendError("what ran the model died; try again") from None
 
-    async def _replied(self, packed: Packed) -> Reply:
-        response = self._model.logits.remote(packed)
-        try:
-            reply: Reply = await response
-        except asyncio.CancelledError:  # the caller has gone, or waited too long
-            response.cancel()
-            raise
-        return reply
+def _own_name() -> str:
+    """The name of the replica that this process is."""
+    name: str = serve.get_replica_context().replica_id.unique_id
+    return name
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
@@ -159,10 +137,14 @@ def _check_names(arguments: dict[str, Any], config: type) -> None:
             raise InputError(f"unknown argument {name!r}; allowed are {', '.join(allowed)}")
 
 
-def application(config: ServeConfig, state: str = "open") -> serve.Application:
-    """The application of a config; when only ``state`` or the threshold differ, no replica starts anew."""
+def application(config: ServeConfig) -> serve.Application:
+    """The application of a config."""
     threads = config.threads or cores(1)
-    stop_s = config.limits.timeout_s + _STOP_S
+    replaced: dict[str, Any] = {
+        "max_surge_percent": _SURGE_PERCENT,
+        "graceful_shutdown_timeout_s": config.limits.timeout_s + _STOP_S,
+        "graceful_shutdown_wait_loop_s": _STOP_LOOK_S,
+    }
     model = serve.deployment(ModelReplica).options(
         ray_actor_options={"num_cpus": threads, "num_gpus": int(config.gpu)},
         max_ongoing_requests=_MANY,
@@ -175,23 +157,14 @@ def application(config: ServeConfig, state: str = "open") -> serve.Application:
             "look_back_period_s": max(_LOOK_BACK_S, config.upscale_delay_s),
             "metrics_interval_s": _LOOK_BACK_S / 4,
         },
-        graceful_shutdown_timeout_s=stop_s,
-        graceful_shutdown_wait_loop_s=_STOP_LOOK_S,
         logging_config=_LOGS,
+        **replaced,
     )
     ingress = serve.deployment(Ingress).options(
         num_replicas=config.ingress_replicas,
-        # A part of a CPU: it works while the model waits for windows.
-        ray_actor_options={"num_cpus": 0.5},
+        ray_actor_options={"num_cpus": INGRESS_CPUS},
         max_ongoing_requests=_MANY,
-        graceful_shutdown_timeout_s=stop_s,
-        graceful_shutdown_wait_loop_s=_STOP_LOOK_S,
         logging_config=_LOGS,
-        user_config={"threshold": config.threshold, "state": state},
+        **replaced,
     )
-    # The threshold comes with the user_config alone, which replicas take without a new start; ``serve.run``
-    # would give them one all the same, if it did not know the version.
-    given = dataclasses.replace(config, threshold=None)
-    version = hashlib.sha256(f"{__version__} {given}".encode()).hexdigest()[:16]
-    ingress, model = (each.options(version=version, _internal=True) for each in (ingress, model))
-    return ingress.bind(given, model.bind(given))
+    return ingress.bind(config, model.bind(config))

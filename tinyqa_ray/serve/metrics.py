@@ -1,29 +1,36 @@
-"""What ``/metrics`` shows, in Prometheus' format: requests as callers saw them, and the replicas' queues."""
+"""What ``/metrics`` shows, in Prometheus' format: requests as callers saw them, and the model's queues.
+
+Every replica counts for itself, and its series carry its name: Prometheus adds up counters rightly only while
+those that have ended, with their replica, are absent.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from tinyqa_ray.serve.queue import Counts
 
-Family = CounterMetricFamily | GaugeMetricFamily
-
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The metrics of one replica, of the ingress or of the model."""
+
+    replica: str
+    families: list[Metric]
+
+
 class Metrics:
-    """Counts of one ingress."""
+    """Counts the requests of one replica of the ingress."""
 
-    def __init__(self, replicas: Mapping[str, Counts]) -> None:
-        """Count from nothing.
-
-        Args:
-            replicas: the latest counts of each replica of the model, kept up to date by their owner.
-        """
+    def __init__(self) -> None:
+        """Count from nothing."""
         self._registry = CollectorRegistry()
         own = self._registry
         labels = ["path", "status"]
@@ -34,7 +41,6 @@ class Metrics:
             "tinyqa_request_seconds", "From arrival to answer.", ["path"], buckets=_SECONDS, registry=own
         )
         self._under_way = Gauge("tinyqa_requests_under_way", "Requests not yet answered.", registry=own)
-        own.register(_Replicas(replicas))
 
     def begun(self) -> None:
         """A request has come."""
@@ -50,30 +56,48 @@ class Metrics:
         """It was not answered."""
         self._errors.labels(error_type).inc()
 
-    def text(self) -> bytes:
-        """All of them."""
-        return generate_latest(self._registry)
+    def figures(self, replica: str) -> Figures:
+        """What was counted so far, under the replica's name."""
+        return Figures(replica, list(self._registry.collect()))
 
 
-class _Replicas(Collector):
-    """Sums over the replicas of the model that answered this ingress."""
+def queue_figures(replica: str, counts: Counts) -> Figures:
+    """What a replica of the model has counted."""
+    counters = {
+        "tinyqa_forwards": ("Forwards of the model.", counts.forwards),
+        "tinyqa_batch_tokens": ("Tokens of all forwards.", counts.tokens),
+        "tinyqa_batch_padded_tokens": ("The same, padding included.", counts.padded_tokens),
+        "tinyqa_forward_seconds": ("Spent in forwards.", counts.seconds),
+    }
+    families: list[Metric] = [
+        CounterMetricFamily(name, what, value) for name, (what, value) in counters.items()
+    ]
+    waiting = "Tokens that wait for a forward."
+    families.append(GaugeMetricFamily("tinyqa_queue_tokens", waiting, counts.waiting_tokens))
+    return Figures(replica, families)
 
-    def __init__(self, replicas: Mapping[str, Counts]) -> None:
-        self._replicas = replicas
 
-    def collect(self) -> Iterator[Family]:
-        """The families, with their values now."""
-        every = list(self._replicas.values())
-        tokens, padded = sum(each.tokens for each in every), sum(each.padded_tokens for each in every)
-        counters = {
-            "tinyqa_forwards": ("Forwards of the model.", sum(each.forwards for each in every)),
-            "tinyqa_batch_tokens": ("Tokens of all forwards.", tokens),
-            "tinyqa_batch_padded_tokens": ("The same, padding included.", padded),
-            "tinyqa_forward_seconds": ("Spent in forwards.", sum(each.seconds for each in every)),
-        }
-        for name, (what, value) in counters.items():
-            yield CounterMetricFamily(name, what, value)
-        waiting = sum(each.waiting_tokens for each in every)
-        yield GaugeMetricFamily("tinyqa_queue_tokens", "Tokens that wait for a forward.", waiting)
-        share = 1.0 - tokens / padded if padded else 0.0
-        yield GaugeMetricFamily("tinyqa_padding_share", "Share of padding in all forwards.", share)
+def text(every: Iterable[Figures]) -> bytes:
+    """The figures of every replica, in Prometheus' format."""
+    registry = CollectorRegistry()
+    registry.register(_Labelled(every))
+    return generate_latest(registry)
+
+
+class _Labelled(Collector):
+    """Families of the same name in one, each of their series labelled with its replica."""
+
+    def __init__(self, every: Iterable[Figures]) -> None:
+        self._every = list(every)
+
+    def collect(self) -> Iterator[Metric]:
+        """The families."""
+        joined: dict[str, Metric] = {}
+        for figures in self._every:
+            for family in figures.families:
+                empty = Metric(family.name, family.documentation, family.type)
+                joined.setdefault(family.name, empty).samples += [
+                    sample._replace(labels={**sample.labels, "replica": figures.replica})
+                    for sample in family.samples
+                ]
+        yield from joined.values()

