@@ -12,9 +12,15 @@ from tinyqa_ray.serve.service import EngineInfo, Logits, Service
 from tinyqa_ray.windows import Windows
 
 
-@pytest.fixture(scope="module")
-def chance_api(tiny_bert: str) -> Any:
-    """The application, over logits drawn by chance."""
+@pytest.fixture(scope="session")
+def bearer() -> dict[str, str]:
+    """The header with the key that ``chance_api`` wants."""
+    return {"Authorization": "Bearer open sesame"}
+
+
+@pytest.fixture(scope="session")
+def chance_api(tiny_bert: str, bearer: dict[str, str]) -> Any:
+    """The application, over logits drawn by chance; it wants a key."""
     rng = np.random.default_rng(0)
 
     async def run(windows: Windows) -> Logits:
@@ -28,4 +34,6 @@ def chance_api(tiny_bert: str) -> Any:
     async def every() -> list[Figures]:
         return [metrics.figures("one")]
 
-    return create_api(Service(ServeConfig(model=tiny_bert), run), engine, metrics, every=every)
+    service = Service(ServeConfig(model=tiny_bert), run)
+    key = bearer["Authorization"].removeprefix("Bearer ").encode()
+    return create_api(service, engine, metrics, every=every, key=key)

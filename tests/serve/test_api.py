@@ -29,6 +29,8 @@ PARAGRAPHS = [p["context"] for article in tiny.squad_document()["data"] for p in
 QUESTION = "Who built the lighthouse?"
 LONG = " ".join(PARAGRAPHS * 12)
 
+JSON = {"Content-Type": "application/json"}
+
 Make = Callable[..., TestClient]
 
 
@@ -192,7 +194,7 @@ def test_inference_schema_gives_what_the_pipeline_gives(
     ],
 )
 def test_bad_body_is_refused_in_one_line(make: Make, body: bytes, said: str) -> None:
-    reply = make().post("/v1/answer", content=body)
+    reply = make().post("/v1/answer", content=body, headers=JSON)
     assert reply.status_code == 422
     assert said in problem(reply, reply.status_code, "Validation")
 
@@ -212,19 +214,42 @@ def test_limits_are_told_with_their_numbers(make: Make) -> None:
     )
     body = json.dumps({**asked, "contexts": ["a" * 6000]}).encode()
     said = f"the body has {len(body)} bytes, over the limit of 5000"
-    assert said in problem(client.post("/v1/answer", content=body), 413, "TooLarge")
-    reply = client.post("/v1/answer", content=iter([b"a" * 3000] * 3))  # of no said length
+    assert said in problem(client.post("/v1/answer", content=body, headers=JSON), 413, "TooLarge")
+    reply = client.post("/v1/answer", content=iter([b"a" * 3000] * 3), headers=JSON)  # of no said length
     assert "more than 5000 bytes" in problem(reply, 413, "TooLarge")
     assert "too little of a window" in refused(client, 422, "Validation", question="a " * 500, contexts=["a"])
 
 
-def test_slow_model_is_a_timeout(make: Make) -> None:
-    async def never(windows: Windows) -> Logits:
-        await asyncio.sleep(60)
-        raise AssertionError
+async def never(*_: Any) -> Any:
+    await asyncio.sleep(60)
+    raise AssertionError
 
-    client = make(LimitConfig(timeout_s=0.05), run=never)
-    assert "not answered within 0.05 s" in refused(client, 504, "Timeout", question="a", contexts=["a"])
+
+@pytest.mark.parametrize("slow", ["run", "engine"])
+def test_what_takes_too_long_is_a_timeout_wherever_it_does(make: Make, slow: str) -> None:
+    client = make(LimitConfig(timeout_s=0.05), **{slow: never})
+    asked = {"json": {"question": "a", "contexts": ["a"]}}
+    reply = client.post("/v1/answer", **asked) if slow == "run" else client.get("/info")
+    assert "not answered within 0.05 s" in problem(reply, 504, "Timeout")
+
+
+def test_windows_that_are_cut_too_slowly_are_a_timeout(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Service, "_off_the_loop", never)
+    assert refused(make(LimitConfig(timeout_s=0.05)), 504, "Timeout", question="a", contexts=["a"])
+
+
+def test_body_that_does_not_come_is_a_timeout(make: Make) -> None:
+    gate_ = make(LimitConfig(timeout_s=0.05)).app
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/answer"}
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"5")]
+    asyncio.run(gate_({**scope, "headers": headers}, never, send))
+    assert sent[0]["status"] == 504
+    assert json.loads(sent[1]["body"])["error_type"] == "Timeout"
 
 
 def test_overload_is_429_with_the_time_to_come_again(make: Make) -> None:
@@ -289,6 +314,58 @@ def test_key_is_asked_for_everywhere_but_at_the_page_health_and_docs(make: Make)
         problem(client.post("/", json={}, headers=headers), 401, "Unauthorized")
     assert client.post("/v1/answer", json=asked, headers=right).status_code == 200
     assert client.get("/metrics", headers=right).status_code == 200
+
+
+def test_document_asks_for_the_key_where_the_server_does(make: Make) -> None:
+    document = make(key=b"open sesame").get("/openapi.json").json()
+    ((name, scheme),) = document["components"]["securitySchemes"].items()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    operations = {
+        (method, path): each
+        for path, methods in document["paths"].items()
+        for method, each in methods.items()
+    }
+    guarded = {place for place, each in operations.items() if each.get("security") == [{name: []}]}
+    assert guarded == {("post", "/v1/answer"), ("post", "/"), ("get", "/info"), ("get", "/metrics")}
+    assert guarded == {place for place, each in operations.items() if "401" in each["responses"]}
+    without = make().get("/openapi.json").json()
+    assert "securitySchemes" not in without["components"]
+    assert not any("security" in each for methods in without["paths"].values() for each in methods.values())
+
+
+ASKED = json.dumps({"question": QUESTION, "contexts": PARAGRAPHS[:1]}).encode()
+FORMS = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=a", ""]
+
+
+@pytest.mark.parametrize("kind", [*FORMS, "application/jsonp", "text/json", "x; application/json"])
+@pytest.mark.parametrize("path", ["/v1/answer", "/"])
+def test_body_that_is_not_said_to_be_json_is_refused_unread(make: Make, path: str, kind: str) -> None:
+    # A page from elsewhere may post the first four to a server on its reader's machine, unasked.
+    headers = {"Content-Type": kind} if kind else {}
+    reply = make().post(path, content=ASKED, headers=headers)
+    assert "send JSON, with Content-Type: application/json" in problem(reply, 415, "MediaType")
+    too_long = make(LimitConfig(max_body_bytes=1)).post(path, content=ASKED, headers=headers)
+    problem(too_long, 415, "MediaType")
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json", "Application/JSON; charset=utf-8", "application/vnd.tinyqa.v1+json"]
+)
+def test_json_by_any_of_its_names_is_read(make: Make, kind: str) -> None:
+    reply = make().post("/v1/answer", content=ASKED, headers={"Content-Type": kind})
+    assert reply.status_code == 200, reply.text
+
+
+def test_pages_from_elsewhere_are_not_given_leave_to_ask(make: Make) -> None:
+    origin = {"Origin": "https://elsewhere.example"}
+    wanted = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    client = make()
+    for path in ("/v1/answer", "/", "/info"):
+        reply = client.options(path, headers={**origin, **wanted})
+        assert reply.status_code == 405
+        assert not [name for name in reply.headers if name.startswith("access-control")]
+    reply = client.post("/v1/answer", content=ASKED, headers={**origin, **JSON})
+    assert not [name for name in reply.headers if name.startswith("access-control")]
 
 
 def test_key_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,9 @@ VALUES = st.recursive(
 
 
 @pytest.fixture(scope="module")
-def client(chance_api: Any) -> Iterator[TestClient]:
-    with TestClient(chance_api, raise_server_exceptions=False) as made:
+def client(chance_api: Any, bearer: dict[str, str]) -> Iterator[TestClient]:
+    headers = {**bearer, "Content-Type": "application/json"}
+    with TestClient(chance_api, raise_server_exceptions=False, headers=headers) as made:
         yield made
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.resources
-import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from tinyqa_ray import __version__
@@ -20,12 +20,11 @@ from tinyqa_ray.serve.gate import Gate, State, problem
 from tinyqa_ray.serve.metrics import Figures, Metrics, text
 from tinyqa_ray.serve.service import EngineInfo, Service
 
-log = logging.getLogger(__name__)
-
 _TYPES = {404: "NotFound", 405: "MethodNotAllowed"}
 _WORDS = {
     401: "The key is absent or wrong.",
     413: "The body is too large.",
+    415: "The body is not said to be JSON.",
     422: "The request cannot be answered as it is.",
     429: "Too much waits already; come again after Retry-After seconds.",
     503: "The server is starting, going down, or lost what ran the model.",
@@ -67,9 +66,17 @@ def create_api(
     )
     state = state or State()
     _add_errors(api, metrics)
+    # Where no key is set, the document asks for none: clients made from it would want one all the same.
+    guarded = [Security(HTTPBearer(auto_error=False, description="The server's key."))] if key else []
     page = importlib.resources.files("tinyqa_ray.serve").joinpath("page.html").read_text(encoding="utf-8")
 
-    @api.post("/v1/answer", responses=_PROBLEMS, response_model=schemas.AnswerResponse, summary="Answer")
+    @api.post(
+        "/v1/answer",
+        dependencies=guarded,
+        responses=_PROBLEMS,
+        response_model=schemas.AnswerResponse,
+        summary="Answer",
+    )
     async def answer(request: schemas.AnswerRequest) -> Response:
         """Answer one question, or several, from the passages given."""
         found = await service.answer(request)
@@ -77,6 +84,7 @@ def create_api(
 
     @api.post(
         "/",
+        dependencies=guarded,
         responses=_PROBLEMS,
         response_model=schemas.InferenceAnswer | list[schemas.InferenceAnswer],
         summary="Answer, in the Hugging Face Inference schema",
@@ -85,7 +93,7 @@ def create_api(
         """Answer as transformers' question-answering pipeline does."""
         return await service.infer(request)
 
-    @api.get("/health", responses={503: _PROBLEMS[503]}, summary="Whether requests are answered")
+    @api.get("/health", responses=_some(503, 504), summary="Whether requests are answered")
     async def health() -> dict[str, str]:
         """200 while a warm model is there; 503 before, after its last replica died, and while going down."""
         if state.now != "open":
@@ -94,12 +102,18 @@ def create_api(
             await engine()
         return {"status": "ok"}
 
-    @api.get("/info", responses={401: _PROBLEMS[401], 503: _PROBLEMS[503]}, summary="What answers")
+    @api.get("/info", dependencies=guarded, responses=_some(401, 503, 504), summary="What answers")
     async def info() -> schemas.Info:
         """The model, its engine, its settings, and the limits."""
         return service.info(await engine())
 
-    @api.get("/metrics", responses={401: _PROBLEMS[401]}, response_class=Response, summary="Metrics")
+    @api.get(
+        "/metrics",
+        dependencies=guarded,
+        responses=_some(401, 503, 504),
+        response_class=Response,
+        summary="Metrics",
+    )
     async def show_metrics() -> Response:
         """Counts and times of every replica, in Prometheus' format."""
         return Response(text(await every()), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -118,6 +132,10 @@ def create_api(
         metrics=metrics,
         state=state,
     )
+
+
+def _some(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: _PROBLEMS[status] for status in statuses}
 
 
 def _document_limits(api: FastAPI, limits: LimitConfig) -> None:
@@ -150,13 +168,6 @@ def _add_errors(api: FastAPI, metrics: Metrics) -> None:
             return shown(RequestError("the body cannot be read; send JSON in UTF-8"))
         made = RequestError(str(error.detail))
         made.status, made.error_type = error.status_code, _TYPES.get(error.status_code, "Http")
-        return shown(made)
-
-    @api.exception_handler(Exception)
-    async def bug(_: Request, error: Exception) -> Response:
-        log.error("a request failed", exc_info=error)
-        made = RequestError("the server failed; see its log")
-        made.status, made.error_type = 500, "Internal"
         return shown(made)
 
 

@@ -24,6 +24,13 @@ class TooLargeError(RequestError):
     error_type = "TooLarge"
 
 
+class MediaTypeError(RequestError):
+    """The body is not said to be JSON."""
+
+    status = 415
+    error_type = "MediaType"
+
+
 class UnauthorizedError(RequestError):
     """The key is absent or wrong."""
 
@@ -53,6 +60,13 @@ class OverloadedError(RequestError):
     def headers(self) -> dict[str, str]:
         """When what waits now will be done, in whole seconds."""
         return {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
+
+
+class InternalError(RequestError):
+    """A fault of the server."""
+
+    status = 500
+    error_type = "Internal"
 
 
 class TimedOutError(RequestError):

@@ -1,11 +1,13 @@
-"""What every HTTP request passes first: its key, the size of its body, the count of its time and outcome."""
+"""What every HTTP request passes first: its key, the type and size of its body, its time limit, its count."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import json
+import logging
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -13,6 +15,8 @@ from typing import Any
 from tinyqa_ray import storage
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.serve.errors import (
+    InternalError,
+    MediaTypeError,
     RequestError,
     TimedOutError,
     TooLargeError,
@@ -20,6 +24,8 @@ from tinyqa_ray.serve.errors import (
     UnhealthyError,
 )
 from tinyqa_ray.serve.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -31,6 +37,7 @@ KEY = "TINYQA_API_KEY"
 """Environment variable with the key, where no file is named."""
 _OPEN = {("GET", "/"), ("GET", "/health"), ("GET", "/docs"), ("GET", "/openapi.json")}
 _PATHS = {"/", "/v1/answer", "/health", "/info", "/docs", "/metrics", "/openapi.json"}
+_JSON = re.compile(r"application/([^/;\s]+\+)?json", re.IGNORECASE)
 
 
 class State:
@@ -104,30 +111,61 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 499  # until a reply has begun, the caller may hang up
-
-        async def sending(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        began, status = time.perf_counter(), 499  # until there is a reply, the caller may hang up
         self._metrics.begun()
         self._state.begun()
         try:
-            if self._state.now == "closed":
-                raise UnhealthyError("the server is going down; try another one")
-            self._check_key(scope)
-            body = await self._body(scope, receive)
-            if body is not None:
-                await self._app(_as_json(scope), _replayed(body, receive), sending)
-        except RequestError as error:
-            self._metrics.failed(error.error_type)
-            await _reply(sending, error)
+            reply = await self._reply(scope, receive)
+            if reply:
+                status = reply[0]["status"]
+            for message in reply:
+                await send(message)
         finally:
             path = scope["path"] if scope["path"] in _PATHS else "other"
             self._metrics.ended(path, status, time.perf_counter() - began)
             self._state.ended()
+
+    async def _reply(self, scope: Scope, receive: Receive) -> list[Message]:
+        """The whole reply to a request, none to a caller who hung up before the end of the body.
+
+        The application's is kept until it is whole, so that what fails or takes too long, wherever it does,
+        is still answered in the form of every other error.
+        """
+        reply: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            reply.append(message)
+
+        end = time.monotonic() + self._timeout_s
+        try:
+            if self._state.now == "closed":
+                raise UnhealthyError("the server is going down; try another one")
+            self._check_key(scope)
+            _check_type(scope)
+            body = await self._body(scope, receive, end)
+            if body is not None:
+                left_s = max(0.0, end - time.monotonic())
+                await asyncio.wait_for(self._app(scope, _replayed(body, receive), keep), left_s)
+            return reply
+        except RequestError as error:
+            return self._refusal(error)
+        except asyncio.TimeoutError:
+            return self._refusal(
+                TimedOutError(f"not answered within {self._timeout_s:g} s; come again later")
+            )
+        except Exception as error:
+            log.error("a request failed", exc_info=error)
+            return self._refusal(InternalError("the server failed; see its log"))
+
+    def _refusal(self, error: RequestError) -> list[Message]:
+        self._metrics.failed(error.error_type)
+        status, headers, body = problem(error)
+        raw = {"content-type": "application/json", "content-length": str(len(body)), **headers}
+        pairs = [(name.lower().encode(), value.encode()) for name, value in raw.items()]
+        return [
+            {"type": "http.response.start", "status": status, "headers": pairs},
+            {"type": "http.response.body", "body": body},
+        ]
 
     def _check_key(self, scope: Scope) -> None:
         if self._key is None or (scope["method"], scope["path"]) in _OPEN:
@@ -139,13 +177,13 @@ class Gate:
         if scheme.lower() != b"bearer" or not same:
             raise UnauthorizedError("the key is absent or wrong; send Authorization: Bearer KEY")
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The whole body; None when the caller hung up before its end."""
+    async def _body(self, scope: Scope, receive: Receive, end: float) -> bytes | None:
+        """The whole body, which must come until ``end``; None when the caller hung up before its end."""
         limit = self._max_body_bytes
         said = dict(scope["headers"]).get(b"content-length", b"0")
         if said.isdigit() and int(said) > limit:
             raise TooLargeError(f"the body has {int(said)} bytes, over the limit of {limit}; send less")
-        pieces, size, end = [], 0, time.monotonic() + self._timeout_s
+        pieces, size = [], 0
         while True:
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, end - time.monotonic()))
@@ -161,10 +199,18 @@ class Gate:
                 return b"".join(pieces)
 
 
-def _as_json(scope: Scope) -> Scope:
-    """The request with the header of JSON, which is all that is spoken here and is often forgotten."""
-    others = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
-    return {**scope, "headers": [*others, (b"content-type", b"application/json")]}
+def _check_type(scope: Scope) -> None:
+    """Refuse a body that does not say it is JSON.
+
+    A page from elsewhere may post the types of HTML forms, or none, to any server that its reader reaches;
+    for JSON, the browser first asks the server's leave (CORS), which is never given here.
+    """
+    if scope["method"] != "POST":
+        return
+    given = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
+    if not _JSON.fullmatch(given.partition(";")[0].strip()):
+        what = f"is {given[:100]!r}" if given else "has no type"
+        raise MediaTypeError(f"the body {what}; send JSON, with Content-Type: application/json")
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
@@ -179,11 +225,3 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
-
-
-async def _reply(send: Send, error: RequestError) -> None:
-    status, headers, body = problem(error)
-    raw = {"content-type": "application/json", "content-length": str(len(body)), **headers}
-    pairs = [(name.lower().encode(), value.encode()) for name, value in raw.items()]
-    await send({"type": "http.response.start", "status": status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})

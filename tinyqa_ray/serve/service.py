@@ -23,7 +23,7 @@ from tinyqa_ray.reader.pipeline_reading import PipelineReading, Run
 from tinyqa_ray.reader.reader import too_long_questions
 from tinyqa_ray.reader.spans import readings
 from tinyqa_ray.serve import schemas
-from tinyqa_ray.serve.errors import RequestError, TimedOutError
+from tinyqa_ray.serve.errors import RequestError
 from tinyqa_ray.windows import Windower, Windows
 
 Logits = list[NDArray[np.float32]]
@@ -92,7 +92,7 @@ class Service:
         """Answer each question of a request from all its contexts.
 
         Raises:
-            RequestError: it is over a limit, cannot be asked, or took too long.
+            RequestError: it is over a limit, or cannot be asked.
         """
         began = time.perf_counter()
         self._check_counts(request)
@@ -142,10 +142,7 @@ class Service:
                 f"the request has {tokens} tokens in {len(windows)} windows, over the limit of "
                 f"{limits.max_request_tokens}; send fewer or shorter contexts, or fewer questions"
             )
-        try:
-            return await asyncio.wait_for(self.run(windows), limits.timeout_s)
-        except asyncio.TimeoutError:
-            raise TimedOutError(f"not answered within {limits.timeout_s:g} s; come again later") from None
+        return await self.run(windows)
 
     def _check_counts(self, request: schemas.AnswerRequest) -> None:
         for name, values in (("questions", request.asked), ("contexts", request.contexts)):
