@@ -37,6 +37,7 @@ def test_haproxy_waits_longer_than_the_ingress_and_sends_again_what_got_no_reply
     template = haproxy_templates.HAPROXY_CONFIG_TEMPLATE
     assert "timeout server {{ config.timeout_server_s }}s" in template
     assert "retry-on {{ config.retry_on }}" in template
+    assert int(chosen["RAY_SERVE_HAPROXY_RETRIES"]) > constants.RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT
     # Without one of its own, it takes the limit of an idle caller, an hour: HAProxy says no 408 to a request.
     assert haproxy.HAProxyConfig().timeout_http_request_s is None
 

@@ -55,8 +55,11 @@ def environment(folder: str | None, timeout_s: float) -> dict[str, str]:
     chosen["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
     # The ingress keeps to the limit itself; this one is for when there is none, and HAProxy waits for one.
     chosen["RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S"] = str(math.ceil(timeout_s + _GRACE_S))
-    # A request without any reply is sent again: answering changes nothing, so twice does no harm.
+    # A request without any reply is sent again, if it fits in the buffer: answering changes nothing, so twice
+    # does no harm. More often than the three times after which a dead ingress is left for another one.
     chosen["RAY_SERVE_HAPROXY_RETRY_ON"] = "conn-failure empty-response"
+    chosen["RAY_SERVE_HAPROXY_RETRIES"] = "10"
+    chosen["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"] = "65536"
     # Then an ingress that stops takes no more connections, and HAProxy tries another one; the default of half
     # a minute, for proxies that do not, would hold up every new version.
     chosen["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "1"
