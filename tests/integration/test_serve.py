@@ -239,13 +239,26 @@ def test_killed_replicas_cost_at_most_the_requests_they_had(server: Server) -> N
 
 
 REDEPLOY = """
-import json, sys
+import json, sys, threading
 import ray
 from ray import serve
 from tinyqa_ray.serve.app import build
 
 ray.init(address=sys.argv[1], log_to_driver=False)
+done, least = threading.Event(), {}
+
+def watch():
+    while not done.is_set():
+        for name, deployment in serve.status().applications["tinyqa"].deployments.items():
+            running = deployment.replica_states.get("RUNNING", 0)
+            least[name] = min(running, least.get(name, running))
+
+watching = threading.Thread(target=watch)
+watching.start()
 serve.run(build(json.loads(sys.argv[2])), name="tinyqa")
+done.set()
+watching.join()
+print(json.dumps(least))
 """
 
 
@@ -262,6 +275,9 @@ def test_new_version_takes_over_under_load_and_nothing_is_lost(
         with fire.Driver("-c", REDEPLOY, address, json.dumps({**version, "limits": limits})) as deploying:
             code, printed = deploying.result()
         assert code == 0, printed
+        least = json.loads(printed.splitlines()[-1])
+        assert least.keys() == {"Ingress", "ModelReplica"}
+        assert min(least.values()) >= 1  # at no time was there nobody to answer
         fire.wait_for("new replicas alone", lambda: not {*before} & {*server.replicas()})
         wait_for_answers(seen)
     assert set(seen) == {200}

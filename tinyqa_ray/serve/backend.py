@@ -21,7 +21,7 @@ _LOST = (RayActorError, DeploymentUnavailableError)
 """What a request sees whose replica died."""
 _TOLD_S = 5.0
 """In which every replica must say what it is asked."""
-_HEARD_S = 2.0
+_HEARD_S = 5.0
 """In which Serve tells a new process of the replicas that there are."""
 
 
