@@ -132,6 +132,7 @@ def test_int8_that_cannot_be_made_says_why(cache: Path, monkeypatch: pytest.Monk
     assert not [path for path in cache.iterdir() if path.suffix != ".lock"]
 
 
+@pytest.mark.slow
 def test_int8_answers_like_the_model(cache: Path) -> None:
     pytest.importorskip("nncf", reason="needs the extra cpu")
     quick = Reader.from_pretrained(shipped.INT8)

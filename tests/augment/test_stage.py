@@ -306,6 +306,7 @@ def test_config_that_cannot_be_is_refused(
         replace(config, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_all_copies_in_one_squad_file_have_unique_ids_and_the_originals_first(

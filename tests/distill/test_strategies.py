@@ -88,6 +88,7 @@ def test_two_workers_give_the_gradients_of_one(config: DistillConfig, tmp_path: 
     check_gradients(split, 2, tmp_path)
 
 
+@pytest.mark.slow
 def test_workers_that_do_not_divide_the_batch_still_give_its_gradients(
     config: DistillConfig, tmp_path: Path
 ) -> None:
@@ -104,6 +105,7 @@ def ddp(config: DistillConfig, tmp_path_factory: pytest.TempPathFactory) -> dict
     return made
 
 
+@pytest.mark.slow
 @needs_deepspeed
 @pytest.mark.parametrize("strategy", ["zero1", "zero2"])
 def test_zero_gives_the_weights_of_ddp(
@@ -115,6 +117,7 @@ def test_zero_gives_the_weights_of_ddp(
             torch.testing.assert_close(found[name], tensor, rtol=0, atol=2e-5, msg=name)
 
 
+@pytest.mark.slow
 @needs_deepspeed
 def test_zero_resumes_bit_for_bit_and_only_with_its_number_of_workers(
     config: DistillConfig, tmp_path: Path
@@ -130,6 +133,7 @@ def test_zero_resumes_bit_for_bit_and_only_with_its_number_of_workers(
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 
+@pytest.mark.slow
 @needs_deepspeed
 def test_zero_trains_in_bf16(config: DistillConfig, tmp_path: Path) -> None:
     config = replace(config, workers=2, strategy="zero1", precision="bf16")

@@ -111,6 +111,7 @@ def files_of(output: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_interrupted_pass_over_text_goes_on_to_the_same_bytes(
@@ -160,6 +161,7 @@ def test_interrupted_pass_over_text_goes_on_to_the_same_bytes(
     assert window_tokenizer(str(broken)).get_vocab() == tiny.wordpiece_tokenizer().get_vocab()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_stage_writes_the_windows_of_every_paragraph_once(

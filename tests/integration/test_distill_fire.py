@@ -124,7 +124,7 @@ def command(config: DistillConfig, output: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_worker_changes_no_bit(
     workers: int, config: DistillConfig, calm: dict[int, Path], tmp_path: Path, rng: random.Random
 ) -> None:
@@ -136,6 +136,7 @@ def test_killed_worker_changes_no_bit(
     assert fire.curve(output) == fire.curve(calm[workers])
 
 
+@pytest.mark.slow
 def test_killed_driver_changes_no_bit(
     config: DistillConfig, calm: dict[int, Path], tmp_path: Path, rng: random.Random
 ) -> None:
@@ -152,6 +153,7 @@ def test_killed_driver_changes_no_bit(
     assert fire.curve(output) == fire.curve(calm[2])
 
 
+@pytest.mark.slow
 def test_machine_that_dies_and_tears_rays_list_loses_no_bit_and_no_student(
     config: DistillConfig, calm: dict[int, Path], tiny_squad: str, tmp_path: Path, rng: random.Random
 ) -> None:
@@ -181,6 +183,7 @@ def test_machine_that_dies_and_tears_rays_list_loses_no_bit_and_no_student(
         assert is_last == (name == f"step-{STEPS:09d}")
 
 
+@pytest.mark.slow
 def test_run_that_loses_a_node_goes_on_with_fewer_workers(tiny_squad: str, tmp_path: Path) -> None:
     config = fire.training(tmp_path, tiny_squad, STEPS, dropout=0.0)
     elastic = replace(config, checkpoint_steps=CHECKPOINT_STEPS, workers=2, min_workers=1)
@@ -195,6 +198,7 @@ def test_run_that_loses_a_node_goes_on_with_fewer_workers(tiny_squad: str, tmp_p
     fire.assert_close(output / "model", expected, but=UNSEEN)
 
 
+@pytest.mark.slow
 def test_run_of_two_workers_that_loses_one_of_four_nodes_changes_no_bit(
     config: DistillConfig, calm: dict[int, Path], tmp_path: Path, rng: random.Random
 ) -> None:

@@ -25,7 +25,7 @@ from tinyqa_ray.distill.stage import train_loop_per_worker
 from tinyqa_ray.distill.window_folder import window_files
 from tinyqa_ray.errors import InputError
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 STEPS = 40
 # Softmax cancels what these add to every token: their gradient is rounding alone, which AdamW scales up.

@@ -61,6 +61,7 @@ def main(folder: Path, commands: dict[str, list[str]], seed: int) -> None:
     cluster.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("ray_cluster")

@@ -271,6 +271,7 @@ def test_job_submitted_again_says_that_it_was_finished(
     assert marker.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("augmented")
 def test_job_runs_the_uploaded_package(recipe: Path) -> None:
     # The marker also names the version of the package that wrote it.
@@ -287,23 +288,27 @@ def test_upload_holds_the_jobs_and_the_package_alone(cluster: Cluster) -> None:
     assert {"jobs/augment.py", "tinyqa_ray/cli.py", "tinyqa_ray/data/squad2_train.json"} <= found
 
 
+@pytest.mark.slow
 def test_teacher_logits_job_ends_with_its_summary(recipe: Path, windowed: Job) -> None:
     assert_succeeded(windowed, "teacher-logits", recipe / "windows", paragraphs=8, questions=24)
     assert windowed.summary["windows"] >= 24
 
 
+@pytest.mark.slow
 def test_distill_job_ends_with_its_summary(recipe: Path, taught: Job) -> None:
     assert_succeeded(taught, "distill", recipe / "teacher")
     assert taught.summary["published_step"] == taught.summary["steps"] > 0
     assert (recipe / "teacher" / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_evaluate_job_ends_with_its_summary(cluster: Cluster, tiny_squad: str, tiny_bert: str) -> None:
     output = cluster.temp / "evaluation"
     line = f"--data {tiny_squad} --model {tiny_bert} {WINDOW} --output {output}"
     assert_succeeded(cluster.run("evaluate", line), "evaluate", output, questions=24)
 
 
+@pytest.mark.slow
 def test_answer_job_ends_with_its_summary(cluster: Cluster, tiny_bert: str) -> None:
     documents = given(cluster, "documents", {"id": "d", "text": "Edith Marlow built the bridge in 1871."})
     questions = given(cluster, "questions", {"id": "q", "question": "Who built the bridge?"})
@@ -314,6 +319,7 @@ def test_answer_job_ends_with_its_summary(cluster: Cluster, tiny_bert: str) -> N
     assert job.summary["answered"] + job.summary["unanswered"] == 1
 
 
+@pytest.mark.slow
 def test_pipeline_job_goes_on_where_jobs_of_single_stages_ended(
     cluster: Cluster,
     recipe: Path,
@@ -343,11 +349,13 @@ def test_pipeline_job_goes_on_where_jobs_of_single_stages_ended(
     assert logits["questions"] == augmented[1].summary["questions"]
 
 
+@pytest.mark.slow
 def test_unknown_option_fails_the_job_in_one_line(cluster: Cluster, tiny_squad: str, tiny_bert: str) -> None:
     line = f"--data {tiny_squad} --embeddings {tiny_bert} --copes 2 --output {cluster.temp}/none"
     assert_refused(cluster.run("augment", line, "misspelt"), "--copes")
 
 
+@pytest.mark.slow
 def test_missing_file_fails_the_job_in_one_line(cluster: Cluster, tiny_bert: str) -> None:
     line = f"--data absent.json --embeddings {tiny_bert} --output {cluster.temp}/none"
     assert_refused(cluster.run("augment", line, "absent"), "absent.json")
@@ -370,6 +378,7 @@ def test_dashboard_tells_nothing_without_the_token(cluster: Cluster, token: str 
     assert refused.value.code == code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stranger", STRANGERS)
 def test_driver_without_the_token_is_refused(cluster: Cluster, stranger: dict[str, str]) -> None:
     # Ray would ask twenty times, a second apart.
@@ -379,6 +388,7 @@ def test_driver_without_the_token_is_refused(cluster: Cluster, stranger: dict[st
     assert "came in" not in done.stdout
 
 
+@pytest.mark.slow
 def test_driver_with_the_token_is_let_in(cluster: Cluster) -> None:
     done = connect(cluster, {})
     assert done.returncode == 0, done.stdout

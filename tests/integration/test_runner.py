@@ -55,6 +55,7 @@ def test_recipe_runs_and_then_has_nothing_left_to_do(tiny_squad: str, tiny_bert:
     assert [result.seconds for result in again] == [result.seconds for result in first]
 
 
+@pytest.mark.slow
 def test_recipe_may_export_a_teacher(tiny_squad: str, tiny_bert: str, tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="needs the extra cpu")
     stages = (
@@ -78,6 +79,7 @@ def test_other_numbers_in_the_same_folder_are_refused(
         runner.run(Recipe(name="tiny", stages=changed), str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_chosen_stages_run_alone_once_what_they_read_is_finished(
     tiny_squad: str, tiny_bert: str, tmp_path: Path
 ) -> None:
@@ -93,6 +95,7 @@ def test_chosen_stages_run_alone_once_what_they_read_is_finished(
     assert sorted(path.name for path in Path(output).iterdir()) == ["augmented", "logits"]
 
 
+@pytest.mark.slow
 def test_command_runs_the_first_stages_of_a_published_recipe_offline(
     tiny_squad: str, tiny_bert: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,6 +133,7 @@ def _shards(url: str) -> Iterator[str]:
     return iter(storage.list_files(f"{url}/out/answers", ".parquet"))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes in /proc")

@@ -205,6 +205,7 @@ def test_caller_who_hangs_up_or_sends_half_a_body_disturbs_nobody(server: Server
     assert set(seen) == {200}
 
 
+@pytest.mark.slow
 def test_replicas_follow_the_load_and_nothing_is_lost(server: Server) -> None:
     fire.wait_for("one replica", lambda: len(server.replicas()) == 1)
     with load(server, LONG, 8) as seen:
