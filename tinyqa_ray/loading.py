@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyqa_ray import models
+from tinyqa_ray import models, weights
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.engines import Engine, TorchEngine, pick_device, pick_dtype
 from tinyqa_ray.errors import InputError
 from tinyqa_ray.openvino_engine import OpenVinoEngine, is_exported
+from tinyqa_ray.windows import Windower
 
 
 def load_engine(
@@ -29,6 +30,18 @@ def load_engine(
     dtype = pick_dtype(precision, pick_device(device))
     network = models.load_qa_model(model, dtype=dtype)
     return TorchEngine(network, device=device, compiled=compiled), network.config
+
+
+def check_model(model: str, window: WindowConfig) -> None:
+    """Refuse, without loading weights, a model that cannot read such windows.
+
+    Raises:
+        InputError: no such model, head or fast tokenizer, or windows longer than the model reaches.
+    """
+    models.check_window(model, models.load_config(model), window.max_seq_len)
+    Windower(models.load_tokenizer(model), window)
+    if not is_exported(model):
+        weights.check_qa_model(model)
 
 
 def fitting_window(reach: int) -> WindowConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 import tempfile
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from tinyqa_ray import shipped, storage
+from tinyqa_ray import local_copies, shipped, storage
 from tinyqa_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -269,19 +270,25 @@ def readable(name: str) -> Iterator[str]:
     """
     name = shipped.located(name)
     if "://" in name:
-        with tempfile.TemporaryDirectory() as copy:
-            files = storage.list_files(name)
-            if not files:
-                raise InputError(f"{name}: no such model folder")
+        files = storage.list_files(name)
+        if not files:
+            raise InputError(f"{name}: no such model folder")
+        with tempfile.TemporaryDirectory() as links:
             for file in files:
-                (Path(copy) / file.rsplit("/", 1)[-1]).write_bytes(storage.read_bytes(file))
-            yield copy
+                (Path(links) / file.rsplit("/", 1)[-1]).symlink_to(_copies().path(file))
+            yield links
         return
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep != "/"
     folder = Path(name).expanduser()
     if looks_local and not folder.is_dir():
         raise InputError(f"{name}: no such model folder")
     yield str(folder) if folder.is_dir() else name
+
+
+@functools.cache
+def _copies() -> local_copies.LocalCopies:
+    """Copies of models behind URLs, which stay as long as this process lives: each file is fetched once."""
+    return local_copies.LocalCopies()
 
 
 def first_line(error: Exception) -> str:

@@ -23,7 +23,7 @@ from tinyqa_ray.answer.rows import ANSWERS, write_jsonl
 from tinyqa_ray.cluster import connected, quiet_models
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.corpus import tables
-from tinyqa_ray.reader import Reader
+from tinyqa_ray.loading import check_model
 
 FOLDER = "answers"
 """Where the stage keeps its Parquet files, within its output."""
@@ -80,7 +80,7 @@ def answer(config: AnswerConfig, output: str, progress: Progress | None = None) 
             return stage.report(AnswerReport)
         work = stage.path(_WORK)
         quiet_models()
-        Reader.from_pretrained(config.model, settings=settings, window=config.window)
+        check_model(config.model, config.window)
         watch = partial(_noted, progress)
         with connected():
             corpus = prepare(config, work, watch)

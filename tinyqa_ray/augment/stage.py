@@ -16,9 +16,9 @@ from tinyqa_ray.augment.neighbours import Neighbours, neighbour_table, whole_wor
 from tinyqa_ray.augment.page import Pair, augmentation_html
 from tinyqa_ray.augment.vectors import read_vectors
 from tinyqa_ray.cluster import connected, quiet_models
-from tinyqa_ray.configs import AugmentConfig
+from tinyqa_ray.configs import AugmentConfig, WindowConfig
 from tinyqa_ray.errors import InputError
-from tinyqa_ray.reader import Reader
+from tinyqa_ray.loading import check_model
 
 _EXAMPLES = 8
 
@@ -108,7 +108,7 @@ def _check(config: AugmentConfig) -> None:
             config.masked_lm, device="cpu", k=1, masked_share=0.15, max_batch_tokens=1, seed=0
         )
     if config.teacher is not None:
-        Reader.from_pretrained(config.teacher, device="cpu")
+        check_model(config.teacher, WindowConfig())
 
 
 def _report(paragraphs: int, counts: dict[str, float]) -> AugmentReport:

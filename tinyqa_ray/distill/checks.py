@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyqa_ray import models, squad
+from tinyqa_ray import models, squad, weights
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
 from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.distill.layers import check_heads, check_relations
@@ -34,7 +34,9 @@ def check(config: DistillConfig) -> int:
         _check_teacher(config, config.teacher, student, layers, tokenizer)
         teacher = models.load_config(config.teacher)
         models.check_window(config.teacher, teacher, int(data.lengths.max()))
-    averaged(models.load_qa_model(config.student, new_head=not config.also), config.student, config.also)
+    weights.check_qa_model(config.student, new_head=not config.also)
+    if config.also and not weights.have_one_shape(config.student, config.also):
+        averaged(models.load_qa_model(config.student), config.student, config.also)  # says where they differ
     if config.dev is not None:
         squad.read_squad(config.dev)
     if config.strategy != "ddp":
@@ -94,7 +96,7 @@ def _check_teacher(
 ) -> None:
     """What the layers of student and teacher must have in common."""
     same_tokens(tokenizer, models.load_tokenizer(name))
-    models.load_qa_model(name, new_head=True)
+    weights.check_qa_model(name, new_head=True)
     teacher = models.load_config(name)
     if "intermediate" in config.objective:
         check_heads(student, teacher)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tinyqa_ray import models, runs, storage
+from tinyqa_ray import runs, storage, weights
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
 from tinyqa_ray.distill.card import ModelCard, model_card
 from tinyqa_ray.distill.curves import read_rows
@@ -100,7 +100,7 @@ def _others(config: DistillConfig, stage: runs.Stage) -> Iterator[ModelFigures]:
         if storage.kind(file) != "file":
             try:
                 if not is_exported(model):
-                    models.load_qa_model(model)
+                    weights.check_qa_model(model)
             except InputError:
                 continue  # gone since, or an encoder without a head: there is nothing to compare
             storage.write_json(file, {"model": model, **_measured(config, model)})

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyqa_ray import models, runs, storage
+from tinyqa_ray import models, runs, storage, weights
 from tinyqa_ray.cluster import connected
 from tinyqa_ray.configs import DistillConfig, WindowConfig
 from tinyqa_ray.distill.checkpoints import (
@@ -227,13 +227,12 @@ def _publish(config: DistillConfig, stage: runs.Stage, windows: int, result: Any
         copy_model(kept[row["step"]], stage.path(BEST, f"step-{row['step']:09d}"))
     step = int(rows[-1]["step"]) if config.publish == "last" else int(ranked[0]["step"])
     copy_model(kept[step], stage.path(MODEL))
-    parameters = sum(weight.numel() for weight in models.load_qa_model(stage.path(MODEL)).parameters())
     figures: dict[str, Any] = next((row for row in dev if row["step"] == step), {})
     report = DistillReport(
         windows=windows,
         steps=int(rows[-1]["steps"]),
         loss=rows[-1]["loss"],
-        parameters=parameters,
+        parameters=weights.count_parameters(stage.path(MODEL)),
         model_bytes=models.model_bytes(stage.path(MODEL)),
         published_step=step,
         dev_exact=figures.get("exact"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tinyqa_ray import models, runs, shards, squad, storage, texts
+from tinyqa_ray import models, runs, shards, squad, storage, texts, weights
 from tinyqa_ray.cluster import connected
 from tinyqa_ray.configs import TeacherLogitsConfig
 from tinyqa_ray.distill.students import same_tokens
@@ -82,7 +82,7 @@ def _check_models(config: TeacherLogitsConfig, tokenizer: Any) -> None:
         same_tokens(tokenizer, models.load_tokenizer(model))
     for model in config.model:
         if not is_exported(model):
-            models.load_qa_model(model)  # it has a head
+            weights.check_qa_model(model)
         models.check_window(model, models.load_config(model), config.window.max_seq_len)
 
 
