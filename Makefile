@@ -32,8 +32,8 @@ lint: $(INSTALLED) ## format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED) ## benchmarks: one JSON line each, with the machine and a ratio
-	@for script in $(filter-out benchmarks/machine.py benchmarks/int8_f1.py benchmarks/mini.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
+bench: $(INSTALLED) ## benchmarks, small, within half an hour: one JSON line each, with the machine and a ratio
+	$(BIN)/python benchmarks/all.py
 
 clean: ## remove the environment, runs and caches
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,80 @@
+"""Every benchmark, small, one after the other within half an hour on any two cores: one JSON line each.
+
+python benchmarks/all.py
+
+Each has its share of the time: one that takes longer is stopped, and its line says so. README has the figures
+of larger runs, by the options of each script. The environments of peers are not made here: a peer takes part
+where an earlier run of a script made its environment.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from peers.environment import AUGMENTERS, REQUIREMENTS
+
+from tinyqa_ray import shipped
+
+HERE = Path(__file__).parent
+ENVIRONMENTS = Path("runs/benchmarks/environments")
+PLAN: dict[str, tuple[int, list[str]]] = {
+    "peak": (60, []),
+    "score_loss": (60, []),
+    "reader": (300, ["--pairs", "60", "--repeats", "1", "--max-f1-drop", "100", "--skip", "6x768"]),
+    "answer": (240, ["--pairs", "200", "--peer-pairs", "40", "--growth-pairs", "60", "--repeats", "1"]),
+    "serve": (240, ["--requests", "200", "--seconds", "5", "--skip-int8"]),
+    "augment": (120, ["--paragraphs", "3", "--copies", "5", "--repeats", "1"]),
+    "teacher_logits": (120, ["--paragraphs", "20", "--repeats", "1"]),
+    "train": (240, ["--paragraphs", "6", "--steps", "4", "--repeats", "1"]),
+    "quickstart": (360, []),
+}
+"""Seconds and options of each script; together less than half an hour."""
+_NOT_HERE = {"distillation": "hours", "int8_f1": "needs a model", "mini": "needs the run of a recipe"}
+"""Scripts that are left out, and why."""
+
+
+def main() -> None:
+    """Run all of them; the exit code says how many failed or were stopped."""
+    assert {path.stem for path in HERE.glob("*.py")} == {*PLAN, *_NOT_HERE, "machine", "all"}
+    bad = sum(not _ran(name, seconds, options) for name, (seconds, options) in PLAN.items())
+    sys.exit(bad)
+
+
+def _ran(name: str, seconds: int, options: list[str]) -> bool:
+    began = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, str(HERE / f"{name}.py"), *options, *_absent_peers(name), *_model(name)],
+        start_new_session=True,  # what it starts is stopped with it
+    ) as process:
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+            os.killpg(process.pid, signal.SIGKILL)
+    if code:
+        print(json.dumps({"benchmark": name, "failed": code}), flush=True)
+    elif code is None:
+        print(json.dumps({"benchmark": name, "stopped_after_s": round(time.monotonic() - began)}), flush=True)
+    return code == 0
+
+
+def _absent_peers(name: str) -> list[str]:
+    """Leave out the peers whose environments are not there."""
+    peers = {"reader": REQUIREMENTS, "answer": REQUIREMENTS, "augment": AUGMENTERS}.get(name, {})
+    absent = [peer for peer in peers if not (ENVIRONMENTS / peer).is_dir()]
+    if name == "train":
+        return [] if (ENVIRONMENTS / "farm").is_dir() else ["--skip-peer"]
+    return [option for peer in absent for option in ("--skip", peer)]
+
+
+def _model(name: str) -> list[str]:
+    """The package's model, where a script would take one of random weights."""
+    return ["--model", shipped.bundled(shipped.MODEL)] if name in ("reader", "answer", "serve") else []
+
+
+if __name__ == "__main__":
+    main()
