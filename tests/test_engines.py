@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 
-from tinyqa_ray import models
+from tinyqa_ray import engines, models
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.engines import TorchEngine, pick_device, pick_dtype
 from tinyqa_ray.windows import Windower, Windows
@@ -88,8 +88,9 @@ def test_token_types_reach_the_model(engine: tuple[TorchEngine, Windower]) -> No
 
 
 def test_bf16_is_computed_in_fp32_where_it_would_be_emulated_and_that_is_said_once(
-    has: Callable[..., None], caplog: pytest.LogCaptureFixture
+    has: Callable[..., None], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engines._log, "disabled", False)  # MLflow, once used, turns all loggers off
     has("avx2")
     cpu = torch.device("cpu")
     assert [pick_dtype("bf16", cpu), pick_dtype("bf16", cpu)] == [torch.float32, torch.float32]

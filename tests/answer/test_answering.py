@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import modified
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -395,15 +396,9 @@ def test_finished_run_is_left_alone_and_leaves_no_work_behind(
         "report.html",
     ]
     here.clear()
-
-    def times() -> dict[Path, int]:
-        # What the inputs held may be noted later, once they have been left alone for a while.
-        files = [path for path in out.rglob("*") if path.is_file() and path.name != "_INPUTS.json"]
-        return {path: path.stat().st_mtime_ns for path in files}
-
-    before = times()
+    before = modified.times(out)
     assert answer(corpus, str(out)) == report
-    assert times() == before
+    assert modified.times(out) == before
     assert here == []
     with pytest.raises(InputError, match="top_k 4 there, 1 here"):
         answer(replace(corpus, top_k=1), str(out))

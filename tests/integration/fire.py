@@ -176,7 +176,8 @@ def content(output: Path) -> dict[str, bytes | dict[str, Any]]:
     found: dict[str, bytes | dict[str, Any]] = {
         str(path.relative_to(output)): path.read_bytes()
         for path in sorted(output.rglob("*"))
-        if path.is_file() and path.suffix != ".tmp" and path.name != "_SUCCESS.json"
+        # When what the inputs held is noted depends on how long ago they were written.
+        if path.is_file() and path.suffix != ".tmp" and path.name not in ("_SUCCESS.json", "_INPUTS.json")
     }
     marker = json.loads((output / "_SUCCESS.json").read_text())
     if marker["stage"] == "answer":  # its page tells how long documents took

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fire
+import modified
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -90,13 +91,13 @@ def test_stage_publishes_a_student_once(config: DistillConfig, calm: Path) -> No
     assert sum(row["loss"] for row in logged[-3:]) < sum(row["loss"] for row in logged[:3])
     assert not (calm / "checkpoints").exists()
 
-    times = {path: path.stat().st_mtime_ns for path in calm.rglob("*")}
+    before = modified.times(calm)
     report = distill(config, str(calm))
     assert isinstance(report, DistillReport)
     assert (report.steps, report.loss) == (STEPS, logged[-1]["loss"])
     made = fire.weights(calm / "model")
     assert report.parameters == sum(p.numel() for n, p in made.items() if "position_ids" not in n)
-    assert {path: path.stat().st_mtime_ns for path in calm.rglob("*")} == times
+    assert modified.times(calm) == before
     with pytest.raises(InputError, match=r"other settings \(learning_rate 0.001 there, 1.0 here\)"):
         distill(replace(config, learning_rate=1.0), str(calm))
 
