@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -10,7 +11,7 @@ import pytest
 import tiny
 from transformers import AutoModel, BertConfig, BertForQuestionAnswering
 
-from tinyqa_ray import models, runs, storage
+from tinyqa_ray import engines, models, runs, storage
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig, Objective, TeacherLogitsConfig
 from tinyqa_ray.distill.checks import check, check_room
 from tinyqa_ray.distill.teacher_logits import TeacherLogitsReport
@@ -229,6 +230,20 @@ def test_zero_without_deepspeed_names_the_extra(
     monkeypatch.setattr(importlib.util, "find_spec", lacking)
     assert "pip install 'tinyqa-ray[deepspeed]', or use 'ddp'" in refused(replace(config, strategy="zero1"))
     assert check(config) == WINDOWS
+
+
+def test_training_in_bf16_that_would_be_emulated_is_announced(
+    config: DistillConfig,
+    has: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engines._log, "disabled", False)  # MLflow, once used, turns all loggers off
+    for features in (("avx2", "bf16"), ("avx2",)):
+        assert not caplog.records
+        has(*features)
+        check(replace(config, precision="bf16"))
+    assert "bf16 is computed in fp32" in caplog.records[0].message
 
 
 ROOM = {"CPU": 4.0, "GPU": 2.0}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyqa_ray import models, squad, weights
+from tinyqa_ray import models, processor, squad, weights
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
 from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.distill.layers import check_heads, check_relations
 from tinyqa_ray.distill.strategies import require_deepspeed
 from tinyqa_ray.distill.students import averaged, layer_pairs, same_tokens
 from tinyqa_ray.distill.window_folder import window_files, window_tokenizer
+from tinyqa_ray.engines import say_bf16_is_emulated
 from tinyqa_ray.errors import InputError
 
 
@@ -41,6 +42,8 @@ def check(config: DistillConfig) -> int:
         squad.read_squad(config.dev)
     if config.strategy != "ddp":
         require_deepspeed()
+    if config.precision == "bf16" and not config.use_gpu and not processor.has_bf16():
+        say_bf16_is_emulated()  # here too: what workers say goes to their logs
     return len(data)
 
 
