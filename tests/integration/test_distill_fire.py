@@ -25,6 +25,7 @@ from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.distill import distill
 from tinyqa_ray.distill.checkpoints import newest_checkpoint, sealed
 
+RUNS = 5
 STEPS = 200
 CHECKPOINT_STEPS = 25
 # Softmax cancels what these add to every token: their gradient is rounding alone, which AdamW scales up.
@@ -70,6 +71,19 @@ def calm(config: DistillConfig, tmp_path_factory: pytest.TempPathFactory) -> dic
     return outputs
 
 
+class OverTooSoonError(Exception):
+    """A run ended before this thread, on a busy machine, came to kill it: that says nothing of the run."""
+
+
+def killed_in_time(folder: Path, run: Callable[[Path], Moment]) -> tuple[Path, Moment]:
+    """The output and moment of the first run that was not over too soon."""
+    for number in range(RUNS):
+        output = folder / f"out-{number}"
+        with contextlib.suppress(OverTooSoonError):
+            return output, run(output)
+    raise AssertionError(f"{RUNS} runs were over before anything was killed")
+
+
 def checkpoint_step(output: Path) -> int:
     """The step of the newest whole checkpoint; 0 before there is one."""
     with contextlib.suppress(OSError):  # Ray deletes one while it is looked at
@@ -100,7 +114,8 @@ def killed_midway(output: Path, rng: random.Random, kill: Callable[[], None]) ->
             kill()
             last = fire.rows(output)[-1]["step"]
             print(f"killed at step {last} (wanted {at}), with the checkpoint of step {moment.checkpoint}")
-            assert last < STEPS, "the run was over before anything was killed"
+            if last == STEPS:
+                raise OverTooSoonError("the run was over before anything was killed")
         except BaseException as error:
             trouble.append(error)
 
@@ -128,9 +143,12 @@ def command(config: DistillConfig, output: Path) -> list[str]:
 def test_killed_worker_changes_no_bit(
     workers: int, config: DistillConfig, calm: dict[int, Path], tmp_path: Path, rng: random.Random
 ) -> None:
-    output = tmp_path / "out"
-    with killed_midway(output, rng, lambda: fire.kill_one(fire.is_train_worker, rng)) as moment:
-        distill(replace(config, workers=workers), str(output))
+    def run(output: Path) -> Moment:
+        with killed_midway(output, rng, lambda: fire.kill_one(fire.is_train_worker, rng)) as moment:
+            distill(replace(config, workers=workers), str(output))
+        return moment
+
+    output, moment = killed_in_time(tmp_path, run)
     assert moment.continued_in(output)
     assert fire.unlike(output / "model", calm[workers] / "model") == []
     assert fire.curve(output) == fire.curve(calm[workers])
