@@ -17,7 +17,7 @@ run: $(INSTALLED) ## the whole job on bundled data: make a small model, answer a
 test: $(INSTALLED) ## the tests that keep every promise, within ten minutes on two cores
 	+$(MAKE) --jobs 2 --keep-going --output-sync=target SLOW="and not slow" test-ray test-rest
 
-test-all: $(INSTALLED) ## every test, within 35 minutes
+test-all: $(INSTALLED) ## every test
 	+$(MAKE) --jobs 2 --keep-going --output-sync=target test-ray test-rest
 
 # What starts Ray runs beside the rest, as much of it waits.
