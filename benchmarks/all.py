@@ -17,7 +17,7 @@ from pathlib import Path
 
 from peers.environment import AUGMENTERS, REQUIREMENTS
 
-from tinyqa_ray import shipped
+from tinyqa_ray.core import bundled
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = Path("runs/benchmarks/environments")
@@ -73,7 +73,7 @@ def _absent_peers(name: str) -> list[str]:
 
 def _model(name: str) -> list[str]:
     """The package's model, where a script would take one of random weights."""
-    return ["--model", shipped.bundled(shipped.MODEL)] if name in ("reader", "answer", "serve") else []
+    return ["--model", bundled.asset(bundled.MODEL)] if name in ("reader", "answer", "serve") else []
 
 
 if __name__ == "__main__":

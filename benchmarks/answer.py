@@ -31,12 +31,12 @@ from peers.tinyqa_memory import write_large_corpus
 from rich.console import Console
 from rich.table import Table
 
-from tinyqa_ray import squad, storage
-from tinyqa_ray.cluster import quiet_models
 from tinyqa_ray.configs import CandidateConfig
+from tinyqa_ray.core import bundled, storage
+from tinyqa_ray.core.cluster import quiet_models
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.corpus.coverage import coverage
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.shipped import bundled
+from tinyqa_ray.datasets import squad
 
 SEED = 13
 PARTS = ("speed", "growth", "actors", "candidates")

@@ -28,14 +28,15 @@ from machine import machine, show
 from peers.environment import AUGMENTERS, interpreter
 from peers.process import Process, Reply
 
-from tinyqa_ray import models, squad, storage
 from tinyqa_ray.augment.masked import MaskedCandidates
 from tinyqa_ray.augment.neighbours import whole_words
 from tinyqa_ray.augment.rewriting import replaceable, word_spans
-from tinyqa_ray.augment.stage import neighbours_of
+from tinyqa_ray.augment.work import neighbours_of
 from tinyqa_ray.configs import AugmentConfig
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.shipped import bundled
+from tinyqa_ray.core import bundled, storage
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets import squad
+from tinyqa_ray.models import pretrained
 
 SEED = 13
 VECTOR_WIDTH = 50
@@ -86,7 +87,7 @@ def main() -> None:
 
 
 def _config(arguments: argparse.Namespace, folder: Path) -> AugmentConfig:
-    masked_lm = arguments.masked_lm or random_masked_lm(models.default_encoder(), folder / "masked-lm")
+    masked_lm = arguments.masked_lm or random_masked_lm(pretrained.default_encoder(), folder / "masked-lm")
     vectors = arguments.word_vectors or _random_vectors(masked_lm, arguments.data, folder / "vectors.txt")
     return AugmentConfig(
         data=arguments.data,
@@ -103,7 +104,7 @@ def random_masked_lm(tokenizer_of: str, folder: Path) -> str:
     from transformers import BertConfig, BertForMaskedLM
 
     config = BertConfig(
-        vocab_size=len(models.load_tokenizer(tokenizer_of)),
+        vocab_size=len(pretrained.load_tokenizer(tokenizer_of)),
         num_hidden_layers=6,
         hidden_size=384,
         num_attention_heads=12,
@@ -120,7 +121,7 @@ def random_masked_lm(tokenizer_of: str, folder: Path) -> str:
 
 def _random_vectors(model: str, data: str, file: Path) -> str:
     """A GloVe file of random vectors for the vocabulary's words, and for the data's, which it may split."""
-    known, _ = whole_words(models.load_tokenizer(model).get_vocab())
+    known, _ = whole_words(pretrained.load_tokenizer(model).get_vocab())
     met = sorted(
         {word for one in squad.read_squad(data) for word in re.findall("[a-z]+", one.context.lower())}
     )

@@ -23,15 +23,19 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from tinyqa_ray import console, metrics, models, runner, runs, squad, storage
-from tinyqa_ray.cluster import quiet_models
+from tinyqa_ray.cli import console
 from tinyqa_ray.configs import AugmentConfig, DistillConfig, EvaluateConfig, TeacherLogitsConfig
 from tinyqa_ray.configs.distill import Objective, Precision
+from tinyqa_ray.core import stage_folder, storage
+from tinyqa_ray.core.bundled import MODEL, bundled
+from tinyqa_ray.core.cluster import quiet_models
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets import squad
 from tinyqa_ray.distill.students import evenly_spaced_layers
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.reader import measure
-from tinyqa_ray.shipped import MODEL, bundled
-from tinyqa_ray.stages import Recipe
+from tinyqa_ray.evaluate import measure, squad_metrics
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.recipes import run
+from tinyqa_ray.recipes.recipe import Recipe
 
 PATHS = ("train", "dev", "teacher", "work", "save")
 RESULTS = Path(__file__).parent / "results" / "distillation.json"
@@ -95,7 +99,7 @@ def main() -> None:
     minutes = _minutes(recipe, work, data["questions"], arguments.copies)
     terminal.print(f"{len(recipe.stages)} stages; about {minutes:.0f} minutes left, on two AVX-512 cores")
     with console.native_noise_in_a_file(), console.StageProgress(terminal) as bars:
-        results = runner.run(recipe, str(work), bars.starting, bars.done)
+        results = run.run(recipe, str(work), bars.starting, bars.done)
     reports: dict[str, Any] = {result.name: result.report for result in results}
     teacher = reports["teacher-evaluation"]
     students = [[f"{name}-{seed}-evaluation" for seed in arguments.seeds] for name in arguments.arms]
@@ -133,9 +137,9 @@ def experiment(arguments: argparse.Namespace, work: Path) -> Recipe:
     stages: dict[str, Any] = {}
     train = str(work / "train.json")
     teacher = str(work / "given-teacher")  # a copy, beside which its threshold can be written
-    models.load_qa_model(arguments.teacher).save_pretrained(teacher)
-    models.load_tokenizer(arguments.teacher).save_pretrained(teacher)
-    depth = int(models.load_config(teacher).num_hidden_layers)
+    pretrained.load_qa_model(arguments.teacher).save_pretrained(teacher)
+    pretrained.load_tokenizer(arguments.teacher).save_pretrained(teacher)
+    depth = int(pretrained.load_config(teacher).num_hidden_layers)
     base = DistillConfig(
         data="@windows",
         student=teacher,
@@ -220,7 +224,7 @@ def _minutes(recipe: Recipe, work: Path, questions: dict[str, int], copies: int)
     sizes = {"@augmented": 1 + copies, "@augmented-windows": 1 + copies}
     for name, config in recipe.stages:
         match config:
-            case _ if runs.is_finished(str(work / name)):
+            case _ if stage_folder.is_finished(str(work / name)):
                 pass
             case DistillConfig(data=data, objective=(objective, *_)):
                 speed = WINDOWS_PER_S[objective] * (1.4 if config.precision == "bf16" else 1.0)
@@ -258,7 +262,7 @@ def _gains(arguments: argparse.Namespace, work: Path) -> dict[str, dict[str, flo
     for name in arguments.arms:
         folders = [work / f"{name}-{seed}-evaluation" for seed in arguments.seeds]
         predictions = [storage.read_json(str(folder / "predictions.json")) for folder in folders]
-        scored = [metrics.per_question(gold, each) for each in predictions]
+        scored = [squad_metrics.per_question(gold, each) for each in predictions]
         f1[name] = 100 * np.mean([each.f1[each.has_answer] for each in scored], axis=0)
     gains = {}
     for pair in COMPARED:

@@ -12,7 +12,7 @@ from machine import machine, show
 
 from tinyqa_ray.configs import EvaluateConfig, ExportConfig
 from tinyqa_ray.evaluate import evaluate
-from tinyqa_ray.reader.export import export
+from tinyqa_ray.export import export
 
 
 def main() -> None:

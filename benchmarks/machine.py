@@ -5,7 +5,7 @@ import os
 import platform
 from typing import Any
 
-from tinyqa_ray import processor, runs
+from tinyqa_ray.core import processor, stage_folder
 
 
 def machine() -> dict[str, Any]:
@@ -17,7 +17,7 @@ def machine() -> dict[str, Any]:
         "processor": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
         "has": sorted(processor.features()),
-        **runs.versions(),
+        **stage_folder.versions(),
     }
 
 

@@ -18,15 +18,15 @@ from typing import Any
 from machine import machine, show
 from matplotlib.figure import Figure
 
-from tinyqa_ray import calibration, metrics, shipped, storage
 from tinyqa_ray.configs import EvaluateConfig
-from tinyqa_ray.evaluate import evaluate
-from tinyqa_ray.reader import Reader, measure
-from tinyqa_ray.reader.mean import load_mean
+from tinyqa_ray.core import bundled, storage
+from tinyqa_ray.engines.ensemble import load_mean
+from tinyqa_ray.evaluate import calibration, evaluate, measure, squad_metrics
+from tinyqa_ray.reader import Reader
 from tinyqa_ray.reader.spans import Reading
 
 TEACHERS = ("teacher-a", "teacher-b")
-MODELS = {"student": shipped.MODEL, "student, int8": shipped.INT8}
+MODELS = {"student": bundled.MODEL, "student, int8": bundled.INT8}
 KEPT = ("exact", "f1", "has_ans_f1", "no_ans_f1", "forced_exact", "forced_f1", "calibration_error")
 SETTINGS = ("no_answer_threshold", "temperature", "score_shift")
 MAX_ANSWER_TOKENS = 30
@@ -99,7 +99,7 @@ def questions_per_s(run: Path, asked: Sequence[measure.Asked]) -> dict[str, floa
 def failures(reader: Reader, asked: Sequence[measure.Asked], readings: Sequence[Reading]) -> dict[str, Any]:
     """How a model is wrong at its threshold, how often, and examples of what it was surest of."""
     predictions, na_probs = measure.predicted(asked, readings)
-    scored = metrics.per_question(measure.gold(asked), predictions)
+    scored = squad_metrics.per_question(measure.gold(asked), predictions)
     kinds: dict[str, list[dict[str, Any]]] = {}
     for each, f1, answerable in zip(asked, scored.f1, scored.has_answer, strict=True):
         question = each.question
@@ -137,7 +137,7 @@ def plot(reader: Reader, asked: Sequence[measure.Asked], readings: Sequence[Read
         if count:
             axes.annotate(str(count), (x, y), xytext=(4, -10), textcoords="offset points", fontsize=8)
     axes.set(xlabel="score", ylabel="mean F1 of the best span", xlim=(0, 1), ylim=(0, 1))
-    axes.set_title(f"{shipped.MODEL} on {len(asked):,} questions of dev", fontsize=10)
+    axes.set_title(f"{bundled.MODEL} on {len(asked):,} questions of dev", fontsize=10)
     figure.savefig(path, metadata={"Date": None})
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from machine import show
 
-from tinyqa_ray import processor
+from tinyqa_ray.core import processor
 
 SIZE, PRODUCTS, REPEATS = 2048, 6, 10
 SECONDS = 5.0

@@ -9,14 +9,15 @@ from dataclasses import asdict
 
 from machine import show
 
-from tinyqa_ray import console, recipes, runner
+from tinyqa_ray.cli import console
+from tinyqa_ray.recipes import published, run
 
 
 def main() -> None:
     """Run every stage in a fresh folder."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as output, console.native_noise_in_a_file():
-        results = runner.run(recipes.quickstart(), output)
+        results = run.run(published.quickstart(), output)
     reports = {result.name: asdict(result.report) for result in results}
     teacher, student = reports["teacher-evaluation"], reports["student-evaluation"]
     show(

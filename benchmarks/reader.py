@@ -24,11 +24,10 @@ from peers.inputs import Model
 from rich.console import Console
 from rich.table import Table
 
-from tinyqa_ray import processor, storage
 from tinyqa_ray.configs import ExportConfig
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.reader.export import export
-from tinyqa_ray.shipped import bundled
+from tinyqa_ray.core import bundled, processor, storage
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.export import export
 
 SEED = 13
 EXPORTS = ("fp32", "bf16", "int8") if processor.has_bf16() else ("fp32", "int8")

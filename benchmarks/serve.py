@@ -23,10 +23,9 @@ from peers import inputs
 from peers.process import Process
 from peers.served import Callers, Load, Server, callers, served
 
-from tinyqa_ray import storage
-from tinyqa_ray.cluster import quiet_models
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.shipped import bundled
+from tinyqa_ray.core import bundled, storage
+from tinyqa_ray.core.cluster import quiet_models
+from tinyqa_ray.core.errors import InputError
 
 SEED = 13
 SHARES = (0.5, 0.8, 2.0)

@@ -32,13 +32,14 @@ from numpy.typing import NDArray
 from peers import inputs
 from transformers import BertConfig, BertForQuestionAnswering
 
-from tinyqa_ray import models, runs, squad, storage
-from tinyqa_ray.cluster import connected
 from tinyqa_ray.configs import TeacherLogitsConfig
-from tinyqa_ray.distill.teacher_logits import teacher_logits
-from tinyqa_ray.distill.window_writers import WindowWriter
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.shipped import bundled
+from tinyqa_ray.core import bundled, stage_folder, storage
+from tinyqa_ray.core.cluster import connected
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets import squad
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.teacher_logits import teacher_logits
+from tinyqa_ray.teacher_logits.window_writers import WindowWriter
 
 SEED = 13
 BATCH_WINDOWS = 32
@@ -73,7 +74,7 @@ def compare(arguments: argparse.Namespace, paragraphs: list[squad.Paragraph], mo
     )
     writer = WindowWriter(config)
     network = writer.teachers[0].model
-    tokenizer = models.load_tokenizer(model)
+    tokenizer = pretrained.load_tokenizer(model)
     table = squad.to_table(paragraphs)
     writer(table.slice(0, 4))
     padded_logits(network, tokenizer, paragraphs[:4], config)
@@ -183,7 +184,7 @@ def write_copies(paragraphs: list[squad.Paragraph], times: int, folder: Path) ->
         rows = [replace(each, paragraph_id=f"{each.paragraph_id}-{number}") for each in paragraphs]
         pq.write_table(squad.to_table(rows), folder / f"part-{number:06d}.parquet", compression="zstd")
     document = {"stage": "augment", "config": {"copies": times}, "inputs": {}, "report": {}}
-    storage.write_json(str(folder / runs.SUCCESS), document)
+    storage.write_json(str(folder / stage_folder.SUCCESS), document)
     return str(folder)
 
 
@@ -217,7 +218,7 @@ def peak_memory() -> Iterator[dict[str, float]]:
 
 def _smallest_teacher(folder: Path) -> str:
     """A BERT of one layer x 32 with random weights and the bundled encoder's tokenizer."""
-    tokenizer = models.load_tokenizer(models.default_encoder())
+    tokenizer = pretrained.load_tokenizer(pretrained.default_encoder())
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     torch.manual_seed(SEED)
     BertForQuestionAnswering(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)

@@ -27,11 +27,11 @@ from peers.process import Process, Reply
 from peers.tinyqa_reader import MAX_ANSWER_TOKENS
 from peers.tinyqa_train import STAGES, write_windows
 
-from tinyqa_ray import metrics, processor, storage
-from tinyqa_ray.cluster import quiet_models
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.reader import Reader, measure
-from tinyqa_ray.shipped import bundled
+from tinyqa_ray.core import bundled, processor, storage
+from tinyqa_ray.core.cluster import quiet_models
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.evaluate import measure, squad_metrics
+from tinyqa_ray.reader import Reader
 
 SEED = 13
 OURS: dict[str, dict[str, Any]] = {"tinyqa": {}}
@@ -158,7 +158,7 @@ def _scores(model: str, asked: Sequence[measure.Asked]) -> dict[str, Any]:
     """Official F1 in percent: at threshold 0.5, at the best one for these questions, and forced to answer."""
     reader = Reader.from_pretrained(model, device="cpu", precision="fp32", cut_questions=True)
     readings, _ = measure.read(reader, asked, MAX_ANSWER_TOKENS)
-    best = metrics.best_threshold(measure.gold(asked), *measure.predicted(asked, readings))
+    best = squad_metrics.best_threshold(measure.gold(asked), *measure.predicted(asked, readings))
     plain, at_best = (measure.summary(asked, readings, threshold) for threshold in (0.5, best))
     found = {"f1": plain.f1, "best_f1": at_best.f1, "always_abstain": plain.always_abstain}
     # Without answerable questions nothing can be forced.

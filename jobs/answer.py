@@ -7,7 +7,7 @@ Run again, it continues; finished, it says so. The last line of its output is a 
 """
 
 from tinyqa_ray.answer import answer
-from tinyqa_ray.cli import run_job
+from tinyqa_ray.cli.main import run_job
 from tinyqa_ray.configs import AnswerConfig
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ or a whole recipe, or some stages of it (``--recipe NAME --help`` lists them, an
 Run again, it continues; finished, it says so. The last line of its output is a JSON summary.
 """
 
-from tinyqa_ray.cli import run_job
+from tinyqa_ray.cli.main import run_job
 from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.distill import distill
 

@@ -6,7 +6,7 @@ r"""Measure a model on SQuAD 2.0 questions.
 Run again, it continues; finished, it says so. The last line of its output is a JSON summary.
 """
 
-from tinyqa_ray.cli import run_job
+from tinyqa_ray.cli.main import run_job
 from tinyqa_ray.configs import EvaluateConfig
 from tinyqa_ray.evaluate import evaluate
 

@@ -6,7 +6,7 @@ r"""Put SQuAD data of several sources together, some articles left out, with que
 Finished, it says so. The last line of its output is a JSON summary.
 """
 
-from tinyqa_ray.cli import run_job
+from tinyqa_ray.cli.main import run_job
 from tinyqa_ray.configs import GatherConfig
 from tinyqa_ray.gather import gather
 

@@ -7,7 +7,7 @@ r"""Run a whole recipe, from data to a measured student, or some of its stages.
 so. The last line of its output is a JSON summary.
 """
 
-from tinyqa_ray.cli import run_pipeline
+from tinyqa_ray.cli.main import run_pipeline
 
 if __name__ == "__main__":
     run_pipeline()

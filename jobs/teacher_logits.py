@@ -7,9 +7,9 @@ r"""Write windows of tokens with labels and a teacher's logits.
 Run again, it continues; finished, it says so. The last line of its output is a JSON summary.
 """
 
-from tinyqa_ray.cli import run_job
+from tinyqa_ray.cli.main import run_job
 from tinyqa_ray.configs import TeacherLogitsConfig
-from tinyqa_ray.distill import teacher_logits
+from tinyqa_ray.teacher_logits import teacher_logits
 
 if __name__ == "__main__":
     run_job(teacher_logits, TeacherLogitsConfig)

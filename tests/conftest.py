@@ -23,7 +23,9 @@ import hypothesis
 import pytest
 import tiny
 
-from tinyqa_ray import engines, processor, shards, storage
+from tinyqa_ray.core import processor, shards, storage
+
+pytest_plugins = ["window_fixtures"]
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -134,7 +136,7 @@ def has(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def pretend(*features: str) -> None:
         monkeypatch.setattr(processor, "features", lambda: frozenset(features))
-        engines.say_bf16_is_emulated.cache_clear()
+        processor.say_bf16_is_emulated.cache_clear()
 
     return pretend
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinyqa_ray.reader import Answer, Reader
-    from tinyqa_ray.reader.compat import pipeline
+    from tinyqa_ray.reader.transformers_pipeline import pipeline
 
-__version__ = "0.1.0"
+
 __all__ = ["Answer", "Reader", "__version__", "pipeline"]
 
 
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(reader, name)
     if name == "pipeline":
-        from tinyqa_ray.reader.compat import pipeline
+        from tinyqa_ray.reader.transformers_pipeline import pipeline
 
         return pipeline
     raise AttributeError(f"module 'tinyqa_ray' has no attribute {name!r}")

@@ -11,7 +11,7 @@ from typing import Any
 from peers.inputs import Model
 from peers.process import Process, Reply
 from peers.protocol import Job
-from tinyqa_ray import storage
+from tinyqa_ray.core import storage
 
 BATCH_SIZES = {"cpu": (1, 16), "cuda": (1, 16, 64, 256)}
 """Of the pipeline."""

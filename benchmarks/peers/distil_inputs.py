@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from peers import inputs
-from tinyqa_ray import models, squad
 from tinyqa_ray.configs import WindowConfig
+from tinyqa_ray.datasets import squad
 from tinyqa_ray.distill.students import evenly_spaced_layers, student_from_layers
-from tinyqa_ray.reader import measure
+from tinyqa_ray.evaluate import measure
+from tinyqa_ray.models import pretrained
 
 SETTINGS: dict[str, Any] = {
     "learning_rates": {"intermediate": 2e-4, "prediction": 1e-4},
@@ -40,7 +41,7 @@ def job(
         seed: of a random head.
     """
     teacher = teacher or inputs.encoder_with_random_head(folder / "teacher", seed)
-    network = models.load_qa_model(teacher)
+    network = pretrained.load_qa_model(teacher)
     depth = int(network.config.num_hidden_layers)
     student, train = folder / "student", folder / "train.json"
     student_from_layers(network, evenly_spaced_layers(depth, depth // 2)).save_pretrained(student)

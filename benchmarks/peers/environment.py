@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
 
 TORCH = "torch==2.13.0"
 REQUIREMENTS = {

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
-from tinyqa_ray import models, storage
 from tinyqa_ray.configs import ExportConfig
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.reader.export import export
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.export import export
+from tinyqa_ray.models import pretrained
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
 
@@ -90,9 +91,9 @@ def model_and_export(
 
 def encoder_with_random_head(folder: Path, seed: int) -> str:
     """The bundled MiniLM encoder with a question-answering head of random weights."""
-    encoder = models.default_encoder()
+    encoder = pretrained.default_encoder()
     torch.manual_seed(seed)
-    models.load_qa_model(encoder, new_head=True).save_pretrained(folder)
+    pretrained.load_qa_model(encoder, new_head=True).save_pretrained(folder)
     _copy_tokenizer(encoder, folder)
     return str(folder)
 
@@ -102,7 +103,7 @@ def random_6x768(tokenizer_of: str, folder: Path, seed: int) -> str:
     from transformers import BertConfig, BertForQuestionAnswering
 
     config = BertConfig(
-        vocab_size=len(models.load_tokenizer(tokenizer_of)),
+        vocab_size=len(pretrained.load_tokenizer(tokenizer_of)),
         num_hidden_layers=6,
         hidden_size=768,
         num_attention_heads=12,

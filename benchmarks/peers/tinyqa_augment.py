@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from peers.protocol import Job, Prepare, Query, serve
-from tinyqa_ray import squad
 from tinyqa_ray.augment.augmenter import Augmenter
 from tinyqa_ray.configs import AugmentConfig
+from tinyqa_ray.datasets import squad
 
 
 def load(job: Job) -> Prepare:

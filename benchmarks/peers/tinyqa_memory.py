@@ -21,8 +21,8 @@ import ray
 from peers.protocol import Job, Prepare, Query, serve
 from peers.tinyqa_stage import as_users_run_it
 from tinyqa_ray.answer import answer
-from tinyqa_ray.cluster import quiet
 from tinyqa_ray.configs import AnswerConfig, CandidateConfig
+from tinyqa_ray.core.cluster import quiet
 
 READING = "reading"
 """The part before the first pass: documents and questions become files."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from peers.protocol import Job, Prepare, Query, flat, serve
 from peers.tinyqa_reader import MAX_ANSWER_TOKENS
-from tinyqa_ray import models
+from tinyqa_ray.models import pretrained
 from tinyqa_ray.reader import Reader
 from tinyqa_ray.reader.spans import readings
 
@@ -33,7 +33,7 @@ def matrix_operations(config: Any, window_tokens: list[int]) -> int:
 def load(job: Job) -> Prepare:
     """A reader taken apart: windows, logits and spans, timed one by one beside the whole."""
     reader = Reader.from_pretrained(job["model"], precision=job["precision"], device=job["device"])
-    config = models.load_config(job["model"])
+    config = pretrained.load_config(job["model"])
 
     def prepare(queries: list[Query], _batch_size: int) -> Callable[[], dict[str, Any]]:
         pairs = flat(queries)

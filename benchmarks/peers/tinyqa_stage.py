@@ -18,8 +18,8 @@ from peers.protocol import Job, Prepare, Query, serve
 from tinyqa_ray.answer import answer, stage
 from tinyqa_ray.answer.answerer import Answerer
 from tinyqa_ray.answer.corpus import Corpus
-from tinyqa_ray.cluster import connected
 from tinyqa_ray.configs import AnswerConfig
+from tinyqa_ray.core.cluster import connected
 
 START_UP = ("ray_start_s", "model_check_s", "actor_start_s", "actor_model_load_s", "ray_stop_s")
 """Phases that take as long however many pairs there are."""

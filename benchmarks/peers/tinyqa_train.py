@@ -19,14 +19,16 @@ from torch.nn import functional
 
 from peers.protocol import Job, Prepare, Query, serve
 from peers.tinyqa_shares import matrix_operations
-from tinyqa_ray import models, runs, squad, storage
 from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig, WindowConfig
+from tinyqa_ray.core import stage_folder, storage
+from tinyqa_ray.datasets import squad
 from tinyqa_ray.distill import loop
 from tinyqa_ray.distill.batches import Batch, Index, Order, WindowData
 from tinyqa_ray.distill.session import GroupSession, LocalSession
-from tinyqa_ray.distill.teacher_logits import TeacherLogitsReport
-from tinyqa_ray.distill.window_folder import FOLDER, window_files
-from tinyqa_ray.distill.window_writers import WindowWriter
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.teacher_logits import TeacherLogitsReport
+from tinyqa_ray.teacher_logits.window_dataset import FOLDER, window_files
+from tinyqa_ray.teacher_logits.window_writers import WindowWriter
 
 STAGES = ("intermediate", "prediction")
 
@@ -103,7 +105,7 @@ def distil(job: Job, batch_size: int, folder: Path) -> dict[str, Any]:
 def write_windows(data: str, teacher: str, threads: int, output: Path) -> str:
     """Make the folder of a teacher-logits stage in this process."""
     config = TeacherLogitsConfig(data=data, model=(teacher,), threads=threads)
-    with runs.stage(str(output), config) as stage:
+    with stage_folder.stage(str(output), config) as stage:
         made, counts = WindowWriter(config)(squad.to_table(squad.read_squad(data)))
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, made.schema) as writer:
@@ -156,9 +158,9 @@ def _seen(config: DistillConfig, metrics_file: Path) -> dict[str, Any]:
     order = Order(data.lengths, config.batch_size, config.epochs, config.seed)
     lengths = np.concatenate([data.lengths[order.batch(step)] for step in range(order.steps)]).tolist()
     # A backward costs two forwards; the teacher beside the student goes forward alone.
-    operations = 3 * matrix_operations(models.load_config(config.student), lengths)
+    operations = 3 * matrix_operations(pretrained.load_config(config.student), lengths)
     if config.teacher is not None:
-        operations += matrix_operations(models.load_config(config.teacher), lengths)
+        operations += matrix_operations(pretrained.load_config(config.teacher), lengths)
     return {
         "loop_seconds": float((steps * config.batch_size / paces).sum()),
         "windows": len(data),

@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 
-from tinyqa_ray import models, runs, shards
-from tinyqa_ray.answer import ANSWERS, FOLDER, AnswerReport, answer
-from tinyqa_ray.answer import stage as module
+from tinyqa_ray.answer import FOLDER, AnswerReport, answer
+from tinyqa_ray.answer import work as module
+from tinyqa_ray.answer.rows import ANSWERS
 from tinyqa_ray.configs import AnswerConfig, CandidateConfig, WindowConfig
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core import shards, stage_folder
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.models.settings import ModelSettings, write_settings
 from tinyqa_ray.reader import Reader
 from tinyqa_ray.reader.answers import Answer
 
@@ -405,8 +407,8 @@ def test_finished_run_is_left_alone_and_leaves_no_work_behind(
 
 
 def settings_file(path: Path, threshold: float) -> str:
-    fitted = models.ModelSettings(no_answer_threshold=threshold, fitted_on="sha256 abc")
-    models.write_settings(str(path), fitted)
+    fitted = ModelSettings(no_answer_threshold=threshold, fitted_on="sha256 abc")
+    write_settings(str(path), fitted)
     return str(path)
 
 
@@ -464,11 +466,11 @@ def test_actors_answer_with_the_settings_that_the_run_began_with(
 def test_kill_between_publishing_and_cleaning_leaves_nothing_for_ever(
     config: AnswerConfig, tmp_path: Path, here: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(stage: runs.Stage) -> None:
+    def killed(stage: stage_folder.Stage) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Stage, "clean", killed)
+        patch.setattr(stage_folder.Stage, "clean", killed)
         with pytest.raises(KeyboardInterrupt):
             answer(config, str(tmp_path / "out"))
     assert (tmp_path / "out" / "_work").is_dir()

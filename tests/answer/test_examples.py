@@ -12,11 +12,11 @@ import pytest
 import tiny
 from rich.console import Console
 
-from tinyqa_ray import console
 from tinyqa_ray.answer import FOLDER, answer
-from tinyqa_ray.answer import stage as module
+from tinyqa_ray.answer import work as module
+from tinyqa_ray.cli import console
 from tinyqa_ray.configs import AnswerConfig
-from tinyqa_ray.runner import StageResult
+from tinyqa_ray.recipes.run import StageResult
 
 
 def test_examples_mark_the_answer_in_its_own_document(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from tinyqa_ray import squad
 from tinyqa_ray.augment.page import augmentation_html
+from tinyqa_ray.datasets import squad
 
 
 def test_page_tells_questions_without_an_answer_from_those_that_nobody_answered() -> None:

@@ -20,7 +20,7 @@ from tokenizers import models as tokenizer_models
 
 from tinyqa_ray.augment.masked import MaskedCandidates, single_tokens
 from tinyqa_ray.augment.rewriting import Span, word_spans
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
 
 CONTEXTS = [
     paragraph["context"] for article in tiny.squad_document()["data"] for paragraph in article["paragraphs"]

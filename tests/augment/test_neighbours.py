@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tinyqa_ray.augment.neighbours import Neighbours, nearest, neighbour_table, whole_words
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
 
 
 def brute_force(matrix: NDArray[np.float32], k: int) -> tuple[list[list[int]], list[list[float]]]:

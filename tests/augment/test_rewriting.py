@@ -5,16 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyqa_ray.augment.rewriting import (
-    STOP_WORDS,
-    Span,
-    copies,
-    replaceable,
-    rewrite,
-    take_case,
-    word_spans,
-)
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.augment.rewriting import STOP_WORDS, Span, copies, replaceable, rewrite, take_case, word_spans
+from tinyqa_ray.core.errors import InputError
 
 CANDIDATES = ["river", "Oslo", "NASA", "iPod", "straße", "e\u0301cole", "नमस्ते", "\u0131t", "it", "東京"]
 ENGLISH = ["The", "of", "IT", "old", "Norman", "DUKES", "iPhone", "don't", "'tis", "well-known"]

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyqa_ray import storage
 from tinyqa_ray.augment import vectors
 from tinyqa_ray.augment.neighbours import neighbour_table
 from tinyqa_ray.augment.vectors import read_vectors
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
 
 GLOVE = "the 0.5 -1 2e-3\n, 9 9 9\n19 8 8 8\na 7 7 7\nÉtude 1 2 3\ndon't 6 6 6\nriver 4 5 6\n"
 

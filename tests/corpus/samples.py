@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
-from tinyqa_ray import storage
+from tinyqa_ray.core import storage
 from tinyqa_ray.corpus import inputs
 
 Records = list[dict[str, Any]]

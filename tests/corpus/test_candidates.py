@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tinyqa_ray import storage
 from tinyqa_ray.configs import CandidateConfig
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.corpus import candidates
 from tinyqa_ray.corpus.candidates import CANDIDATES, Index, Selection, build_index, select
 from tinyqa_ray.corpus.tables import ASKED, DOCUMENTS, QUESTIONS
-from tinyqa_ray.errors import InputError
 
 TOPICS = ["prime numbers", "the Norman dukes", "rivers of Warsaw", "steam engines", "東京 towers"]
 TEXTS = [f"Passage {i} is about {TOPICS[i % 5]} and number{i}." for i in range(40)]

@@ -4,7 +4,7 @@ import pytest
 
 from tinyqa_ray.configs import CandidateConfig
 from tinyqa_ray.corpus.coverage import coverage
-from tinyqa_ray.squad import GoldAnswer, Paragraph, Question
+from tinyqa_ray.datasets.squad import GoldAnswer, Paragraph, Question
 
 
 def paragraph(name: str, context: str, *asked: tuple[str, str]) -> Paragraph:

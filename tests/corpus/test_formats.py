@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from samples import ENCODERS, RECORDS, Records, content, documents_of, parquet, read, written
 
-from tinyqa_ray import storage
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.corpus import formats, inputs, sources
-from tinyqa_ray.errors import InputError
 
 
 @pytest.fixture(params=["local", "memory"])

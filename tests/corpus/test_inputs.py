@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import ENCODERS, RECORDS, Records, content, documents_of, failing, json_lines, read, written
 
-from tinyqa_ray import shards
+from tinyqa_ray.core import shards
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.corpus import formats, inputs, tables
-from tinyqa_ray.errors import InputError
 
 
 @pytest.fixture(params=["local", "memory"])

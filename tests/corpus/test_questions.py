@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from samples import ENCODERS, Records, content, json_lines, parquet, read, written
 
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.corpus import inputs, tables
-from tinyqa_ray.errors import InputError
 
 
 @pytest.fixture(params=["local", "memory"])

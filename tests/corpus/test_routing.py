@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyqa_ray import storage
+from tinyqa_ray.core import storage
 from tinyqa_ray.corpus import ids, inputs, routing, tables
 
 

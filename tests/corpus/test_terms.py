@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.corpus.terms import Analyzer
-from tinyqa_ray.errors import InputError
 
 PLAIN = Analyzer(None)
 ENGLISH = Analyzer("english")

@@ -11,8 +11,8 @@ import yaml  # type: ignore[import-untyped]
 from jsonschema import ValidationError  # type: ignore[import-untyped]
 from packaging.specifiers import SpecifierSet
 
-from tinyqa_ray import recipes
 from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.recipes import published
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "cluster.yaml").read_text()
@@ -72,7 +72,7 @@ def test_four_v100_nodes_come_on_demand_and_go_when_idle(config: dict[str, Any])
 
 
 def test_the_cards_are_those_the_recipe_asks_for(config: dict[str, Any]) -> None:
-    asked = {stage.workers for _, stage in recipes.tinyroberta().stages if isinstance(stage, DistillConfig)}
+    asked = {stage.workers for _, stage in published.tinyroberta().stages if isinstance(stage, DistillConfig)}
     assert asked == {node(config, "v100")["max_workers"]}
 
 

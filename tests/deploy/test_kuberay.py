@@ -14,7 +14,7 @@ import pytest
 import tyro
 import yaml  # type: ignore[import-untyped]
 
-from tinyqa_ray import options, overrides
+from tinyqa_ray.cli import options, overrides
 from tinyqa_ray.configs import AnswerConfig, DistillConfig
 
 ROOT = Path(__file__).parents[2]

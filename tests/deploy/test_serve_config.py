@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from ray.serve.schema import ServeDeploySchema
 
 from tinyqa_ray.configs import ServeConfig
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.serve import app
 
 ROOT = Path(__file__).parents[2]

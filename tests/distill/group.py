@@ -17,7 +17,7 @@ from tinyqa_ray.distill.batches import WindowData, micro_batch_parts
 from tinyqa_ray.distill.loop import build, train, train_step
 from tinyqa_ray.distill.session import GroupSession, Session, Write
 from tinyqa_ray.distill.strategies import DataParallel
-from tinyqa_ray.distill.window_folder import window_files
+from tinyqa_ray.teacher_logits.window_dataset import window_files
 
 
 def run(workers: int, work: Callable[..., None], *arguments: Any) -> None:

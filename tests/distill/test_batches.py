@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.batches import Order, WindowData, micro_batch_parts, micro_batches
-from tinyqa_ray.distill.window_folder import logit_columns, schema
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.teacher_logits.window_dataset import logit_columns, schema
 
 PAD = 7
 

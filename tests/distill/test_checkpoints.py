@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyqa_ray import storage
+from tinyqa_ray.core import storage
 from tinyqa_ray.distill.checkpoints import local_checkpoint, mend_list, newest_checkpoint, seal, sealed
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"

@@ -11,12 +11,13 @@ import pytest
 import tiny
 from transformers import AutoModel, BertConfig, BertForQuestionAnswering
 
-from tinyqa_ray import engines, models, runs, storage
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig, Objective, TeacherLogitsConfig
+from tinyqa_ray.core import processor, stage_folder, storage
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.checks import check, check_room
-from tinyqa_ray.distill.teacher_logits import TeacherLogitsReport
-from tinyqa_ray.distill.window_folder import FOLDER, logit_columns, save_tokenizer, schema
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.teacher_logits import TeacherLogitsReport
+from tinyqa_ray.teacher_logits.window_dataset import FOLDER, logit_columns, save_tokenizer, schema
 
 WINDOWS, TOKENS = 12, 20
 
@@ -45,12 +46,12 @@ def make_windows(
     )
     config = TeacherLogitsConfig(data="d.json", tokenizer=tokenizer, model=("t",) * bool(teachers))
     report = TeacherLogitsReport(paragraphs=1, questions=1, windows=WINDOWS, tokens=0, answerable_windows=0)
-    with runs.stage(str(folder), config) as stage:
+    with stage_folder.stage(str(folder), config) as stage:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
         storage.write_atomic(stage.path(FOLDER, "part-000000.arrow"), sink.getvalue().to_pybytes())
-        save_tokenizer(models.load_tokenizer(tokenizer), stage.output)
+        save_tokenizer(pretrained.load_tokenizer(tokenizer), stage.output)
         stage.publish(report)
     return str(folder)
 
@@ -95,7 +96,7 @@ def test_encoder_without_a_head_may_be_student_and_teacher(
 ) -> None:
     bare = str(folders / "bare")
     AutoModel.from_pretrained(tiny_bert).save_pretrained(bare)
-    models.load_tokenizer(tiny_bert).save_pretrained(bare)
+    pretrained.load_tokenizer(tiny_bert).save_pretrained(bare)
     assert check(replace(config, student=bare, teacher=bare, objective=("relations",))) == WINDOWS
 
 
@@ -191,7 +192,7 @@ def short_sighted(model: str, folder: Path, tokens: int) -> str:
     """A model like ``model`` that reads ``tokens`` tokens."""
     sizes = BertConfig.from_pretrained(model, max_position_embeddings=tokens)
     BertForQuestionAnswering(sizes).save_pretrained(folder)
-    models.load_tokenizer(model).save_pretrained(folder)
+    pretrained.load_tokenizer(model).save_pretrained(folder)
     return str(folder)
 
 
@@ -238,7 +239,7 @@ def test_training_in_bf16_that_would_be_emulated_is_announced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(engines._log, "warning", said.append)
+    monkeypatch.setattr(processor._log, "warning", said.append)
     for features in (("avx2", "bf16"), ("avx2",)):
         assert not said
         has(*features)

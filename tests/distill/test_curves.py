@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyqa_ray import storage
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.curves import Curves, RowReader, read_rows
-from tinyqa_ray.errors import InputError
 
 TERMS = {"attention": 1.0, "hidden": 2.5}
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.failures import causes, explained
 from tinyqa_ray.distill.strategies import NotFiniteError
-from tinyqa_ray.errors import InputError
 
 CONFIG = DistillConfig(data="-", student="-", objective=("labels",), batch_size=96, workers=4, accumulation=3)
 

@@ -12,15 +12,16 @@ import tiny
 import torch
 from torch.nn import functional
 
-from tinyqa_ray import models, storage
 from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill import loop
 from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.distill.loop import FORMAT, MODEL, STATE, build, rate_factor, train, train_step
 from tinyqa_ray.distill.session import LocalSession, Write
 from tinyqa_ray.distill.strategies import DataParallel, NotFiniteError, adamw
-from tinyqa_ray.distill.window_folder import window_files
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.teacher_logits.window_dataset import window_files
 
 STEPS = 10
 # Softmax cancels what these add to every token: their gradient is rounding alone, which AdamW scales up.
@@ -75,7 +76,7 @@ def config(tiny_windows: str, tiny_bert: str) -> DistillConfig:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = models.load_qa_model(
+    state: dict[str, torch.Tensor] = pretrained.load_qa_model(
         str(next(folder.glob("step-*")) / MODEL)
     ).state_dict()
     return state
@@ -97,8 +98,8 @@ def test_run_ends_with_a_model_that_changed_and_a_row_each_log_step(
     train(config, LocalSession(tmp_path), str(tmp_path / "metrics.jsonl"))
     assert [path.name for path in tmp_path.glob("step-*")] == [f"step-{STEPS:09d}"]
     made = weights(tmp_path)
-    assert not equal(made, models.load_qa_model(tiny_bert).state_dict())
-    assert len(models.load_tokenizer(str(tmp_path / f"step-{STEPS:09d}" / MODEL))) > 100
+    assert not equal(made, pretrained.load_qa_model(tiny_bert).state_dict())
+    assert len(pretrained.load_tokenizer(str(tmp_path / f"step-{STEPS:09d}" / MODEL))) > 100
     logged = rows(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in logged] == [2, 4, 6, 8, 10]
     assert all(row["loss"] == row["prediction"] + row["label"] for row in logged)
@@ -128,7 +129,7 @@ def test_resumed_layer_distillation_still_distils(
         train(taught, DyingSession(broken, 6, kept=True))
     train(taught, LocalSession(broken))
     assert equal(weights(broken), weights(whole))
-    assert not equal(weights(whole), models.load_qa_model(still_bert).state_dict())
+    assert not equal(weights(whole), pretrained.load_qa_model(still_bert).state_dict())
 
 
 def test_accumulation_changes_nothing_but_rounding(
@@ -227,7 +228,7 @@ def test_lower_precision_resumes_bit_for_bit(config: DistillConfig, tmp_path: Pa
         train(lower, DyingSession(broken, 6, kept=True))
     train(lower, LocalSession(broken))
     assert equal(weights(broken), weights(whole))
-    assert not equal(weights(whole), models.load_qa_model(config.student).state_dict())
+    assert not equal(weights(whole), pretrained.load_qa_model(config.student).state_dict())
     scales = [json.loads(line).get("loss_scale") for line in (whole / "metrics.jsonl").open()]
     assert all(scale is not None and scale >= 1 for scale in scales) == (precision == "fp16")
 

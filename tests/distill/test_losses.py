@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.losses import (
     PredictionKind,
     attention_loss,
@@ -21,7 +22,6 @@ from tinyqa_ray.distill.losses import (
     score_loss,
 )
 from tinyqa_ray.distill.taps import attention_scores
-from tinyqa_ray.errors import InputError
 
 Array = NDArray[np.float64]
 

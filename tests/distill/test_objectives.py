@@ -10,8 +10,9 @@ import pytest
 import tiny
 import torch
 
-from tinyqa_ray import models, squad
 from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig, WindowConfig
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets import squad
 from tinyqa_ray.distill.batches import Batch, WindowData
 from tinyqa_ray.distill.layers import Intermediate
 from tinyqa_ray.distill.loop import build, train_step
@@ -19,8 +20,8 @@ from tinyqa_ray.distill.losses import label_loss, prediction_loss
 from tinyqa_ray.distill.objectives import Trainee
 from tinyqa_ray.distill.session import LocalSession
 from tinyqa_ray.distill.strategies import DataParallel, adamw
-from tinyqa_ray.distill.window_writers import WindowWriter
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.teacher_logits.window_writers import WindowWriter
 
 ROWS = np.arange(12)
 
@@ -120,7 +121,7 @@ def test_loss_falls_and_the_teacher_stays(
     assert losses[-1] < 0.9 * losses[0]
     if model.beside is not None:
         (teacher,) = model.beside._teacher
-        fresh = models.load_qa_model(tiny_bert).state_dict()
+        fresh = pretrained.load_qa_model(tiny_bert).state_dict()
         assert all(torch.equal(fresh[key], tensor) for key, tensor in teacher.state_dict().items())
         assert all(parameter.grad is None for parameter in teacher.parameters())
         owned = {id(parameter) for parameter in model.parameters()}

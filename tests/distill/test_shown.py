@@ -10,21 +10,16 @@ import pytest
 from huggingface_hub import ModelCard
 from transformers import AutoModel
 
-from tinyqa_ray import models, runs, storage
-from tinyqa_ray.configs import (
-    AugmentConfig,
-    DistillConfig,
-    GatherConfig,
-    TeacherLogitsConfig,
-    WindowConfig,
-)
+from tinyqa_ray.configs import AugmentConfig, DistillConfig, GatherConfig, TeacherLogitsConfig, WindowConfig
+from tinyqa_ray.core import stage_folder, storage
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill import shown
 from tinyqa_ray.distill.page import TrainingPage
+from tinyqa_ray.distill.report import DistillReport
 from tinyqa_ray.distill.shown import _others, _sources, _teachers, show, trackers
-from tinyqa_ray.distill.stage import DistillReport
-from tinyqa_ray.distill.teacher_logits import TeacherLogitsReport
 from tinyqa_ray.distill.trackers import TensorBoard
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.teacher_logits import TeacherLogitsReport
 
 HARDWARE: dict[str, Any] = {"device": "a machine of rooms, 3 threads", "workers": 2}
 REPORT = TeacherLogitsReport(paragraphs=1, questions=1, windows=9, tokens=9, answerable_windows=0)
@@ -35,7 +30,7 @@ def windows(folder: Path, data: str, *teachers: str) -> str:
     config = TeacherLogitsConfig(
         data=data, tokenizer="t", model=teachers, window=WindowConfig(max_seq_len=77, doc_stride=8)
     )
-    with runs.stage(str(folder), config) as stage:
+    with stage_folder.stage(str(folder), config) as stage:
         stage.publish(REPORT)
     return str(folder)
 
@@ -64,9 +59,9 @@ def config(tmp_path: Path) -> DistillConfig:
 
 
 @pytest.fixture
-def stage(config: DistillConfig, tmp_path: Path, tiny_bert: str) -> runs.Stage:
+def stage(config: DistillConfig, tmp_path: Path, tiny_bert: str) -> stage_folder.Stage:
     """A run that ended at step 30, measured at each tenth, best at 20."""
-    made = runs.Stage(str(tmp_path / "runs" / "my-student"), config, {})
+    made = stage_folder.Stage(str(tmp_path / "runs" / "my-student"), config, {})
     rows = "".join(json.dumps(row(step)) + "\n" for step in range(5, 31, 5))
     storage.write_atomic(made.path("metrics.jsonl"), rows.encode())
     for step, f1 in ((10, 50.0), (20, 71.5), (30, 70.25)):
@@ -81,22 +76,22 @@ def report(published_step: int = 30) -> DistillReport:
     )
 
 
-def tell(stage: runs.Stage, name: str, f1: float) -> None:
+def tell(stage: stage_folder.Stage, name: str, f1: float) -> None:
     """The figures of another model, as an earlier attempt measured them."""
     written = {"model": name, **figures(0, f1), "parameters": 999_999}
     del written["step"]
     storage.write_json(stage.path("dev", f"{name}.json"), written)
 
 
-def page(stage: runs.Stage) -> str:
+def page(stage: stage_folder.Stage) -> str:
     return Path(stage.path("report.html")).read_text()
 
 
-def card(stage: runs.Stage) -> str:
+def card(stage: stage_folder.Stage) -> str:
     return Path(stage.path("model", "README.md")).read_text()
 
 
-def front_matter(stage: runs.Stage) -> Any:
+def front_matter(stage: stage_folder.Stage) -> Any:
     """What the hub reads of the card."""
     return ModelCard(card(stage)).data
 
@@ -119,7 +114,9 @@ def f1(page: TrainingPage) -> dict[str, float | None]:
     return {model.name: model.figures.get("f1") for model in page.models}
 
 
-def test_finished_run_has_a_page_of_its_curves_and_models(config: DistillConfig, stage: runs.Stage) -> None:
+def test_finished_run_has_a_page_of_its_curves_and_models(
+    config: DistillConfig, stage: stage_folder.Stage
+) -> None:
     tell(stage, "teacher-0", 80.0)
     tell(stage, "baseline", 66.5)
     show(replace(config, baseline="base/line"), stage, report(), HARDWARE)
@@ -133,12 +130,12 @@ def test_finished_run_has_a_page_of_its_curves_and_models(config: DistillConfig,
     for figure in ("70.2", "71.5", "80.0", "66.5", "87.8 %", "4,567", "999,999"):
         assert f">{figure}<" in text
     assert HARDWARE["device"] in text
-    assert runs.versions()["torch"] in text
+    assert stage_folder.versions()["torch"] in text
     assert "distillation_weight" in text
 
 
 def test_finished_run_has_a_card_with_figures_recipe_and_sources(
-    config: DistillConfig, stage: runs.Stage, pages: list[TrainingPage], tmp_path: Path
+    config: DistillConfig, stage: stage_folder.Stage, pages: list[TrainingPage], tmp_path: Path
 ) -> None:
     tell(stage, "teacher-0", 80.0)
     show(config, stage, report(), HARDWARE)
@@ -158,15 +155,15 @@ def test_finished_run_has_a_card_with_figures_recipe_and_sources(
         "| workers | 2 |",
         "| distillation_weight | 0.5 |",
         "| teacher big-teacher | 75.0 | 80.0 |",
-        f"| torch | {runs.versions()['torch']} |",
+        f"| torch | {stage_folder.versions()['torch']} |",
     ):
         assert told in text
     assert str(tmp_path) not in text
-    models.load_qa_model(stage.path("model"))  # a model's folder still
+    pretrained.load_qa_model(stage.path("model"))  # a model's folder still
 
 
 def test_best_student_is_shown_beside_the_last_when_it_is_published(
-    config: DistillConfig, stage: runs.Stage, pages: list[TrainingPage]
+    config: DistillConfig, stage: stage_folder.Stage, pages: list[TrainingPage]
 ) -> None:
     show(replace(config, publish="best"), stage, report(published_step=20), HARDWARE)
     assert f1(pages[0]) == {"student": 71.5, "student, last": 70.25}
@@ -175,7 +172,7 @@ def test_best_student_is_shown_beside_the_last_when_it_is_published(
 
 
 def test_last_student_that_is_the_best_is_shown_once(
-    config: DistillConfig, stage: runs.Stage, pages: list[TrainingPage]
+    config: DistillConfig, stage: stage_folder.Stage, pages: list[TrainingPage]
 ) -> None:
     storage.write_json(stage.path("dev", "step-000000030.json"), figures(30, 75.0))
     show(config, stage, report(), HARDWARE)
@@ -183,7 +180,7 @@ def test_last_student_that_is_the_best_is_shown_once(
 
 
 def test_of_equal_students_the_later_is_the_best_as_ray_keeps_it(
-    config: DistillConfig, stage: runs.Stage, pages: list[TrainingPage]
+    config: DistillConfig, stage: stage_folder.Stage, pages: list[TrainingPage]
 ) -> None:
     storage.write_json(stage.path("dev", "step-000000010.json"), figures(10, 71.5))
     show(config, stage, report(), HARDWARE)
@@ -191,7 +188,7 @@ def test_of_equal_students_the_later_is_the_best_as_ray_keeps_it(
 
 
 def test_run_without_dev_shows_no_figures(
-    config: DistillConfig, stage: runs.Stage, pages: list[TrainingPage]
+    config: DistillConfig, stage: stage_folder.Stage, pages: list[TrainingPage]
 ) -> None:
     storage.delete_folder(stage.path("dev"))
     show(replace(config, dev=None), stage, report(), HARDWARE)
@@ -204,7 +201,7 @@ def test_run_without_dev_shows_no_figures(
 
 def test_teacher_that_is_gone_is_left_out_and_others_are_measured_once(
     config: DistillConfig,
-    stage: runs.Stage,
+    stage: stage_folder.Stage,
     pages: list[TrainingPage],
     tiny_bert: str,
     tmp_path: Path,
@@ -229,7 +226,7 @@ def test_teacher_that_is_gone_is_left_out_and_others_are_measured_once(
 
 
 def test_export_that_taught_is_measured_like_a_model(
-    config: DistillConfig, stage: runs.Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: DistillConfig, stage: stage_folder.Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exported = tmp_path / "export"
     exported.mkdir()
@@ -242,7 +239,7 @@ def test_export_that_taught_is_measured_like_a_model(
 
 def test_encoder_that_taught_its_layers_answers_nothing_to_compare(
     config: DistillConfig,
-    stage: runs.Stage,
+    stage: stage_folder.Stage,
     pages: list[TrainingPage],
     tiny_bert: str,
     tmp_path: Path,
@@ -273,7 +270,7 @@ def test_teachers_are_those_of_the_objectives_each_once(config: DistillConfig, t
 
 def test_sources_are_followed_through_augmentation_to_what_a_user_gave(tmp_path: Path) -> None:
     augmented = tmp_path / "augmented"
-    with runs.stage(str(augmented), AugmentConfig(data="squad_v2:train", embeddings="m")) as stage:
+    with stage_folder.stage(str(augmented), AugmentConfig(data="squad_v2:train", embeddings="m")) as stage:
         stage.publish(REPORT)
     assert _sources(windows(tmp_path / "a", str(augmented))) == ("squad_v2:train",)
     assert _sources(windows(tmp_path / "b", "squad_v2:train")) == ("squad_v2:train",)
@@ -286,14 +283,14 @@ def test_sources_are_followed_through_augmentation_to_what_a_user_gave(tmp_path:
 def test_sources_are_all_that_was_gathered(tmp_path: Path) -> None:
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     given = GatherConfig(data=("a.json", "b.json"), documents="d.jsonl", questions="q.jsonl")
-    with runs.stage(first, given) as stage:
+    with stage_folder.stage(first, given) as stage:
         stage.publish(REPORT)
-    with runs.stage(second, GatherConfig(data=(first, "b.json", "c.json"))) as stage:
+    with stage_folder.stage(second, GatherConfig(data=(first, "b.json", "c.json"))) as stage:
         stage.publish(REPORT)
     assert _sources(windows(tmp_path / "w", second)) == ("a.json", "b.json", "d.jsonl", "q.jsonl", "c.json")
 
 
-def test_curves_go_to_tensorboard_in_the_output(config: DistillConfig, stage: runs.Stage) -> None:
+def test_curves_go_to_tensorboard_in_the_output(config: DistillConfig, stage: stage_folder.Stage) -> None:
     (board,) = trackers(config, stage)
     assert isinstance(board, TensorBoard)
     board.log(5, {"loss/total": 1.0})
@@ -303,7 +300,7 @@ def test_curves_go_to_tensorboard_in_the_output(config: DistillConfig, stage: ru
 
 
 def test_resumed_run_goes_on_with_its_run_of_mlflow(
-    config: DistillConfig, stage: runs.Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: DistillConfig, stage: stage_folder.Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -319,7 +316,7 @@ def test_resumed_run_goes_on_with_its_run_of_mlflow(
 
 
 def test_mlflow_that_cannot_be_used_is_refused_before_tensorboard_begins(
-    config: DistillConfig, stage: runs.Stage
+    config: DistillConfig, stage: stage_folder.Stage
 ) -> None:
     pytest.importorskip("mlflow")
     with pytest.raises(InputError, match="give the address of a running server"):

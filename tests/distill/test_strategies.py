@@ -12,13 +12,13 @@ import pytest
 import tiny
 import torch
 
-from tinyqa_ray import models
 from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.distill.loop import MODEL
 from tinyqa_ray.distill.session import LocalSession
-from tinyqa_ray.distill.window_folder import window_files
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.teacher_logits.window_dataset import window_files
 
 STEPS = 20
 # Softmax cancels what these add to every token: their gradient is rounding alone, which AdamW scales up.
@@ -64,7 +64,7 @@ def trained(config: DistillConfig, workers: int, folder: Path) -> dict[str, torc
     group.run(workers, group.train_in_group, config, folder)
     (last,) = folder.glob("step-*")
     assert last.name == f"step-{STEPS:09d}"
-    return dict(models.load_qa_model(str(last / MODEL)).state_dict())
+    return dict(pretrained.load_qa_model(str(last / MODEL)).state_dict())
 
 
 def check_gradients(configs: list[DistillConfig], workers: int, folder: Path) -> None:
@@ -100,7 +100,7 @@ def test_workers_that_do_not_divide_the_batch_still_give_its_gradients(
 def ddp(config: DistillConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """Weights that two workers make with two micro-batches a step."""
     made = trained(replace(config, workers=2, accumulation=2), 2, tmp_path_factory.mktemp("ddp"))
-    start = models.load_qa_model(config.student).state_dict()
+    start = pretrained.load_qa_model(config.student).state_dict()
     assert max(float((tensor - start[name]).abs().max()) for name, tensor in made.items()) > 1e-3
     return made
 
@@ -138,7 +138,7 @@ def test_zero_resumes_bit_for_bit_and_only_with_its_number_of_workers(
 def test_zero_trains_in_bf16(config: DistillConfig, tmp_path: Path) -> None:
     config = replace(config, workers=2, strategy="zero1", precision="bf16")
     made = trained(config, 2, tmp_path)
-    start = models.load_qa_model(config.student).state_dict()
+    start = pretrained.load_qa_model(config.student).state_dict()
     assert any(float((tensor - start[name]).abs().max()) > 1e-3 for name, tensor in made.items())
     assert all(tensor.dtype == torch.float32 for tensor in made.values())
 

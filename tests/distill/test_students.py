@@ -6,19 +6,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 from transformers import (
     BertConfig,
     BertForQuestionAnswering,
     DistilBertConfig,
     DistilBertForQuestionAnswering,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForQuestionAnswering,
 )
 
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.losses import hidden_loss
 from tinyqa_ray.distill.students import (
     Projections,
@@ -26,11 +24,9 @@ from tinyqa_ray.distill.students import (
     evenly_spaced_layers,
     layer_block,
     layer_pairs,
-    same_tokens,
     student_from_layers,
 )
 from tinyqa_ray.distill.taps import encoder_layers
-from tinyqa_ray.errors import InputError
 
 TOKENS = torch.tensor([[5, 9, 3, 11, 7], [4, 2, 8, 1, 1]])
 INPUTS = {"input_ids": TOKENS, "attention_mask": (TOKENS != 1).long()}
@@ -56,16 +52,6 @@ def make_teacher(family: str) -> PreTrainedModel:
         vocab_size=20, dim=16, n_layers=4, n_heads=2, hidden_dim=24, max_position_embeddings=12
     )
     return DistilBertForQuestionAnswering(config).eval()
-
-
-def make_tokenizer(name: str, words: str, **special: str) -> PreTrainedTokenizerFast:
-    vocabulary = {word: index for index, word in enumerate(words.split())}
-    special = {"unk_token": "[UNK]", "pad_token": "[PAD]"} | special
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="[UNK]")), **special
-    )
-    tokenizer.name_or_path = name
-    return tokenizer
 
 
 def test_known_depths_give_the_layers_of_the_papers() -> None:
@@ -205,29 +191,3 @@ def test_projections_of_equal_widths_change_nothing_and_have_no_parameters() -> 
     hidden = torch.randn(2, 4, 6)
     assert not list(projections.parameters())
     assert torch.equal(projections(1, hidden), hidden)
-
-
-def test_equal_tokenizers_pass() -> None:
-    words = "[PAD] [UNK] the cat"
-    same_tokens(make_tokenizer("student", words), make_tokenizer("teacher", words))
-
-
-def test_different_vocabularies_are_refused_with_names_and_tokens() -> None:
-    student = make_tokenizer("small-cased", "[PAD] [UNK] the cat sat")
-    teacher = make_tokenizer("large-uncased", "[PAD] [UNK] cat the on mat")
-    with pytest.raises(InputError) as caught:
-        same_tokens(student, teacher)
-    message = str(caught.value)
-    assert "'small-cased'" in message
-    assert "'large-uncased' differ in the ids of 5 tokens" in message
-    assert "'cat' (3 and 2), 'the' (2 and 3), 'on' (none and 4), …" in message
-    assert "\n" not in message
-
-
-def test_different_special_tokens_are_refused() -> None:
-    words = "[PAD] [UNK] [CLS] [BOS]"
-    student = make_tokenizer("student", words, cls_token="[CLS]")
-    with pytest.raises(InputError, match=r"1 tokens: cls_token \(2 and 3\);"):
-        same_tokens(student, make_tokenizer("teacher", words, cls_token="[BOS]"))
-    with pytest.raises(InputError, match=r"1 tokens: cls_token \(2 and none\);"):
-        same_tokens(student, make_tokenizer("teacher", words))

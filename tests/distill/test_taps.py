@@ -21,6 +21,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.taps import (
     Tap,
     attention_heads,
@@ -28,7 +29,6 @@ from tinyqa_ray.distill.taps import (
     attention_scores,
     encoder_layers,
 )
-from tinyqa_ray.errors import InputError
 
 SIZES: dict[str, Any] = {
     "vocab_size": 40,

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tinyqa_ray import storage
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill import trackers
 from tinyqa_ray.distill.trackers import MLflow, TensorBoard, dev_values, training_values
-from tinyqa_ray.errors import InputError
 
 ROW = {
     "step": 5,

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tinyqa_ray import storage
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill import watch as module
 from tinyqa_ray.distill.curves import RowReader
 from tinyqa_ray.distill.watch import dev_figures, watched
-from tinyqa_ray.errors import InputError
 
 WAIT_S = 120.0
 

@@ -24,18 +24,12 @@ from transformers import AutoModelForQuestionAnswering
 
 from tinyqa_ray.answer import answer
 from tinyqa_ray.augment import augment
-from tinyqa_ray.configs import (
-    AnswerConfig,
-    AugmentConfig,
-    DistillConfig,
-    TeacherLogitsConfig,
-    WindowConfig,
-)
-from tinyqa_ray.distill import teacher_logits
+from tinyqa_ray.configs import AnswerConfig, AugmentConfig, DistillConfig, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.distill.loop import train
 from tinyqa_ray.distill.session import GroupSession, LocalSession
-from tinyqa_ray.distill.window_folder import window_files
+from tinyqa_ray.teacher_logits import teacher_logits
+from tinyqa_ray.teacher_logits.window_dataset import window_files
 
 PARAGRAPHS = 64
 PASSES = ("augment", "teacher-logits")

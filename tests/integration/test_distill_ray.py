@@ -17,14 +17,14 @@ import pyarrow as pa
 import pytest
 from ray import cloudpickle
 
-from tinyqa_ray import storage
 from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill import DistillReport, distill
 from tinyqa_ray.distill.batches import Order, WindowData
 from tinyqa_ray.distill.checkpoints import newest_checkpoint, sealed
-from tinyqa_ray.distill.stage import train_loop_per_worker
-from tinyqa_ray.distill.window_folder import window_files
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.distill.work import train_loop_per_worker
+from tinyqa_ray.teacher_logits.window_dataset import window_files
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -121,7 +121,7 @@ def test_window_that_spoils_the_loss_is_named_and_not_tried_again(
     spoil(windows, spoilt)
     seen = next(number for number in range(order.steps) if row in order.batch(number))
     log, output = tmp_path / "log", tmp_path / "out"
-    monkeypatch.setattr("tinyqa_ray.distill.stage.train_loop_per_worker", counted(train_loop_per_worker, log))
+    monkeypatch.setattr("tinyqa_ray.distill.work.train_loop_per_worker", counted(train_loop_per_worker, log))
 
     with pytest.raises(InputError) as refused:
         distill(config, str(output))
@@ -176,7 +176,7 @@ def test_full_disk_is_one_line_and_leaves_the_last_checkpoint(
 ) -> None:
     log, output = tmp_path / "log", tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr("tinyqa_ray.distill.stage.train_loop_per_worker", counted(on_a_full_disk, log))
+        patched.setattr("tinyqa_ray.distill.work.train_loop_per_worker", counted(on_a_full_disk, log))
         with pytest.raises(InputError) as refused:
             distill(replace(config, workers=2), str(output))
     message = str(refused.value)

@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 from ray import cloudpickle
 
-from tinyqa_ray import shards
 from tinyqa_ray.augment.augmenter import Augmenter
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core import shards
+from tinyqa_ray.core.errors import InputError
 
 pytestmark = [
     pytest.mark.ray,
@@ -191,7 +191,7 @@ def test_full_disk_is_refused_and_finished_shards_stay(
 ) -> None:
     output = tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr("tinyqa_ray.augment.stage.Augmenter", DiskFull)
+        patched.setattr("tinyqa_ray.augment.work.Augmenter", DiskFull)
         with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
             fire.run(commands["augment"], output)
     finished = {path: path.stat().st_mtime_ns for path in fire.shard_files("augment", output)}

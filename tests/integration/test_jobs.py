@@ -285,7 +285,7 @@ def test_upload_holds_the_jobs_and_the_package_alone(cluster: Cluster) -> None:
     found = {str(path.relative_to(upload)) for path in upload.rglob("*") if path.is_file()}
     assert {path.partition("/")[0] for path in found} == {"jobs", "tinyqa_ray"}
     assert found.isdisjoint(HIDDEN)
-    assert {"jobs/augment.py", "tinyqa_ray/cli.py", "tinyqa_ray/data/squad2_train.json"} <= found
+    assert {"jobs/augment.py", "tinyqa_ray/cli/main.py", "tinyqa_ray/assets/squad2_train.json"} <= found
 
 
 @pytest.mark.slow

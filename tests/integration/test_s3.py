@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 
-from tinyqa_ray import storage
 from tinyqa_ray.answer import answer
-from tinyqa_ray.answer import stage as module
+from tinyqa_ray.answer import work as module
 from tinyqa_ray.configs import AnswerConfig, CandidateConfig, WindowConfig
+from tinyqa_ray.core import storage
 
 DOCUMENTS = [
     {"id": f"d{i}.txt", "text": paragraph["context"]}

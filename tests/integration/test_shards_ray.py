@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from ray import cloudpickle
 
-from tinyqa_ray import shards
-from tinyqa_ray.cluster import cores, cpus_per_actor
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core import shards
+from tinyqa_ray.core.cluster import cores, cpus_per_actor
+from tinyqa_ray.core.errors import InputError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

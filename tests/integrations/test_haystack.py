@@ -23,13 +23,13 @@ from haystack.dataclasses import ExtractedAnswer
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.utils import ComponentDevice, DeviceMap, Secret
 
-from tinyqa_ray import models
 from tinyqa_ray.configs import WindowConfig
-from tinyqa_ray.engines import TorchEngine
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.engines.torch_engine import TorchEngine
 from tinyqa_ray.integrations import haystack as integration
 from tinyqa_ray.integrations.haystack import ExtractiveReader
 from tinyqa_ray.integrations.haystack_spans import Found, RunOptions, overlap, ranked
+from tinyqa_ray.models import pretrained
 from tinyqa_ray.reader import Reader
 
 CONTEXTS = [row["context"] for article in tiny.squad_document()["data"] for row in article["paragraphs"]]
@@ -232,10 +232,10 @@ def test_no_answer_is_the_product_of_the_others_being_wrong(reader: ExtractiveRe
 
 
 def test_unlikely_answers_come_after_no_answer(tiny_roberta: str, tmp_path: Path) -> None:
-    model = models.load_qa_model(tiny_roberta)
+    model = pretrained.load_qa_model(tiny_roberta)
     model.qa_outputs.bias.data -= 20
     model.save_pretrained(tmp_path)
-    models.load_tokenizer(tiny_roberta).save_pretrained(tmp_path)
+    pretrained.load_tokenizer(tiny_roberta).save_pretrained(tmp_path)
     found = answers(ExtractiveReader(tmp_path, CPU), DOCUMENTS, top_k=3)
     assert [answer.data is None for answer in found] == [True, False, False, False]
 
@@ -470,12 +470,12 @@ def both(
     folder = request.getfixturevalue(f"tiny_{request.param}")
     if request.param == "bert":
         # Haystack tells a BERT nothing of token types, so here they make no difference.
-        model = models.load_qa_model(folder)
+        model = pretrained.load_qa_model(folder)
         types = model.bert.embeddings.token_type_embeddings.weight.data
         types[1] = types[0]
         path: Path = tmp_path_factory.mktemp("typeless")
         model.save_pretrained(path)
-        models.load_tokenizer(folder).save_pretrained(path)
+        pretrained.load_tokenizer(folder).save_pretrained(path)
         folder = str(path)
     reader = theirs.TransformersExtractiveReader(folder, CPU, **SMALL)
     kept = reader.deduplicate_by_overlap

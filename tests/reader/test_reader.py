@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel
 
-from tinyqa_ray import models
 from tinyqa_ray.configs import WindowConfig
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.models.settings import ModelSettings, write_settings
 from tinyqa_ray.reader import Answer, Reader
 from tinyqa_ray.reader.answers import answers
 from tinyqa_ray.reader.spans import Reading, Span
@@ -143,7 +144,7 @@ def test_threshold_zero_always_abstains(reader: Reader) -> None:
 def test_models_own_threshold_is_used_when_none_is_given(tiny_bert: str, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_bert, tmp_path / "copy")
     for threshold, abstains in ((0.0, True), (1.0, False)):
-        models.write_settings(str(folder), models.ModelSettings(no_answer_threshold=threshold))
+        write_settings(str(folder), ModelSettings(no_answer_threshold=threshold))
         (answer,) = Reader.from_pretrained(str(folder)).answer("Who?", CONTEXTS[0])
         assert (answer.answer is None) == abstains
 
@@ -277,8 +278,8 @@ def test_other_windows_share_the_model(reader: Reader) -> None:
 @pytest.mark.parametrize(("temperature", "shift"), [(0.5, 0.0), (4.0, 3.0)])
 def test_scale_moves_scores_but_not_answers(temperature: float, shift: float) -> None:
     reading = Reading((Span(0, 3, 2.0), Span(4, 5, -1.0)), 0.0)
-    plain = answers(reading, "owl x", models.ModelSettings(), 2)
-    warm = answers(reading, "owl x", models.ModelSettings(temperature=temperature, score_shift=shift), 2)
+    plain = answers(reading, "owl x", ModelSettings(), 2)
+    warm = answers(reading, "owl x", ModelSettings(temperature=temperature, score_shift=shift), 2)
     assert [a.answer for a in plain] == [a.answer for a in warm]
     assert warm[0].score == pytest.approx(1 / (1 + math.exp(-(2 - shift) / temperature)))
     assert warm[0].na_prob == plain[0].na_prob == reading.na_prob
@@ -290,7 +291,7 @@ def test_scale_moves_scores_but_not_answers(temperature: float, shift: float) ->
 )
 def test_pair_abstains_only_above_the_threshold(null: float, threshold: float, abstains: bool) -> None:
     reading = Reading((Span(0, 3, 0.0), Span(4, 5, -2.0)), null)
-    made = answers(reading, "owl x", models.ModelSettings(no_answer_threshold=threshold), 3)
+    made = answers(reading, "owl x", ModelSettings(no_answer_threshold=threshold), 3)
     assert [answer.answer for answer in made] == ([None] if abstains else []) + ["owl", "x"]
     spans = [answer for answer in made if answer.answer]
     assert spans[0].score == pytest.approx(1 - reading.na_prob)
@@ -301,7 +302,7 @@ def test_window_shrinks_to_a_small_model(tmp_path: Path, tiny_bert: str) -> None
     folder = shutil.copytree(tiny_bert, tmp_path / "copy")
     with pytest.raises(InputError, match="reads at most 512 tokens"):
         Reader.from_pretrained(str(folder), window=WindowConfig(max_seq_len=513))
-    small = models.load_qa_model(tiny_bert)
+    small = pretrained.load_qa_model(tiny_bert)
     small.bert.embeddings.position_embeddings.weight.data = (
         small.bert.embeddings.position_embeddings.weight.data[:96].clone()
     )

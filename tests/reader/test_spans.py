@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinyqa_ray.datasets.windows import Int, Windows
 from tinyqa_ray.reader.spans import Float, Reading, Span, best_spans, readings, sigmoid
-from tinyqa_ray.windows import Int, Windows
 
 # Halves are exact in float32, so that sums compare equal; ties are common on purpose.
 logit = st.integers(-20, 20).map(lambda n: n / 2)

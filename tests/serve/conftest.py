@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tinyqa_ray.configs import ServeConfig
+from tinyqa_ray.datasets.windows import Windows
 from tinyqa_ray.serve.api import create_api
 from tinyqa_ray.serve.metrics import Figures, Metrics
 from tinyqa_ray.serve.service import EngineInfo, Logits, Service
-from tinyqa_ray.windows import Windows
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 
 from tinyqa_ray import pipeline
 from tinyqa_ray.configs import LimitConfig, ServeConfig
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets.windows import Windows
 from tinyqa_ray.reader import Reader
 from tinyqa_ray.serve import gate
 from tinyqa_ray.serve.api import create_api
@@ -23,7 +24,6 @@ from tinyqa_ray.serve.metrics import Figures, Metrics, queue_figures, text
 from tinyqa_ray.serve.model import Model, Packed
 from tinyqa_ray.serve.queue import Counts
 from tinyqa_ray.serve.service import EngineInfo, Logits, Service
-from tinyqa_ray.windows import Windows
 
 PARAGRAPHS = [p["context"] for article in tiny.squad_document()["data"] for p in article["paragraphs"]]
 QUESTION = "Who built the lighthouse?"

@@ -11,12 +11,12 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import DeploymentUnavailableError
 
+from tinyqa_ray.datasets.windows import Windows
 from tinyqa_ray.serve import backend as module
 from tinyqa_ray.serve.backend import Backend, Replicas
 from tinyqa_ray.serve.errors import BackendError, OverloadedError, UnhealthyError
 from tinyqa_ray.serve.model import Reply
 from tinyqa_ray.serve.service import EngineInfo
-from tinyqa_ray.windows import Windows
 
 ENGINE = EngineInfo(name="chance", parameters=7)
 UNAVAILABLE = DeploymentUnavailableError("the model")

@@ -11,7 +11,7 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import DeploymentUnavailableError
 
-from tinyqa_ray import cli
+from tinyqa_ray.cli import main
 from tinyqa_ray.configs import ServeConfig
 from tinyqa_ray.serve import server
 
@@ -38,7 +38,7 @@ def test_what_cannot_be_served_is_one_line_before_ray_starts(
         other.listen()
         given = {"MODEL": tiny_bert, "TAKEN": str(other.getsockname()[1])}
         with pytest.raises(SystemExit) as stop:
-            cli.main(["serve", *(given.get(each, each) for each in options)])
+            main.main(["serve", *(given.get(each, each) for each in options)])
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("tinyqa: ")

@@ -11,15 +11,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from tinyqa_ray import storage
 from tinyqa_ray.answer.corpus import Corpus
 from tinyqa_ray.answer.notes import Example, Notes
 from tinyqa_ray.answer.plan import Unit, unit_of
 from tinyqa_ray.answer.rows import ANSWERS, Row, chosen, counted, rows_of, write_jsonl
-from tinyqa_ray.cluster import cores, quiet_models
 from tinyqa_ray.configs import AnswerConfig
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.corpus import tables
-from tinyqa_ray.models import ModelSettings
+from tinyqa_ray.models.settings import ModelSettings
 from tinyqa_ray.reader import Reader
 from tinyqa_ray.reader.answers import Answer, answers, logit
 from tinyqa_ray.reader.spans import Reading, Span, sigmoid

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tinyqa_ray import runs, shards, storage
 from tinyqa_ray.configs import AnswerConfig, CandidateConfig
+from tinyqa_ray.core import shards, stage_folder, storage
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.stage_folder import execution
 from tinyqa_ray.corpus import candidates, inputs, sources
 from tinyqa_ray.corpus.routing import route
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.runs import execution
 
 Watch = Callable[[str], shards.Progress | None]
 """Gives the progress of a part of the work, by its name."""
@@ -107,7 +107,7 @@ def _indexed(config: AnswerConfig, folder: str, watch: Watch) -> tuple[tuple[str
         language=selection.language,
         documents_per_shard=selection.documents_per_shard,
     )
-    with runs.stage(folder, decides, inputs=("documents",)) as stage:
+    with stage_folder.stage(folder, decides, inputs=("documents",)) as stage:
         documents = tuple(inputs.write_documents(config.documents, stage.path("documents")))
         index = candidates.build_index(
             documents,

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from tinyqa_ray import models, storage
 from tinyqa_ray.answer.answerer import as_answer, best_first
 from tinyqa_ray.answer.notes import Example, Notes
 from tinyqa_ray.answer.rows import ANSWERS, Row, chosen, counted, rows_of, write_jsonl
-from tinyqa_ray.cluster import quiet_models
 from tinyqa_ray.configs import AnswerConfig
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.cluster import quiet_models
 from tinyqa_ray.corpus import tables
+from tinyqa_ray.datasets.windows import Windower
+from tinyqa_ray.models import pretrained
 from tinyqa_ray.reader.answers import Answer, ranked
 from tinyqa_ray.reader.reader import too_long_questions
-from tinyqa_ray.windows import Windower
 
 NOWHERE = Answer(None, 1.0, 0, 0, 1.0)
 """Of a question for which the corpus holds nothing at all to read."""
@@ -42,7 +43,7 @@ class Merger:
         quiet_models()
         self.config, self.found, self.threshold = config, found, threshold
         self.output, self.notes = output, notes
-        self.windower = Windower(models.load_tokenizer(config.model), config.window, cut_questions=False)
+        self.windower = Windower(pretrained.load_tokenizer(config.model), config.window, cut_questions=False)
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
         """Rows of ``tables.QUESTIONS`` in, rows of ``ANSWERS`` out, in the same order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from tinyqa_ray import storage
+from tinyqa_ray.core import storage
 from tinyqa_ray.reader.answers import Answer
 
 

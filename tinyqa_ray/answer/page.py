@@ -5,21 +5,18 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from tinyqa_ray import html
 from tinyqa_ray.answer.corpus import Corpus
 from tinyqa_ray.answer.notes import Example, Notes
 from tinyqa_ray.answer.plan import Plan
+from tinyqa_ray.answer.report import AnswerReport
 from tinyqa_ray.answer.rows import BINS
 from tinyqa_ray.configs import AnswerConfig
+from tinyqa_ray.core import html
 from tinyqa_ray.corpus import tables
-
-if TYPE_CHECKING:
-    from tinyqa_ray.answer.stage import AnswerReport
 
 _EXAMPLES = 8
 _SLOWEST = 10

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from tinyqa_ray import storage
 from tinyqa_ray.configs import AnswerConfig
+from tinyqa_ray.core import storage
 from tinyqa_ray.reader.answers import Answer
 
 ANSWERS = pa.schema(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tinyqa_ray import metrics, squad
+from tinyqa_ray.datasets import squad
+from tinyqa_ray.evaluate import squad_metrics
 from tinyqa_ray.reader import Reader
 from tinyqa_ray.reader.spans import Span
 
@@ -44,4 +45,4 @@ class Agreement:
 
 def _right(context: str, span: Span, question: squad.Question) -> bool:
     text = context[span.start : span.end]
-    return any(metrics.exact_match(answer.text, text) for answer in question.answers)
+    return any(squad_metrics.exact_match(answer.text, text) for answer in question.answers)

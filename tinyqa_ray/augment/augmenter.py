@@ -9,21 +9,14 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tinyqa_ray import squad, storage
 from tinyqa_ray.augment.agreement import Agreement
 from tinyqa_ray.augment.masked import MaskedCandidates
 from tinyqa_ray.augment.neighbours import Neighbours
-from tinyqa_ray.augment.rewriting import (
-    HAYSTACK,
-    SAFE,
-    Rewriting,
-    Span,
-    copies,
-    replaceable,
-    word_spans,
-)
-from tinyqa_ray.cluster import cores, quiet_models
+from tinyqa_ray.augment.rewriting import HAYSTACK, SAFE, Rewriting, Span, copies, replaceable, word_spans
 from tinyqa_ray.configs import AugmentConfig
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.cluster import cores, quiet_models
+from tinyqa_ray.datasets import squad
 from tinyqa_ray.reader import Reader
 
 Counts = dict[str, float]

@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from tinyqa_ray import models
 from tinyqa_ray.augment.masked_lm import MaskedLogits, load_masked_lm
 from tinyqa_ray.augment.neighbours import whole_words
 from tinyqa_ray.augment.rewriting import Span
-from tinyqa_ray.engines import pick_device, pick_dtype
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.windows import whole
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets.windows import whole
+from tinyqa_ray.engines.torch_engine import pick_device, pick_dtype
+from tinyqa_ray.models import pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,7 +87,7 @@ class MaskedCandidates:
         last = len(probe) - probe.sequence_ids[::-1].index(0)
         self._before = np.array(probe.ids[:first], dtype=np.int64)
         self._after = np.array(probe.ids[last:], dtype=np.int64)
-        reach = min(models.max_window_tokens(model.config), tokenizer.model_max_length)
+        reach = min(pretrained.max_window_tokens(model.config), tokenizer.model_max_length)
         self._room = reach - len(self._before) - len(self._after)
 
     @classmethod
@@ -110,7 +110,7 @@ class MaskedCandidates:
         model = load_masked_lm(name).to(device=place, dtype=pick_dtype("auto", place))
         return cls(
             model,
-            models.load_tokenizer(name),
+            pretrained.load_tokenizer(name),
             name=name,
             k=k,
             masked_share=masked_share,

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from tinyqa_ray import models
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.models import pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,8 +29,8 @@ def load_masked_lm(name: str) -> PreTrainedModel:
     """
     from transformers import AutoModelForMaskedLM
 
-    with models.readable(name) as folder:
-        models.refuse_pickles(name, folder)
+    with pretrained.readable(name) as folder:
+        pretrained.refuse_pickles(name, folder)
         try:
             model, info = AutoModelForMaskedLM.from_pretrained(
                 folder,
@@ -41,7 +41,7 @@ def load_masked_lm(name: str) -> PreTrainedModel:
             )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise InputError(
-                f"{name}: no masked language model could be loaded ({models.first_line(error)})"
+                f"{name}: no masked language model could be loaded ({pretrained.first_line(error)})"
             ) from None
     missing = sorted(info["missing_keys"])
     head = [key for key in missing if not key.startswith(f"{model.base_model_prefix}.")]

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
 
 VocabularyStyle = Literal["wordpiece", "bytelevel", "auto"]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from tinyqa_ray import html, squad
 from tinyqa_ray.augment.rewriting import word_spans
+from tinyqa_ray.core import html
+from tinyqa_ray.datasets import squad
 
 
 def augmentation_html(title: str, figures: Sequence[tuple[str, str, str]], pairs: Sequence[Pair]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
 
 Span = tuple[int, int]
 """A half-open span of characters: [start, end)."""

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyqa_ray import storage
 from tinyqa_ray.augment.neighbours import whole_words
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
 
 MAX_LINE_BYTES = 1 << 20
 """A longer line is no vector; without a limit a binary file would be read as one line."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
 
 
 def at_least(config: object, minimum: float, *names: str) -> None:

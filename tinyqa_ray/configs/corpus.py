@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tinyqa_ray import shipped
 from tinyqa_ray.configs.checks import at_least, share
 from tinyqa_ray.configs.data import WindowConfig
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.runs import execution
+from tinyqa_ray.core import bundled
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.stage_folder import execution
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +51,7 @@ class CandidateConfig:
 class AnswerConfig:
     """How a corpus is answered."""
 
-    model: str = shipped.MODEL
+    model: str = bundled.MODEL
     """Folder or hub id with a question-answering head, or an export."""
     settings: str | None = None
     """Threshold and scale of scores: the output of an evaluation, or a settings file; those beside the model,

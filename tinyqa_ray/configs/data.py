@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tinyqa_ray.configs.checks import at_least, default, share
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.runs import execution
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.stage_folder import execution
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from tinyqa_ray.configs.checks import at_least, default, positive, share
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.runs import execution
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.stage_folder import execution
 
 Objective = Literal["labels", "intermediate", "relations", "prediction"]
 LAYER_OBJECTIVES: tuple[Objective, ...] = ("intermediate", "relations")

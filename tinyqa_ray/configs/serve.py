@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tinyqa_ray import shipped
 from tinyqa_ray.configs.checks import at_least, positive, share
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core import bundled
+from tinyqa_ray.core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,7 @@ class LimitConfig:
 class ServeConfig:
     """How a model is served on Ray Serve: an ingress that reads requests, replicas that run the model."""
 
-    model: str = shipped.MODEL
+    model: str = bundled.MODEL
     """Folder, URL of a folder or hub id with a question-answering head, or a folder of ``tinyqa export``."""
     settings: str | None = None
     """Threshold and scale of scores: the output of an evaluation, or a settings file; those beside the model,

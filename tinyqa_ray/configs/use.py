@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tinyqa_ray import shipped
 from tinyqa_ray.configs.checks import at_least, default
 from tinyqa_ray.configs.data import WindowConfig
-from tinyqa_ray.runs import execution
+from tinyqa_ray.core import bundled
+from tinyqa_ray.core.stage_folder import execution
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig:
     """How a model is measured on SQuAD 2.0 questions."""
 
-    model: str = shipped.MODEL
+    model: str = bundled.MODEL
     """Folder or hub id with a question-answering head."""
     data: str
     """SQuAD 2.0 JSON, a folder of paragraphs, or a hub id."""
@@ -46,7 +46,7 @@ class EvaluateConfig:
 class ExportConfig:
     """How a model is exported for CPUs."""
 
-    model: str = shipped.MODEL
+    model: str = bundled.MODEL
     """Folder or hub id with a question-answering head."""
     precision: Literal["int8", "bf16", "fp32"] = "int8"
     """Of the matrix products; bf16 where the CPU computes in it, else fp32."""
@@ -72,5 +72,5 @@ class ExportConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "calibration_questions", "check_questions", "max_answer_tokens")
         at_least(self, 0, "max_f1_drop", "seed")
-        if self.model == shipped.MODEL and self.precision == "int8":
-            default(self, "calibration", shipped.bundled("squad2_train.json"))
+        if self.model == bundled.MODEL and self.precision == "int8":
+            default(self, "calibration", bundled.asset("squad2_train.json"))

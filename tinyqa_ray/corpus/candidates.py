@@ -1,6 +1,6 @@
 """BM25 over a corpus: an index of its passages, and for each question the passages worth reading.
 
-Two passes of ``tinyqa_ray.shards``, so what is finished stays finished: ``build_index`` over the documents,
+Two passes of ``core.shards``, so what is finished stays finished: ``build_index`` over the documents,
 ``select`` over the questions. What ``select`` writes is what routing writes for questions that name their
 document, with the place of the passage beside it.
 """
@@ -16,13 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tinyqa_ray import shards, storage
 from tinyqa_ray.configs import CandidateConfig
+from tinyqa_ray.core import shards, storage
+from tinyqa_ray.core.local_copies import LocalCopies
 from tinyqa_ray.corpus.bm25 import Scores, Statistics, best_passages
 from tinyqa_ray.corpus.passage_index import ShardIndex, locate, make_index
 from tinyqa_ray.corpus.tables import ASKED
 from tinyqa_ray.corpus.terms import Analyzer
-from tinyqa_ray.local_copies import LocalCopies
 
 CANDIDATES = pa.schema(
     [

@@ -14,7 +14,7 @@ from tinyqa_ray.corpus.bm25 import Statistics, best_passages
 from tinyqa_ray.corpus.candidates import Indexer
 from tinyqa_ray.corpus.passage_index import ShardIndex
 from tinyqa_ray.corpus.terms import Analyzer
-from tinyqa_ray.squad import Paragraph
+from tinyqa_ray.datasets.squad import Paragraph
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tinyqa_ray import storage
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
 
 Row = tuple[str, dict[str, Any]]
 """Where a row stands, for messages, and its values by column.

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tinyqa_ray import shards, storage
+from tinyqa_ray.core import shards, storage
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.corpus import sources, tables
 from tinyqa_ray.corpus.ids import IdIndex
-from tinyqa_ray.errors import InputError
 
 DOCUMENT_ID = ("id", "document_id")
 TEXT = ("text", "content", "context")

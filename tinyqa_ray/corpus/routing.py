@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from tinyqa_ray import storage
+from tinyqa_ray.core import storage
 from tinyqa_ray.corpus import sources, tables
 from tinyqa_ray.corpus.ids import IdIndex
 

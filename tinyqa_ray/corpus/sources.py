@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from tinyqa_ray import storage
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.corpus import formats
-from tinyqa_ray.errors import InputError
 
 SUFFIXES = {
     ".parquet": "parquet",

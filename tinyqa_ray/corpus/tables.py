@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tinyqa_ray import storage
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
 
 DOCUMENTS = pa.schema(
     [

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import Stemmer
 from bm25s.tokenization import Tokenizer
 
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
 
 _LONGEST = 64
 """Letters of a word; a longer run (base64, DNA) is read as several words."""

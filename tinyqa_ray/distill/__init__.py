@@ -1,14 +1,7 @@
-"""Distillation: the teacher's pass, objectives and losses, batches, and the training stage on Ray Train."""
+"""Distillation: objectives and losses, batches, and the training stage on Ray Train."""
 
-from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig
-from tinyqa_ray.distill.stage import DistillReport, distill
-from tinyqa_ray.distill.teacher_logits import TeacherLogitsReport, teacher_logits
+from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.distill.report import DistillReport
+from tinyqa_ray.distill.stage import distill
 
-__all__ = [
-    "DistillConfig",
-    "DistillReport",
-    "TeacherLogitsConfig",
-    "TeacherLogitsReport",
-    "distill",
-    "teacher_logits",
-]
+__all__ = ["DistillConfig", "DistillReport", "distill"]

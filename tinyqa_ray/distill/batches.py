@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tinyqa_ray import storage
-from tinyqa_ray.distill.window_folder import logit_columns
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.windows import pad
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets.windows import pad
+from tinyqa_ray.teacher_logits.window_dataset import logit_columns
 
 Index = NDArray[np.int64]
 

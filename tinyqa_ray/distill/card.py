@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
+from tinyqa_ray.core.names import hub_id, telling
 from tinyqa_ray.distill.page import FIGURES_EXPLAINED, ModelFigures, comparison, known
-from tinyqa_ray.names import hub_id, telling
 
 # best_f1 stays out: its threshold was chosen on what is measured.
 _HUB_METRICS = {

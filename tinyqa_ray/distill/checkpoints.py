@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from tinyqa_ray import storage
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
 
 _SEAL = "sealed-{rank}.json"
 _SNAPSHOT = "checkpoint_manager_snapshot.json"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyqa_ray import models, processor, squad, weights
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
+from tinyqa_ray.core import processor
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets import squad
 from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.distill.layers import check_heads, check_relations
 from tinyqa_ray.distill.strategies import require_deepspeed
-from tinyqa_ray.distill.students import averaged, layer_pairs, same_tokens
-from tinyqa_ray.distill.window_folder import window_files, window_tokenizer
-from tinyqa_ray.engines import say_bf16_is_emulated
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.distill.students import averaged, layer_pairs
+from tinyqa_ray.models import pretrained, weights
+from tinyqa_ray.models.tokenizers import same_tokens
+from tinyqa_ray.teacher_logits.window_dataset import window_files, window_tokenizer
 
 
 def check(config: DistillConfig) -> int:
@@ -23,27 +25,29 @@ def check(config: DistillConfig) -> int:
             objectives need; a student or teacher that cannot be read, reads other tokens than the windows
             hold, or does not fit the other in depth, heads or width; dev data that cannot be read.
     """
-    tokenizer = models.load_tokenizer(config.student)
+    tokenizer = pretrained.load_tokenizer(config.student)
     data = WindowData(window_files(config.data), tokenizer.pad_token_id or 0)
     _check_windows(config, data)
     same_tokens(tokenizer, window_tokenizer(config.data))
-    student = models.load_config(config.student)
+    student = pretrained.load_config(config.student)
     layers = _student_layers(config, int(student.num_hidden_layers))
-    models.check_window(config.student, student, int(data.lengths.max()))
+    pretrained.check_window(config.student, student, int(data.lengths.max()))
     if any(name in LAYER_OBJECTIVES for name in config.objective):
         assert config.teacher is not None
         _check_teacher(config, config.teacher, student, layers, tokenizer)
-        teacher = models.load_config(config.teacher)
-        models.check_window(config.teacher, teacher, int(data.lengths.max()))
+        teacher = pretrained.load_config(config.teacher)
+        pretrained.check_window(config.teacher, teacher, int(data.lengths.max()))
     weights.check_qa_model(config.student, new_head=not config.also)
     if config.also and not weights.have_one_shape(config.student, config.also):
-        averaged(models.load_qa_model(config.student), config.student, config.also)  # says where they differ
+        averaged(
+            pretrained.load_qa_model(config.student), config.student, config.also
+        )  # says where they differ
     if config.dev is not None:
         squad.read_squad(config.dev)
     if config.strategy != "ddp":
         require_deepspeed()
     if config.precision == "bf16" and not config.use_gpu and not processor.has_bf16():
-        say_bf16_is_emulated()  # here too: what workers say goes to their logs
+        processor.say_bf16_is_emulated()  # here too: what workers say goes to their logs
     return len(data)
 
 
@@ -98,9 +102,9 @@ def _check_teacher(
     config: DistillConfig, name: str, student: Any, student_layers: int, tokenizer: Any
 ) -> None:
     """What the layers of student and teacher must have in common."""
-    same_tokens(tokenizer, models.load_tokenizer(name))
+    same_tokens(tokenizer, pretrained.load_tokenizer(name))
     weights.check_qa_model(name, new_head=True)
-    teacher = models.load_config(name)
+    teacher = pretrained.load_config(name)
     if "intermediate" in config.objective:
         check_heads(student, teacher)
         layer_pairs(int(teacher.num_hidden_layers), student_layers)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from tinyqa_ray import storage
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
 
 _log = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 60.0

@@ -9,14 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.batches import Batch
-from tinyqa_ray.distill.losses import (
-    attention_loss,
-    hidden_loss,
-    prefers_gram,
-    relation_loss,
-    score_loss,
-)
+from tinyqa_ray.distill.losses import attention_loss, hidden_loss, prefers_gram, relation_loss, score_loss
 from tinyqa_ray.distill.students import LayerPairs, Projections, layer_pairs
 from tinyqa_ray.distill.taps import (
     QKV,
@@ -27,7 +22,6 @@ from tinyqa_ray.distill.taps import (
     attention_scores,
     encoder_layers,
 )
-from tinyqa_ray.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

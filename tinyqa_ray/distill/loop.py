@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from tinyqa_ray import models
-from tinyqa_ray.cluster import cores, quiet_models
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
+from tinyqa_ray.core.cluster import cores, quiet_models
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.attention import attend_in_fp32
 from tinyqa_ray.distill.batches import Index, Order, WindowData, micro_batch_parts, micro_batches
 from tinyqa_ray.distill.curves import Curves
@@ -18,9 +18,9 @@ from tinyqa_ray.distill.objectives import Trainee
 from tinyqa_ray.distill.session import Session
 from tinyqa_ray.distill.strategies import NotFiniteError, Strategy, strategy
 from tinyqa_ray.distill.students import averaged, student_from_layers
-from tinyqa_ray.distill.window_folder import window_files
-from tinyqa_ray.engines import pick_dtype
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.engines.torch_engine import pick_dtype
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.teacher_logits.window_dataset import window_files
 
 STATE = "state.pt"
 MODEL = "model"
@@ -47,7 +47,7 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
     quiet_models()
     if session.device.type == "cpu":
         torch.set_num_threads(config.threads or cores(session.local_size))
-    tokenizer = models.load_tokenizer(config.student)
+    tokenizer = pretrained.load_tokenizer(config.student)
     data = WindowData(window_files(config.data), tokenizer.pad_token_id or 0)
     order = Order(data.lengths, config.batch_size, config.epochs, config.seed)
     parts = micro_batch_parts(config.batch_size, config.accumulation, config.workers, session.world_size)
@@ -76,14 +76,16 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
 def build(config: DistillConfig, device: torch.device | None = None) -> Trainee:
     """The student as the stage starts from it, with its objectives and teacher, in the device's precision."""
     torch.manual_seed(config.seed)  # of a new head and of projections
-    student = models.load_qa_model(config.student, new_head=True, attention_dropout=config.attention_dropout)
+    student = pretrained.load_qa_model(
+        config.student, new_head=True, attention_dropout=config.attention_dropout
+    )
     averaged(student, config.student, config.also)
     if config.student_layers is not None:
         student = student_from_layers(student, config.student_layers)
     teacher = None
     if any(name in LAYER_OBJECTIVES for name in config.objective):
         assert config.teacher is not None
-        teacher = models.load_qa_model(config.teacher, new_head=True)
+        teacher = pretrained.load_qa_model(config.teacher, new_head=True)
     device = device or torch.device("cpu")
     dtype = autocast_dtype(config.precision, device)
     if device.type == "cpu" and dtype == torch.bfloat16:

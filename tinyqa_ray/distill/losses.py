@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
 
 # Stands for minus infinity: softmax gives it exactly 0, and 0 times it is 0 and not NaN.
 _LOWEST = torch.finfo(torch.float32).min

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from tinyqa_ray import html
+from tinyqa_ray.core import html
 from tinyqa_ray.distill.trackers import dev_values, training_values
 
 FIGURES = (

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tinyqa_ray import runs, storage, weights
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
+from tinyqa_ray.core import stage_folder, storage
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.names import telling
 from tinyqa_ray.distill.card import ModelCard, model_card
 from tinyqa_ray.distill.curves import read_rows
 from tinyqa_ray.distill.page import ModelFigures, TrainingPage, training_html
+from tinyqa_ray.distill.report import DistillReport
 from tinyqa_ray.distill.trackers import MLflow, TensorBoard, Tracker
 from tinyqa_ray.distill.watch import dev_figures
-from tinyqa_ray.distill.window_folder import window_sizes, window_teachers
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.names import telling
-from tinyqa_ray.openvino_engine import is_exported
-
-if TYPE_CHECKING:
-    from tinyqa_ray.distill.stage import DistillReport
+from tinyqa_ray.engines.exported import is_exported
+from tinyqa_ray.models import weights
+from tinyqa_ray.teacher_logits.window_dataset import window_sizes, window_teachers
 
 METRICS = "metrics.jsonl"
 DEV = "dev"
@@ -28,7 +27,7 @@ _TENSORBOARD = "tensorboard"
 _MLFLOW = "mlflow.json"
 
 
-def trackers(config: DistillConfig, stage: runs.Stage) -> list[Tracker]:
+def trackers(config: DistillConfig, stage: stage_folder.Stage) -> list[Tracker]:
     """TensorBoard's and, where it is set, MLflow's; a resumed run goes on with its run of MLflow.
 
     Raises:
@@ -39,13 +38,15 @@ def trackers(config: DistillConfig, stage: runs.Stage) -> list[Tracker]:
         kept = stage.path(_MLFLOW)
         run_id = storage.read_json(kept)["run_id"] if storage.kind(kept) == "file" else None
         name = stage.output.rstrip("/").rsplit("/", 1)[-1]
-        mlflow = MLflow(config.mlflow, name, runs.identity_fields(config), run_id)
+        mlflow = MLflow(config.mlflow, name, stage_folder.identity_fields(config), run_id)
         storage.write_json(kept, {"run_id": mlflow.run_id})
         found.append(mlflow)
     return [TensorBoard(stage.path(_TENSORBOARD)), *found]
 
 
-def show(config: DistillConfig, stage: runs.Stage, report: DistillReport, hardware: dict[str, Any]) -> None:
+def show(
+    config: DistillConfig, stage: stage_folder.Stage, report: DistillReport, hardware: dict[str, Any]
+) -> None:
     """Write the page of the run and the card of its model; Ray measures what they compare with."""
     dev = dev_figures(stage.path(DEV))
     others = list(_others(config, stage)) if config.dev is not None else []
@@ -57,8 +58,8 @@ def show(config: DistillConfig, stage: runs.Stage, report: DistillReport, hardwa
         for name, row in (("student, last", dev[-1]), (f"student, best (step {best['step']})", best)):
             if row["step"] != report.published_step:
                 students.append(_figures(name, row, report.parameters))
-    facts = {**hardware, **runs.versions()}
-    recipe = runs.identity_fields(config)
+    facts = {**hardware, **stage_folder.versions()}
+    recipe = stage_folder.identity_fields(config)
     page = TrainingPage(
         title=f"{telling(stage.output)}: {', '.join(config.objective)}",
         facts=tuple((name, _shown(value)) for name, value in {**recipe, **facts}.items()),
@@ -78,7 +79,7 @@ def show(config: DistillConfig, stage: runs.Stage, report: DistillReport, hardwa
         dev=config.dev,
         compared=tuple(others),
         hardware=tuple((name, str(value)) for name, value in hardware.items()),
-        versions=runs.versions(),
+        versions=stage_folder.versions(),
     )
     storage.write_atomic(stage.path(MODEL, "README.md"), model_card(card).encode())
 
@@ -90,7 +91,7 @@ def _teachers(config: DistillConfig) -> list[str]:
     return list(dict.fromkeys([*logits, *(name for name in beside if name is not None)]))
 
 
-def _others(config: DistillConfig, stage: runs.Stage) -> Iterator[ModelFigures]:
+def _others(config: DistillConfig, stage: stage_folder.Stage) -> Iterator[ModelFigures]:
     """Figures on dev of the teachers that answer questions, and of the baseline."""
     named = [("teacher", f"teacher-{number}", model) for number, model in enumerate(_teachers(config))]
     if config.baseline is not None:
@@ -112,7 +113,7 @@ def _measured(config: DistillConfig, model: str) -> dict[str, Any]:
     """Measure a model on dev in a Ray task."""
     import ray
 
-    from tinyqa_ray.evaluate import measured
+    from tinyqa_ray.evaluate.work import measured
 
     assert config.dev is not None
     paths = [
@@ -133,9 +134,9 @@ def _figures(name: str, row: dict[str, Any], parameters: int, role: Any = "stude
 
 def _sources(data: str) -> tuple[str, ...]:
     """What a windows folder was made of; through augmentation and gathering, what that was made of."""
-    if not runs.is_finished(data):
+    if not stage_folder.is_finished(data):
         return (data,)
-    config = storage.read_json(storage.join(data, runs.SUCCESS))["config"]
+    config = storage.read_json(storage.join(data, stage_folder.SUCCESS))["config"]
     given = config["data"] if isinstance(config["data"], list) else [config["data"]]
     asked = [config[name] for name in ("documents", "questions") if config.get(name) is not None]
     return tuple(dict.fromkeys(source for each in (*given, *asked) for source in _sources(each)))

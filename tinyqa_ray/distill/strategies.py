@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.batches import Batch
 from tinyqa_ray.distill.layers import Terms
 from tinyqa_ray.distill.objectives import Trainee
 from tinyqa_ray.distill.session import Session
-from tinyqa_ray.errors import InputError
 
 OPTIMIZER = "optimizer.pt"
 """File of a checkpoint: the trained parameters, AdamW's state and the loss scale."""

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from tinyqa_ray import models
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.taps import encoder_layers
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.models import pretrained
 
 LayerPairs = tuple[tuple[int, int], ...]
 """(student, teacher) indices."""
-
-_SPECIAL_TOKENS = ("bos", "cls", "eos", "mask", "pad", "sep", "unk")
-_DIFFERENCES_SHOWN = 3
-_PROBES = ("Who is it?", "  Zoë's Café: IN 1999,\n 3.5 °C — Straße №7", "東京タワー (Tōkyō) 서울 Москва 👍")
-"""Texts that tokenizers of one vocabulary cut apart differently: case, accents, spaces, scripts."""
 
 
 def layer_block(teacher_layers: int, student_layers: int) -> int:
@@ -115,7 +109,7 @@ def averaged(model: PreTrainedModel, name: str, others: Sequence[str]) -> PreTra
     weights = {key: tensor.double() for key, tensor in model.state_dict().items()}
     shapes = {key: tensor.shape for key, tensor in weights.items()}
     for other in others:
-        its = models.load_qa_model(other).state_dict()
+        its = pretrained.load_qa_model(other).state_dict()
         for key in shapes.keys() | its.keys():
             mine, found = shapes.get(key), its[key].shape if key in its else None
             if mine != found:
@@ -155,61 +149,6 @@ class Projections(nn.Module):
         projected = self.maps[index](hidden)
         assert isinstance(projected, Tensor)
         return projected
-
-
-def same_tokens(
-    student_tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Check that student and teacher read the same token ids as the same tokens, and texts as the same ids.
-
-    Raises:
-        InputError: a token or a special token has another id, or none, in one of the two; or they cut a
-            text into other tokens.
-    """
-    student, teacher = _token_ids(student_tokenizer), _token_ids(teacher_tokenizer)
-    if student == teacher:
-        _same_texts(student_tokenizer, teacher_tokenizer)
-        return
-    differing = [name for name in student.keys() | teacher.keys() if student.get(name) != teacher.get(name)]
-    # By id, with tokens that the teacher lacks last: the first difference tells the most.
-    differing.sort(key=lambda name: (teacher.get(name, len(teacher)), name))
-    shown = ", ".join(
-        f"{name} ({student.get(name, 'none')} and {teacher.get(name, 'none')})"
-        for name in differing[:_DIFFERENCES_SHOWN]
-    )
-    more = ", …" if len(differing) > _DIFFERENCES_SHOWN else ""
-    raise InputError(
-        f"the student's tokenizer {student_tokenizer.name_or_path!r} and the teacher's "
-        f"{teacher_tokenizer.name_or_path!r} differ in the ids of {len(differing)} tokens: {shown}{more}; "
-        "use a student and a teacher of one vocabulary"
-    )
-
-
-def _same_texts(
-    student_tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase
-) -> None:
-    for text in _PROBES:
-        # A pair, so that what stands around and between its texts is compared as well.
-        student, teacher = (
-            tokenizer.convert_ids_to_tokens(tokenizer(text, text)["input_ids"])
-            for tokenizer in (student_tokenizer, teacher_tokenizer)
-        )
-        if student == teacher:
-            continue
-        pairs = itertools.zip_longest(student, teacher, fillvalue="nothing")
-        first = next((mine, its) for mine, its in pairs if mine != its)
-        raise InputError(
-            f"the student's tokenizer {student_tokenizer.name_or_path!r} and the teacher's "
-            f"{teacher_tokenizer.name_or_path!r} read {text!r} as other tokens: {first[0]!r} and "
-            f"{first[1]!r}; use a student and a teacher that agree on case, accents and special tokens"
-        )
-
-
-def _token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Ids by token, quoted, and by the role of the special tokens, such as ``pad_token``."""
-    ids = {repr(token): index for token, index in tokenizer.get_vocab().items()}
-    roles = {f"{role}_token": getattr(tokenizer, f"{role}_token_id") for role in _SPECIAL_TOKENS}
-    return ids | {role: index for role, index in roles.items() if index is not None}
 
 
 def _shape(shape: Sequence[int] | None) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,9 +15,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
-from tinyqa_ray import storage
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.models import first_line
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.models.pretrained import first_line
 
 EXPERIMENT = "tinyqa-ray"
 """MLflow's experiment."""

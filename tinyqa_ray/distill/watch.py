@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from tinyqa_ray import storage
+from tinyqa_ray.core import stage_folder, storage
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.curves import RowReader
 from tinyqa_ray.distill.trackers import Tracker, dev_values, training_values
-from tinyqa_ray.errors import InputError
 
-Progress = Callable[..., None]
-"""Called with optimiser steps done and in all, and ``note``: how the run stands, in a few words."""
 Row = Mapping[str, float | None]
 
 _log = logging.getLogger(__name__)
@@ -23,7 +21,7 @@ _POLL_S, _REMOTE_POLL_S = 0.5, 5.0
 
 @contextmanager
 def watched(
-    metrics_file: str, dev_folder: str, progress: Progress | None, logs: Sequence[Tracker]
+    metrics_file: str, dev_folder: str, progress: stage_folder.Progress | None, logs: Sequence[Tracker]
 ) -> Iterator[None]:
     """Pass on every row and every dev figure, once each and in order, while the block runs.
 
@@ -70,7 +68,11 @@ class _Eye:
     """Reads what is new in the files of a run, and passes it on."""
 
     def __init__(
-        self, metrics_file: str, dev_folder: str, progress: Progress | None, logs: Sequence[Tracker]
+        self,
+        metrics_file: str,
+        dev_folder: str,
+        progress: stage_folder.Progress | None,
+        logs: Sequence[Tracker],
     ) -> None:
         self._rows, self._dev_folder = RowReader(metrics_file), dev_folder
         self._progress, self._logs = progress, logs

@@ -20,10 +20,10 @@ from typing import Any, Literal
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
-from tinyqa_ray import models
 from tinyqa_ray.configs import WindowConfig
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.integrations.haystack_spans import Found, RunOptions, candidates, ranked
+from tinyqa_ray.models import pretrained
 from tinyqa_ray.reader.reader import Reader
 from tinyqa_ray.reader.spans import sigmoid
 
@@ -151,7 +151,7 @@ class ExtractiveReader:
         """
         if self._reader is None:
             name = _fetched(self.model, self.token.resolve_value() if self.token else None)
-            self._config = models.load_config(name)
+            self._config = pretrained.load_config(name)
             self._reader = Reader.from_pretrained(name, device=self._device, precision=self.precision)
 
     @component.output_types(answers=list[ExtractedAnswer])
@@ -237,7 +237,7 @@ class ExtractiveReader:
                 logger.warning("document %s has no content and is left out", document.id)
         shown = [number for number, document in enumerate(documents) if document.content is not None]
         contents = [str(documents[number].content) for number in shown]
-        models.check_window(self.model, self._config, options.max_seq_length)
+        pretrained.check_window(self.model, self._config, options.max_seq_length)
         # Queries are not cut: their length limit only has to pass.
         window = WindowConfig(max_seq_len=options.max_seq_length, doc_stride=options.stride, max_query_len=1)
         reader = self._reader.windowed(window)
@@ -289,4 +289,4 @@ def _fetched(name: str, token: str | None) -> str:
     except HFValidationError:  # a folder that is not there, or a URL
         return name
     except OSError as error:
-        raise InputError(f"{name}: could not be fetched ({models.first_line(error)})") from None
+        raise InputError(f"{name}: could not be fetched ({pretrained.first_line(error)})") from None

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyqa_ray.engines import Logits
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets.windows import Windows
+from tinyqa_ray.engines.engine import Logits
 from tinyqa_ray.reader.spans import best_spans, sigmoid
-from tinyqa_ray.windows import Windows
 
 
 class Found(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tinyqa_ray.models import ModelSettings
+from tinyqa_ray.models.settings import ModelSettings
 from tinyqa_ray.reader.spans import Reading, Span, sigmoid
 
 

@@ -7,15 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tinyqa_ray import models, shipped
 from tinyqa_ray.configs import WindowConfig
-from tinyqa_ray.engines import Engine
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.loading import fitting_window, load_engine
-from tinyqa_ray.models import ModelSettings
+from tinyqa_ray.core import bundled
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets.windows import Windower
+from tinyqa_ray.engines.engine import Engine
+from tinyqa_ray.engines.load import fitting_window, load_engine
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.models.settings import ModelSettings, read_settings
 from tinyqa_ray.reader.answers import Answer, answers, ranked, refusal, refused, with_document
 from tinyqa_ray.reader.spans import Reading, readings
-from tinyqa_ray.windows import Windower
 
 _PAIRS = 512
 _CHARACTERS = 4_000_000
@@ -25,7 +26,7 @@ _CHARACTERS = 4_000_000
 class Reader:
     """A question-answering model with its engine, windows, no-answer threshold and temperature."""
 
-    def __init__(self, engine: Engine, windower: Windower, settings: models.ModelSettings) -> None:
+    def __init__(self, engine: Engine, windower: Windower, settings: ModelSettings) -> None:
         self.engine = engine
         self.windower = windower
         self.settings = settings
@@ -33,7 +34,7 @@ class Reader:
     @classmethod
     def from_pretrained(
         cls,
-        model: str = shipped.MODEL,
+        model: str = bundled.MODEL,
         *,
         settings: str | ModelSettings | None = None,
         device: str = "auto",
@@ -63,11 +64,11 @@ class Reader:
         """
         engine, config = load_engine(model, device=device, precision=precision, compiled=compiled)
         if window is None:
-            window = fitting_window(models.max_window_tokens(config))
-        models.check_window(model, config, window.max_seq_len)
-        windower = Windower(models.load_tokenizer(model), window, cut_questions=cut_questions)
+            window = fitting_window(pretrained.max_window_tokens(config))
+        pretrained.check_window(model, config, window.max_seq_len)
+        windower = Windower(pretrained.load_tokenizer(model), window, cut_questions=cut_questions)
         if not isinstance(settings, ModelSettings):
-            settings = models.read_settings(model, settings)
+            settings = read_settings(model, settings)
         return cls(engine, windower, settings)
 
     def windowed(self, window: WindowConfig) -> Reader:
@@ -209,7 +210,7 @@ class Reader:
         named = [[with_document(each, name) for each in made] for made, name in zip(found, ids, strict=True)]
         return ranked(named, settings.no_answer_threshold, top_k)
 
-    def _checked(self, top_k: int, max_answer_tokens: int, threshold: float | None) -> models.ModelSettings:
+    def _checked(self, top_k: int, max_answer_tokens: int, threshold: float | None) -> ModelSettings:
         """The settings of a call."""
         for name, value in (("top_k", top_k), ("max_answer_tokens", max_answer_tokens)):
             if value < 1:

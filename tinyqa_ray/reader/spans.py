@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyqa_ray.windows import Windows
+from tinyqa_ray.datasets.windows import Windows
 
 Float = NDArray[np.float32]
 Index = NDArray[np.int64]

@@ -12,8 +12,8 @@ from fastapi.responses import HTMLResponse, Response
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
-from tinyqa_ray import __version__
 from tinyqa_ray.configs import LimitConfig
+from tinyqa_ray.core.version import __version__
 from tinyqa_ray.serve import schemas
 from tinyqa_ray.serve.errors import RequestError, UnhealthyError
 from tinyqa_ray.serve.gate import Gate, State, problem

@@ -15,9 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from tinyqa_ray.cluster import cores
 from tinyqa_ray.configs import LimitConfig, ServeConfig
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.cluster import cores
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.serve.api import create_api
 from tinyqa_ray.serve.backend import Backend, Replicas
 from tinyqa_ray.serve.gate import App, State, read_key

@@ -12,10 +12,10 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from tinyqa_ray.datasets.windows import Windows
 from tinyqa_ray.serve.errors import BackendError, OverloadedError, UnhealthyError
 from tinyqa_ray.serve.model import Packed, Reply
 from tinyqa_ray.serve.service import EngineInfo, Logits
-from tinyqa_ray.windows import Windows
 
 _LOST = (RayActorError, DeploymentUnavailableError)
 """What a request sees whose replica died."""

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tinyqa_ray.cluster import cores, quiet_models
 from tinyqa_ray.configs import ServeConfig
-from tinyqa_ray.loading import load_engine
+from tinyqa_ray.core.cluster import cores, quiet_models
+from tinyqa_ray.datasets.windows import Windows
+from tinyqa_ray.engines.load import load_engine
 from tinyqa_ray.serve.errors import OverloadedError
 from tinyqa_ray.serve.queue import Ids, Logits, TokenQueue, Window
-from tinyqa_ray.windows import Windows
 
 CPU_BATCH_TOKENS = 512
 """Tokens of a forward on a CPU: a short request waits for the one before it at most."""

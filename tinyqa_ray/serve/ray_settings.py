@@ -15,7 +15,7 @@ import socket
 import tempfile
 from pathlib import Path
 
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.serve.errors import BackendError
 from tinyqa_ray.serve.gate import problem
 

@@ -16,10 +16,12 @@ from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from tinyqa_ray import models, storage
-from tinyqa_ray.cluster import cores, quiet
 from tinyqa_ray.configs import ServeConfig
-from tinyqa_ray.errors import InputError
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.cluster import cores, quiet
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.models.settings import read_settings
 from tinyqa_ray.serve import ray_settings
 from tinyqa_ray.serve.gate import read_key
 
@@ -56,8 +58,8 @@ def run(
     config = replace(config, model=_place(config.model), settings=settings)
     if config.api_key_file is not None:
         config = replace(config, api_key_file=storage.absolute(config.api_key_file))
-    models.load_config(config.model)
-    models.read_settings(config.model, config.settings)
+    pretrained.load_config(config.model)
+    read_settings(config.model, config.settings)
     read_key(config.api_key_file)
     _check_port(host, port)
     stop = threading.Event()

@@ -12,19 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyqa_ray import __version__, models
 from tinyqa_ray.configs import ServeConfig
-from tinyqa_ray.errors import InputError
-from tinyqa_ray.loading import fitting_window
-from tinyqa_ray.names import telling
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.names import telling
+from tinyqa_ray.core.version import __version__
+from tinyqa_ray.datasets.windows import Windower, Windows
+from tinyqa_ray.engines.load import fitting_window
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.models.settings import read_settings
 from tinyqa_ray.reader.answers import Answer, answers, ranked, refusal, with_document
-from tinyqa_ray.reader.pipeline_inputs import PipelineOptions
-from tinyqa_ray.reader.pipeline_reading import PipelineReading, Run
 from tinyqa_ray.reader.reader import too_long_questions
 from tinyqa_ray.reader.spans import readings
+from tinyqa_ray.reader.transformers_pipeline.inputs import PipelineOptions
+from tinyqa_ray.reader.transformers_pipeline.reading import PipelineReading, Run
 from tinyqa_ray.serve import schemas
 from tinyqa_ray.serve.errors import RequestError
-from tinyqa_ray.windows import Windower, Windows
 
 Logits = list[NDArray[np.float32]]
 """Start and end logits of each window, ``(2, tokens)``."""
@@ -58,10 +60,10 @@ class Service:
         self.config = config
         self.run = run
         self.name = telling(config.model)
-        model_config = models.load_config(config.model)
-        tokenizer = models.load_tokenizer(config.model)
-        self.window = fitting_window(models.max_window_tokens(model_config))
-        self.settings = models.read_settings(config.model, config.settings)
+        model_config = pretrained.load_config(config.model)
+        tokenizer = pretrained.load_tokenizer(config.model)
+        self.window = fitting_window(pretrained.max_window_tokens(model_config))
+        self.settings = read_settings(config.model, config.settings)
         self.set_threshold(config.threshold)
         self._windower = Windower(tokenizer, self.window, cut_questions=False)
         self._pipeline = PipelineReading(model_config, tokenizer, PipelineOptions())
@@ -70,7 +72,7 @@ class Service:
     def set_threshold(self, threshold: float | None) -> None:
         """Abstain above another probability of no answer; that of the settings when None."""
         if threshold is None:
-            threshold = models.read_settings(self.config.model, self.config.settings).no_answer_threshold
+            threshold = read_settings(self.config.model, self.config.settings).no_answer_threshold
         self.settings = replace(self.settings, no_answer_threshold=threshold)
 
     def info(self, engine: EngineInfo) -> schemas.Info:

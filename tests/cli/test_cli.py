@@ -1,0 +1,401 @@
+"""The shell: what it prints, and that a mistake is one line and exit code 2."""
+
+import json
+import runpy
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from tinyqa_ray.cli import main
+from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig
+from tinyqa_ray.core import stage_folder
+from tinyqa_ray.recipes import published
+from tinyqa_ray.recipes.recipe import Recipe
+from tinyqa_ray.recipes.run import StageResult
+from tinyqa_ray.teacher_logits import TeacherLogitsReport
+
+REPORT = TeacherLogitsReport(paragraphs=1, questions=2, windows=3, tokens=4, answerable_windows=5)
+
+JOBS = Path(__file__).parents[2] / "jobs"
+COMMANDS = ("quickstart", "ask", "evaluate", "score", "augment", "teacher-logits", "distill", "answer")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a refused command prints."""
+    with pytest.raises(SystemExit) as stop:
+        main.main(arguments)
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if line]
+    assert len(lines) == 1, printed.err
+    assert lines[0].startswith("tinyqa: ")
+    assert "Traceback" not in printed.err + printed.out
+    return lines[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_complete(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main.main([command, "--help"])
+    assert stop.value.code in (0, None)
+    shown = capsys.readouterr().out
+    assert f"tinyqa {command}" in shown
+    wanted = {"ask": "--context", "score": "--na-prob-threshold"}.get(command, "--output")
+    assert wanted in shown
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main.main(["--version"])
+    assert capsys.readouterr().out.startswith("tinyqa 0.")
+
+
+def test_unknown_command_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main.main(["distil"])
+    assert stop.value.code == 2
+    assert "quickstart" in capsys.readouterr().err
+
+
+def test_score_prints_the_official_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = Path(__file__).parents[1] / "golden" / "squad2_metrics" / "case_1"
+    arguments = [
+        f"--{name}={case / file}"
+        for name, file in (("data", "gold.json"), ("predictions", "predictions.json"))
+    ]
+    main.main(["score", *arguments])
+    printed = json.loads(capsys.readouterr().out)
+    expected = json.loads((case / "expected.json").read_text())["plain"]
+    assert list(printed) == list(expected)
+    assert printed == pytest.approx(expected, abs=1e-9)
+
+
+def test_score_counts_and_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tiny.write_squad(tmp_path / "gold.json")
+    predictions = tmp_path / "predictions.json"
+    predictions.write_text("{}")
+    line = refused(capsys, "score", "--data", data, "--predictions", str(predictions))
+    first = tiny.squad_document()["data"][0]["paragraphs"][0]["qas"][0]["id"]
+    assert "24" in line
+    assert first in line
+
+
+def test_ask_prints_answer_score_and_offsets(tiny_bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    context = "The bridge was built in 1871 by Edith Marlow."
+    main.main(["ask", "Who built it?", "--model", tiny_bert, "--context", context, "--threshold", "1"])
+    answer, details = capsys.readouterr().out.splitlines()
+    start, end = map(int, details.split("characters ")[1].split(",")[0].split("-"))
+    assert context[start:end] == answer
+    assert "score 0." in details
+
+
+def test_ask_reads_a_file(tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text("Anna lives in Zürich.", encoding="utf-8")
+    main.main(
+        ["ask", "Where?", "--model", tiny_bert, "--file", str(tmp_path / "text.txt"), "--threshold", "0"]
+    )
+    assert capsys.readouterr().out.startswith("no answer")
+
+
+def test_ask_takes_one_text(tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--context or with --file" in refused(capsys, "ask", "Who?", "--model", tiny_bert)
+    both = ("--context", "a", "--file", str(tmp_path / "x"))
+    assert "--context or with --file" in refused(capsys, "ask", "Who?", "--model", tiny_bert, *both)
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    line = refused(capsys, "ask", "Who?", "--model", tiny_bert, "--file", str(tmp_path / "latin.txt"))
+    assert "not UTF-8 at byte 3" in line
+
+
+def test_model_mistakes(tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    assert "no such model folder" in refused(capsys, "ask", "Who?", "--model", "./absent", "--context", "a")
+    headless = tmp_path / "encoder"
+    AutoModel.from_pretrained(tiny_bert).save_pretrained(headless)
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(headless)
+    line = refused(capsys, "ask", "Who?", "--model", str(headless), "--context", "a")
+    assert "no question-answering head" in line
+    assert str(headless) in line
+
+
+def test_value_out_of_range_names_the_option(
+    tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    line = refused(
+        capsys,
+        "augment",
+        "--data",
+        "x.json",
+        "--embeddings",
+        tiny_bert,
+        "--output",
+        str(output),
+        "--copies",
+        "-1",
+    )
+    assert "copies is -1; it must be at least 0" in line
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "no such file"),
+        (b"{", "not JSON"),
+        (b'{"\xff"}', "not UTF-8 at byte 2"),
+        (b'{"data": [{"paragraphs": [{"qas": []}]}]}', "data[0].paragraphs[0]: has no str 'context'"),
+        (
+            b'{"data": [{"title": "t", "paragraphs": [{"context": "abc", "qas": '
+            b'[{"id": "q1", "question": "?", "answers": [{"text": "b", "answer_start": 2}]}]}]}]}',
+            "question 'q1' has the answer 'b' at 2, where its context reads 'c'",
+        ),
+    ],
+)
+def test_bad_data_is_refused_with_nothing_written(
+    content: bytes | None, complaint: str, tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, output = tmp_path / "data.json", tmp_path / "out"
+    if content is not None:
+        data.write_bytes(content)
+    line = refused(capsys, "evaluate", "--model", tiny_bert, "--data", str(data), "--output", str(output))
+    assert complaint in line
+    assert str(data) in line
+    assert not output.exists()
+
+
+def test_vocabularies_that_differ_are_named(
+    tiny_bert: str, tiny_roberta: str, tiny_squad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(
+        capsys,
+        "teacher-logits",
+        *("--data", tiny_squad, "--tokenizer", tiny_bert, "--model", tiny_roberta),
+        *("--max-seq-len", "64", "--doc-stride", "16", "--max-query-len", "16"),
+        *("--output", str(tmp_path / "out")),
+    )
+    assert tiny_bert in line
+    assert tiny_roberta in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--model", "A", "B"], ["--model", "A", "--model", "B"], ["--model=A", "--model", "B"]]
+)
+def test_command_and_job_take_several_teachers(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[TeacherLogitsConfig] = []
+
+    def stage(config: TeacherLogitsConfig, output: str, progress: Any = None) -> TeacherLogitsReport:
+        asked.append(config)
+        return REPORT
+
+    monkeypatch.setattr("tinyqa_ray.distill.teacher_logits", stage)
+    given = [*arguments, "--data", "d", "--teachers", "apart", "--output", "o"]
+    main.main(["teacher-logits", *given])
+    monkeypatch.setattr("sys.argv", ["teacher_logits.py", *given])
+    main.run_job(stage, TeacherLogitsConfig)
+    assert asked == [TeacherLogitsConfig(data="d", model=("A", "B"), teachers="apart")] * 2
+    assert '"windows": 3' in capsys.readouterr().out
+
+
+def test_objectives_and_layers_come_with_commas_in_command_and_job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[DistillConfig] = []
+
+    def stage(config: DistillConfig, output: str, progress: Any = None) -> TeacherLogitsReport:
+        asked.append(config)
+        return REPORT
+
+    monkeypatch.setattr("tinyqa_ray.distill.distill", stage)
+    line = "--data d --student s --objective labels,prediction --objective-weights 1,.5 --student-layers=1,3"
+    main.main(["distill", *line.split(), "--output", "o"])
+    monkeypatch.setattr("sys.argv", ["distill.py", *line.split(), "--output", "o"])
+    main.run_job(stage, DistillConfig, recipes=True)
+    config = DistillConfig(
+        data="d",
+        student="s",
+        objective=("labels", "prediction"),
+        objective_weights=(1.0, 0.5),
+        student_layers=(1, 3),
+    )
+    assert asked == [config, config]
+    capsys.readouterr()
+
+
+def test_recipe_runs_its_stages_and_prints_their_reports(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[Recipe, str, tuple[str, ...]]] = []
+
+    def run(recipe: Recipe, output: str, starting: Any, done: Any, chosen: Any) -> list[StageResult]:
+        asked.append((recipe, output, chosen))
+        starting("windows")(1, 2)
+        result = StageResult(
+            name="windows", report=REPORT, seconds=2.5, was_finished=False, output="o/windows"
+        )
+        done(result)
+        return [result]
+
+    monkeypatch.setattr("tinyqa_ray.recipes.run.run", run)
+    line = ["distill", "--recipe", "tinybert", "--output", "o", "--data", "d.json", "--stage=windows"]
+    main.main(line)
+    printed = capfd.readouterr()
+    stage = {"stage": "windows", "output": "o/windows", "was_finished": False, "seconds": 2.5}
+    summary = {"recipe": "tinybert", "output": "o", "stages": [{**stage, **asdict(REPORT)}]}
+    assert json.loads(printed.out) == summary
+    assert "windows: 3 windows of 2 questions in 2 s" in printed.err
+    assert asked == [(published.tinybert("d.json"), "o", ("windows",))]
+
+    for job in ("distill", "pipeline"):
+        monkeypatch.setattr("sys.argv", [f"jobs/{job}.py", *line[1:]])
+        runpy.run_path(str(JOBS / f"{job}.py"), run_name="__main__")
+        (printed_line,) = capfd.readouterr().out.splitlines()
+        assert json.loads(printed_line) == summary
+    assert asked == [asked[0]] * 3
+
+
+def test_job_says_in_one_line_what_it_made_and_whether_it_was_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "out")
+
+    def stage(config: TeacherLogitsConfig, output: str) -> TeacherLogitsReport:
+        with stage_folder.stage(output, config) as folder:
+            return folder.report(TeacherLogitsReport) if folder.finished else folder.publish(REPORT)
+
+    monkeypatch.setattr(
+        "sys.argv", ["jobs/teacher_logits.py", "--data", "d", "--model", "m", "--output", output]
+    )
+    for was_finished in (False, True):
+        main.run_job(stage, TeacherLogitsConfig)
+        printed = capsys.readouterr()
+        expected = {"stage": "teacher-logits", "output": output, "was_finished": was_finished}
+        assert json.loads(printed.out) == {**expected, **asdict(REPORT)}
+        said = f"{output}: was finished, nothing is left to do\n"
+        assert printed.err == (said if was_finished else "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("--output o", "--data"),
+        ("--data d --output o --rows-per-shrad 2", "Unrecognized options: --rows-per-shrad, 2"),
+        ("--data d --output o --rows-per-shard two", "--rows-per-shard: invalid literal"),
+        ("--data d --output o --rows-per-shard 0", "rows_per_shard is 0; it must be at least 1"),
+    ],
+)
+def test_mistake_of_a_job_is_one_line_that_points_to_its_help(
+    arguments: str, complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["jobs/teacher_logits.py", *arguments.split()])
+    with pytest.raises(SystemExit) as stop:
+        main.run_job(pytest.fail, TeacherLogitsConfig)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tinyqa: ")
+    assert complaint in line
+    assert line.endswith("(see jobs/teacher_logits.py --help)")
+
+
+def test_pipeline_names_the_recipes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, code in (["--help"], 0), (["--output", "o"], 2):
+        monkeypatch.setattr("sys.argv", ["jobs/pipeline.py", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main.run_pipeline()
+        assert stop.value.code == code
+        printed = capsys.readouterr()
+        assert "tinyroberta, tinybert, quickstart" in (printed.err if code else printed.out)
+        assert (printed.out if code else printed.err) == ""
+
+
+def test_there_is_a_job_for_every_stage_and_one_for_recipes() -> None:
+    jobs = {path.stem for path in JOBS.glob("*.py")}
+    assert jobs == {"gather", "augment", "teacher_logits", "distill", "evaluate", "answer", "pipeline"}
+
+
+def test_recipe_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("distill", "--recipe", "tinybert", "--output", str(tmp_path))
+    assert "--learning-rate" in refused(capsys, *command, "--learnin-rate", "1")
+    assert "batch_size is 0" in refused(capsys, *command, "--student.batch-size", "0")
+    assert "recipe 'bert' is unknown" in refused(capsys, "distill", "--recipe", "bert")
+    line = refused(capsys, *command, "--stage", "student")
+    assert "stage student reads teacher-logits and intermediate, not finished in" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["distill", "--help"], ["distill", "--recipe=tinybert", "-h"]]
+)
+def test_reader_who_leaves_early_ends_it_quietly(arguments: list[str]) -> None:
+    command = [sys.executable, "-u", "-m", "tinyqa_ray", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_help_of_a_recipe_is_light() -> None:
+    """Torch and Ray take seconds to import."""
+    script = (
+        "import sys\nfrom contextlib import suppress\nfrom tinyqa_ray import cli\n"
+        "with suppress(SystemExit): cli.main(['distill', '--recipe', 'tinyroberta', '--help'])\n"
+        "print(*({'torch', 'ray', 'transformers', 'datasets', 'matplotlib'} & sys.modules.keys()))"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "--large-teacher" in ran.stdout
+    assert ran.stdout.splitlines()[-1] == ""
+
+
+def test_folder_of_another_config_is_refused_with_the_difference(
+    tiny_bert: str, tiny_squad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("evaluate", "--model", tiny_bert, "--data", tiny_squad, "--output", str(tmp_path / "out"))
+    sizes = ("--max-seq-len", "64", "--doc-stride", "16", "--max-query-len", "16")
+    main.main([*command, *sizes])
+    assert json.loads(capsys.readouterr().out)["questions"] == 24
+    line = refused(capsys, *command, *sizes, "--max-answer-tokens", "5")
+    assert "max_answer_tokens 30 there, 5 here" in line
+
+
+def test_traceback_free_in_a_process_of_its_own() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tinyqa_ray",
+        "score",
+        "--data",
+        "absent.json",
+        "--predictions",
+        "absent.json",
+    ]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert ran.stderr.strip() == "tinyqa: absent.json: no such file"
+
+
+def test_finished_stage_is_told_without_loading_what_it_works_with(
+    tiny_bert: str, tiny_squad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Torch, transformers and Ray take seconds to load, longer than all that is left to do."""
+    command = ["evaluate", "--model", tiny_bert, "--data", tiny_squad, "--output", str(tmp_path / "out")]
+    command += ["--max-seq-len", "64", "--doc-stride", "8", "--max-query-len", "20"]
+    main.main(command)
+    said = capsys.readouterr().out
+    script = (
+        f"import sys\nfrom tinyqa_ray.cli.main import main\nmain({command!r})\nprint('LOADED', *sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    again, _, loaded = ran.stdout.partition("LOADED")
+    assert json.loads(again) == json.loads(said)
+    assert [name for name in ("torch", "ray", "transformers") if name in loaded.split()] == []

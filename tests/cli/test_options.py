@@ -1,0 +1,124 @@
+"""The words of a command line, as plain lists."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyqa_ray.cli import options
+from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig
+from tinyqa_ray.core.errors import InputError
+
+# Values of --model, as one argument with "=" or as several, each followed by another option.
+models_given = st.lists(st.tuples(st.lists(st.sampled_from("abc"), min_size=1, max_size=3), st.booleans()))
+words = st.lists(st.sampled_from(["a", "1,2", "-1", "--seed", "--dev=x", "--dev", "--general", "b,c"]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(models_given)
+def test_repeated_option_means_all_its_values(groups: list[tuple[list[str], bool]]) -> None:
+    arguments = ["teacher-logits"]
+    for number, (names, joined) in enumerate(groups):
+        mark = [f"--model={names[0]}", *names[1:]] if joined else ["--model", *names]
+        arguments += [*mark, f"--other{number}", str(number)]
+    values = [name for names, _ in groups for name in names]
+    others = [each for number in range(len(groups)) for each in (f"--other{number}", str(number))]
+    expected = ["teacher-logits", *(["--model", *values] if groups else []), *others]
+    assert options.gathered(arguments, "--model") == expected
+    assert options.normalised(arguments) == expected
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "--student-layers 1 3 5",
+        "--student-layers 1,3,5",
+        "--student-layers=1,3,5",
+        "--student_layers 1, 3 ,5",
+        "--student-layers 1,3 --student-layers 5",
+        "--student-layers=1 3 --student_layers=5",
+    ],
+)
+def test_layers_come_with_commas_or_spaces(typed: str) -> None:
+    found = options.normalised(["distill", *typed.split(), "--seed", "1"])
+    assert found == ["distill", "--student-layers", "1", "3", "5", "--seed", "1"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("--objective intermediate,prediction", "--objective intermediate prediction"),
+        ("--objective-weights 1,0.5 --epochs 2", "--objective-weights 1 0.5 --epochs 2"),
+        ("--teacher-weights 1,-2", "--teacher-weights 1 -2"),
+        ("--stage windows,student", "--stage windows student"),
+        ("--student.objective labels,prediction", "--student.objective labels prediction"),
+        ("--student-layers None", "--student-layers None"),
+        ("--student-layers -1,2", "--student-layers -1 2"),
+    ],
+)
+def test_comma_separates_values_that_are_no_paths(typed: str, expected: str) -> None:
+    assert options.normalised(typed.split()) == expected.split()
+
+
+def test_comma_in_a_path_or_in_text_stays() -> None:
+    arguments = ["--model", "a,b", "--data", "1,2", "Who, then?", "--dev=x,y"]
+    assert options.normalised(arguments) == arguments
+
+
+@settings(deadline=None)
+@given(words)
+def test_what_is_of_no_option_with_several_values_is_left_alone(arguments: list[str]) -> None:
+    assert options.normalised(arguments) == arguments
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["seed", "student.seed", "dev"]),
+        st.lists(st.sampled_from(["1", "-.5", "a=b", ""])).map(tuple),
+    )
+)
+def test_options_are_told_from_values(named: dict[str, tuple[str, ...]]) -> None:
+    assert options.grouped(options.flattened(named)) == named
+
+
+def test_last_of_a_repeated_option_counts() -> None:
+    assert options.grouped(["--seed", "1", "--batch_size=2", "--seed", "3"]) == {
+        "seed": ("3",),
+        "batch-size": ("2",),
+    }
+
+
+@pytest.mark.parametrize("arguments", [["stray", "--seed", "1"], ["-x", "1"], ["--seed", "1", "-x"]])
+def test_word_of_no_option_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(InputError, match=r"^'(stray|-x)' belongs to no option"):
+        options.grouped(arguments)
+
+
+def test_options_of_a_config_are_those_of_its_window_too() -> None:
+    found = options.settings(TeacherLogitsConfig)
+    assert found["doc-stride"] == (("window", "doc_stride"), int)
+    assert found["rows-per-shard"] == (("rows_per_shard",), int)
+    assert "window" not in found
+    assert options.takes_several(options.settings(DistillConfig)["student-layers"][1])
+    assert not options.takes_several(options.settings(DistillConfig)["dev"][1])
+
+
+def test_refused_value_is_the_configs_own_line() -> None:
+    def parse() -> None:
+        try:
+            raise InputError("seed is -1; it must be at least 0")
+        except InputError:
+            raise SystemExit(2)  # noqa: B904 - as the parser does
+
+    with (
+        pytest.raises(InputError, match=r"^seed is -1; it must be at least 0 \(see tinyqa --help\)$"),
+        options.pointing_to_help("tinyqa"),
+    ):
+        options.parsed(parse)
+
+
+def test_broken_pipe_of_something_else_is_no_quiet_end(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BrokenPipeError), options.mistakes_in_one_line():
+        raise BrokenPipeError

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyqa_ray.core.names import hub_id, telling
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("deepset/roberta-base-squad2", "deepset/roberta-base-squad2"),
+        ("squad_v2:train", "squad_v2:train"),
+        ("/a/b/student/model", "student"),
+        ("../runs/student/", "student"),
+        ("~/student/best/step-000000400", "student/best/step-000000400"),
+        ("s3://key:word@bucket/runs/train.json", "train.json"),
+        ("s3://key:word@bucket", "bucket"),
+        ("C:\\users\\anna\\train.json", "train.json"),
+        ("model", "model"),
+        ("/", "this folder"),
+    ],
+)
+def test_telling_end_of_a_source(source: str, told: str) -> None:
+    assert telling(source) == told
+
+
+@settings(deadline=None)
+@given(st.lists(st.text("abz.-_", min_size=1, max_size=8), min_size=2, max_size=6))
+def test_absolute_path_tells_none_of_its_first_folders(parts: list[str]) -> None:
+    told = telling("/secret-home/" + "/".join(parts))
+    assert "secret-home" not in told or set(parts) <= {".", ".."}
+    assert not told.startswith("/")
+
+
+def test_folder_or_file_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert hub_id("models/student") == ("models/student", None)
+    (tmp_path / "models" / "student").mkdir(parents=True)
+    assert hub_id("models/student") is None
+    assert hub_id("train.json") is None

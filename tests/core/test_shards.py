@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyqa_ray.core import shards
+
+
+class Doubler:
+    """Each number in, itself and its double out; refuses to go on at ``stop``."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.stop = stop
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        numbers = rows["number"].to_pylist()
+        if self.stop in numbers:
+            raise RuntimeError(f"number {self.stop}")
+        made = [value for number in numbers for value in (number, 2 * number)]
+        return pa.table({"value": made}), {"rows": len(numbers), "total": sum(made)}
+
+
+def write_numbers(path: Path, count: int, first: int = 0) -> str:
+    pq.write_table(pa.table({"number": list(range(first, first + count))}), path)
+    return str(path)
+
+
+def read(file: str) -> list[int]:
+    if file.endswith(".parquet"):
+        return list(pq.read_table(file)["value"].to_pylist())
+    return list(pa.ipc.open_stream(pa.OSFile(file)).read_all()["value"].to_pylist())
+
+
+@settings(deadline=None, max_examples=30)
+@given(sizes=st.lists(st.integers(0, 9), max_size=4), rows_per_shard=st.integers(1, 5))
+def test_shards_cover_every_row_once_in_order(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], rows_per_shard: int
+) -> None:
+    folder = tmp_path_factory.mktemp("cut")
+    files = [write_numbers(folder / f"{i}.parquet", size) for i, size in enumerate(sizes)]
+    plan = shards.cut(files, rows_per_shard, "out", "arrow")
+    covered = [(shard.source, shard.offset + row) for shard in plan for row in range(shard.rows)]
+    assert covered == [(file, row) for file, size in zip(files, sizes, strict=True) for row in range(size)]
+    assert all(1 <= shard.rows <= rows_per_shard for shard in plan)
+    assert [shard.index for shard in plan] == list(range(len(plan)))
+
+
+class Keeper:
+    """Rows out as they came in."""
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        return pa.table({"value": rows["number"]}), {}
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    count=st.integers(1, 40),
+    group=st.integers(1, 12),
+    rows_per_shard=st.integers(1, 15),
+)
+def test_shards_read_their_rows_whatever_the_row_groups(
+    tmp_path_factory: pytest.TempPathFactory, count: int, group: int, rows_per_shard: int
+) -> None:
+    folder = tmp_path_factory.mktemp("groups")
+    file = str(folder / "in.parquet")
+    pq.write_table(pa.table({"number": list(range(count))}), file, row_group_size=group)
+    found: list[int] = []
+    for shard in shards.cut([file], rows_per_shard, str(folder / "out"), "parquet"):
+        shards.work(shard, Keeper())
+        found += read(shard.target)
+    assert found == list(range(count))
+
+
+def test_shard_reads_only_the_row_groups_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "ROWS_PER_GROUP", 4)
+    file = str(tmp_path / "in.parquet")
+    shards.write_input(file, pa.table({"number": list(range(40))}))
+    asked: list[list[int]] = []
+    original = pq.ParquetFile.read_row_groups
+
+    def watched(self: Any, groups: list[int], *rest: Any, **options: Any) -> Any:
+        asked.append(groups)
+        return original(self, groups, *rest, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", watched)
+    plan = shards.cut([file], 6, str(tmp_path / "out"), "arrow")
+    for shard in plan[:3]:
+        shards.work(shard, Doubler())
+    assert asked == [[0, 1], [1, 2], [3, 4]]
+
+
+def test_target_is_named_by_the_shard_alone(tmp_path: Path) -> None:
+    file = write_numbers(tmp_path / "in.parquet", 5)
+    plan = shards.cut([file], 2, "s3://bucket/out", "parquet")
+    assert [shard.target for shard in plan] == [f"s3://bucket/out/part-00000{i}.parquet" for i in range(3)]
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "arrow"])
+def test_work_maps_its_slice_only(tmp_path: Path, file_format: shards.Format) -> None:
+    file = write_numbers(tmp_path / "in.parquet", 5)
+    plan = shards.cut([file], 2, str(tmp_path / "out"), file_format)
+    shards.work(plan[1], Doubler())
+    assert read(plan[1].target) == [2, 4, 3, 6]
+    assert [Path(plan[1].target)] == list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "arrow"])
+def test_same_rows_give_the_same_bytes(tmp_path: Path, file_format: shards.Format) -> None:
+    file = write_numbers(tmp_path / "in.parquet", 3)
+    made = []
+    for name in ("a", "b"):
+        (shard,) = shards.cut([file], 8, str(tmp_path / name), file_format)
+        shards.work(shard, Doubler())
+        made.append(Path(shard.target).read_bytes())
+    assert made[0] == made[1]
+
+
+def test_mapper_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    file = write_numbers(tmp_path / "in.parquet", 3)
+    (shard,) = shards.cut([file], 8, str(tmp_path / "out"), "parquet")
+    with pytest.raises(RuntimeError, match="number 1"):
+        shards.work(shard, Doubler(stop=1))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "arrow"])
+def test_counts_of_finished_shards_add_up_without_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: shards.Format
+) -> None:
+    files = [write_numbers(tmp_path / "a.parquet", 3), write_numbers(tmp_path / "b.parquet", 2, first=3)]
+    plan = shards.cut(files, 2, str(tmp_path / "out"), file_format)
+    for shard in plan:
+        shards.work(shard, Doubler())
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("finished shards were worked again")
+
+    monkeypatch.setattr(shards, "_worked", refuse)
+    seen: list[tuple[int, int]] = []
+    counts = shards.run(plan, Doubler, {}, shards.Workers(), lambda done, total: seen.append((done, total)))
+    assert counts == {"rows": 5, "total": 30}
+    assert seen == [(5, 5)]
+
+
+def test_pass_over_no_rows_has_no_counts(tmp_path: Path) -> None:
+    file = write_numbers(tmp_path / "in.parquet", 0)
+    plan = shards.cut([file], 2, str(tmp_path / "out"), "parquet")
+    assert plan == []
+    assert shards.run(plan, Doubler, {}, shards.Workers()) == {}
+
+
+def test_tries_of_a_shard_are_counted_until_the_pass_is_stopped() -> None:
+    tries = shards._Tries()
+    assert [tries.begin(index) for index in (3, 4, 3, 3)] == [0, 0, 1, 2]
+    tries.stop()
+    assert [tries.begin(index) for index in (3, 5)] == [None, None]

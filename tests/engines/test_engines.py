@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from tinyqa_ray.configs import WindowConfig
+from tinyqa_ray.core import processor
+from tinyqa_ray.datasets.windows import Windower, Windows
+from tinyqa_ray.engines.torch_engine import TorchEngine, pick_device, pick_dtype
+from tinyqa_ray.models import pretrained
+
+FAMILIES = pytest.mark.parametrize("family", ["bert", "roberta"])
+
+
+@pytest.fixture
+def engine(family: str, request: pytest.FixtureRequest) -> tuple[TorchEngine, Windower]:
+    folder = request.getfixturevalue(f"tiny_{family}")
+    windower = Windower(
+        pretrained.load_tokenizer(folder), WindowConfig(max_seq_len=48, doc_stride=8, max_query_len=16)
+    )
+    return TorchEngine(pretrained.load_qa_model(folder), device="cpu"), windower
+
+
+def some_windows(windower: Windower) -> Windows:
+    paragraphs = [row for article in tiny.squad_document()["data"] for row in article["paragraphs"]]
+    contexts = ["owl", *(row["context"] for row in paragraphs[:4]), "", "[PAD] <pad> rye bread"]
+    return windower.windows(["Who built the lighthouse?"] * len(contexts), contexts)
+
+
+@FAMILIES
+@pytest.mark.parametrize("budget", [1, 100, 4096])
+def test_batched_logits_equal_those_of_each_window_alone(
+    engine: tuple[TorchEngine, Windower], budget: int
+) -> None:
+    forward, windower = engine
+    windows = some_windows(windower)
+    starts, ends = forward.logits(windows, max_batch_tokens=budget)
+    assert [len(row) for row in starts] == [len(row) for row in ends] == windows.lengths.tolist()
+    for w in range(len(windows)):
+        ((_, start, end),) = forward.run(windows, [np.array([w])])
+        np.testing.assert_allclose(starts[w], start[0], atol=1e-5)
+        np.testing.assert_allclose(ends[w], end[0], atol=1e-5)
+
+
+@FAMILIES
+def test_windows_differ_so_that_a_wrong_order_would_show(engine: tuple[TorchEngine, Windower]) -> None:
+    forward, windower = engine
+    starts, _ = forward.logits(some_windows(windower))
+    assert len({round(float(row[0]), 3) for row in starts}) == len(starts)
+
+
+@FAMILIES
+@pytest.mark.parametrize("budget", [1, 64, 200])
+def test_token_budget_counts_padding(
+    engine: tuple[TorchEngine, Windower], budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, windower = engine
+    windows = some_windows(windower)
+    shapes: list[tuple[int, int]] = []
+    original = TorchEngine.run
+
+    def watched(self: TorchEngine, windows: Windows, batches: Any) -> Any:
+        for made in original(self, windows, batches):
+            shapes.append(made[1].shape)
+            yield made
+
+    monkeypatch.setattr(TorchEngine, "run", watched)
+    forward.logits(windows, max_batch_tokens=budget)
+    assert sum(rows for rows, _ in shapes) == len(windows)
+    assert all(rows == 1 or rows * tokens <= budget for rows, tokens in shapes)
+    assert any(rows > 1 for rows, _ in shapes) == (budget > 1)
+
+
+@pytest.mark.parametrize("family", ["bert"])
+def test_token_types_reach_the_model(engine: tuple[TorchEngine, Windower]) -> None:
+    forward, windower = engine
+    windows = some_windows(windower)
+    before, _ = forward.logits(windows)
+    forward.uses_types = False
+    after, _ = forward.logits(windows)
+    assert not np.allclose(before[0], after[0], atol=1e-3)
+
+
+def test_bf16_is_computed_in_fp32_where_it_would_be_emulated_and_that_is_said_once(
+    has: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(processor._log, "warning", said.append)
+    has("avx2")
+    cpu = torch.device("cpu")
+    assert [pick_dtype("bf16", cpu), pick_dtype("bf16", cpu)] == [torch.float32, torch.float32]
+    assert said == ["bf16 is computed in fp32: this processor would emulate it, a hundred times slower"]
+    has("avx2", "avx512", "bf16")
+    assert pick_dtype("bf16", cpu) == torch.bfloat16
+    assert len(said) == 1
+
+
+def test_named_device_is_taken() -> None:
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device().type in ("cpu", "cuda")
+
+
+@pytest.fixture
+def two_lanes(tiny_bert: str) -> Iterator[tuple[TorchEngine, Windower]]:
+    """An engine of two cores, whatever this machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    windower = Windower(
+        pretrained.load_tokenizer(tiny_bert), WindowConfig(max_seq_len=48, doc_stride=8, max_query_len=16)
+    )
+    yield TorchEngine(pretrained.load_qa_model(tiny_bert), device="cpu"), windower
+    torch.set_num_threads(before)
+
+
+def test_several_batches_run_side_by_side_on_a_core_each(
+    two_lanes: tuple[TorchEngine, Windower], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, windower = two_lanes
+    launch, seen = forward._launch, dict[int, int]()
+    both = threading.Barrier(2, timeout=20)
+
+    def watched(windows: Windows, batch: Any) -> torch.Tensor:
+        if threading.get_ident() not in seen:
+            seen[threading.get_ident()] = torch.get_num_threads()
+            both.wait()  # passes only when the other lane is here as well
+        return launch(windows, batch)
+
+    monkeypatch.setattr(forward, "_launch", watched)
+    forward.logits(some_windows(windower), max_batch_tokens=48)
+    assert [*seen.values()] == [1, 1]
+    assert torch.get_num_threads() == 2
+
+
+def test_batch_alone_has_all_cores_and_two_at_a_time_share_them(
+    two_lanes: tuple[TorchEngine, Windower], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, windower = two_lanes
+    windows = some_windows(windower)
+    launch, seen = forward._launch, []
+    held, go_on = threading.Event(), threading.Event()
+
+    def watched(windows: Windows, batch: Any) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        if len(seen) == 1:
+            held.set()
+            go_on.wait(20)
+        return launch(windows, batch)
+
+    monkeypatch.setattr(forward, "_launch", watched)
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(lambda: list(forward.run(windows, [np.array([0])])))
+        held.wait(20)
+        list(forward.run(windows, [np.array([1])]))
+        go_on.set()
+        first.result()
+    assert seen == [2, 1]
+    assert torch.get_num_threads() == 2
+
+
+def test_run_that_is_left_early_leaves_nothing_behind(two_lanes: tuple[TorchEngine, Windower]) -> None:
+    forward, windower = two_lanes
+    windows = some_windows(windower)
+    batches = [np.array([number]) for number in range(len(windows))]
+    left = forward.run(windows, batches)
+    batch, _, _ = next(left)
+    left.close()  # type: ignore[attr-defined]
+    assert batch.tolist() == [0]
+    assert [each.tolist() for each, _, _ in forward.run(windows, batches)] == [b.tolist() for b in batches]

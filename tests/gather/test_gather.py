@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyqa_ray.configs import GatherConfig
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets import squad
+from tinyqa_ray.datasets.squad import GoldAnswer, Paragraph, Question
+from tinyqa_ray.gather import gather
+from tinyqa_ray.gather.stage import HELD_OUT, made_unanswerable
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps(tiny.squad_document()))
+    return str(path)
+
+
+def write_other(path: Path, **changes: Any) -> str:
+    """One more article, of two paragraphs."""
+    rows = [
+        ("Rye bread is baked at dawn.", {"text": "at dawn", "answer_start": 19}),
+        ("Owls hunt at night.", {"text": "at night", "answer_start": 10}),
+    ]
+    paragraphs = [
+        {
+            "context": context,
+            "qas": [{"id": f"o{n}", "question": f"When, {n}?", "is_impossible": False, "answers": [answer]}],
+        }
+        for n, (context, answer) in enumerate(rows)
+    ]
+    paragraphs[0]["qas"][0] |= changes
+    path.write_text(json.dumps({"data": [{"title": "Others", "paragraphs": paragraphs}]}))
+    return str(path)
+
+
+def questions(paragraphs: list[Paragraph]) -> dict[str, Question]:
+    return {question.id: question for each in paragraphs for question in each.questions}
+
+
+def test_sources_come_one_after_the_other_with_all_they_have(data: str, tmp_path: Path) -> None:
+    other = write_other(tmp_path / "other.json")
+    report = gather(GatherConfig(data=(data, other)), str(tmp_path / "out"))
+    made = squad.read_squad(str(tmp_path / "out"))
+    sources = [*squad.read_squad(data), *squad.read_squad(other)]
+    assert [(each.context, each.questions) for each in made] == [(e.context, e.questions) for e in sources]
+    assert len({each.paragraph_id for each in made}) == len(made) == report.paragraphs
+    assert report.questions == len(questions(sources))
+    assert report.made_unanswerable == report.unlabelled == report.held_out == 0
+
+
+def test_run_again_it_is_finished_and_the_same(data: str, tmp_path: Path) -> None:
+    config = GatherConfig(data=(data,), made_unanswerable=0.5, questions_per_paragraph=2)
+    report = gather(config, str(tmp_path / "one"))
+    assert gather(config, str(tmp_path / "one")) == report
+    gather(config, str(tmp_path / "two"))
+    (one,), (two,) = ((tmp_path / name / squad.FOLDER).glob("*.parquet") for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_articles_held_out_are_in_their_file_alone(data: str, tmp_path: Path) -> None:
+    titles = list(dict.fromkeys(each.title for each in squad.read_squad(data)))
+    report = gather(GatherConfig(data=(data,), hold_out=(titles[0],)), str(tmp_path / "out"))
+    kept, left = squad.read_squad(str(tmp_path / "out")), squad.read_squad(str(tmp_path / "out" / HELD_OUT))
+    assert {each.title for each in left} == {titles[0]}
+    assert {each.title for each in kept} == {*titles[1:]}
+    assert report.held_out == len(questions(left))
+    with pytest.raises(InputError, match="no article 'Nowhere' to hold out; there are"):
+        gather(GatherConfig(data=(data,), hold_out=("Nowhere",)), str(tmp_path / "other"))
+
+
+def test_at_most_so_many_questions_of_a_paragraph_stay_in_their_order(data: str, tmp_path: Path) -> None:
+    before = squad.read_squad(data)
+    assert max(len(each.questions) for each in before) > 1
+    gather(GatherConfig(data=(data,), questions_per_paragraph=1), str(tmp_path / "out"))
+    after = squad.read_squad(str(tmp_path / "out"))
+    for own, fewer in zip(before, after, strict=True):
+        assert len(fewer.questions) == min(len(own.questions), 1)
+        assert [each for each in own.questions if each in fewer.questions] == [*fewer.questions]
+
+
+TEXTS = ("owl", "rye bread", "dawn", "Owl post", "nothing here")
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("AB"), st.sampled_from(TEXTS), st.lists(st.booleans(), max_size=3)),
+        max_size=8,
+    ),
+    st.floats(0, 2.5),
+    st.integers(0, 9),
+)
+def test_made_questions_are_of_their_article_and_hold_no_answer(
+    rows: list[tuple[str, str, list[bool]]], share: float, seed: int
+) -> None:
+    paragraphs = [
+        Paragraph(
+            paragraph_id=str(n),
+            title=title,
+            context=text,
+            questions=tuple(
+                Question(f"{n}-{i}", "?", not answerable, (GoldAnswer(text[:3], 0),) if answerable else ())
+                for i, answerable in enumerate(asked)
+            ),
+        )
+        for n, (title, text, asked) in enumerate(rows)
+    ]
+    by_id, answerable = {each.paragraph_id: each for each in paragraphs}, questions(paragraphs)
+    made = list(made_unanswerable(paragraphs, share, seed))
+    for place, question in made:
+        origin = question.id.split("-elsewhere")[0]
+        own = by_id[origin.split("-")[0]]
+        assert by_id[place].title == own.title
+        assert by_id[place].context != own.context
+        assert own.context[:3].lower() not in by_id[place].context.lower()
+        assert not answerable[origin].is_impossible
+        assert question.is_impossible
+    assert len({question.id for _, question in made}) == len(made)
+    times = Counter(question.id.split("-elsewhere")[0] for _, question in made)
+    assert max(times.values(), default=0) <= int(share) + 1
+    assert made == list(made_unanswerable(paragraphs, share, seed))
+
+
+def test_made_questions_join_the_others_of_their_paragraph(data: str, tmp_path: Path) -> None:
+    report = gather(GatherConfig(data=(data,), made_unanswerable=1.0), str(tmp_path / "out"))
+    made = squad.read_squad(str(tmp_path / "out"))
+    assert report.made_unanswerable > 0
+    assert report.questions == len(questions(squad.read_squad(data))) + report.made_unanswerable
+    assert len(questions(made)) == report.questions
+
+
+def test_questions_of_a_corpus_come_with_their_passages(data: str, tmp_path: Path) -> None:
+    documents, asked = tmp_path / "documents.jsonl", tmp_path / "questions.jsonl"
+    documents.write_text('{"id": "d1", "text": "Owls."}\n{"id": "d2", "text": "Rye."}\n')
+    asked.write_text('{"id": "q", "question": "What?", "document_id": "d2"}\n')
+    config = GatherConfig(data=(data,), documents=str(documents), questions=str(asked))
+    report = gather(config, str(tmp_path / "out"))
+    *_, last = squad.read_squad(str(tmp_path / "out"))
+    (question,) = last.questions
+    assert (last.context, question.question) == ("Rye.", "What?")
+    # Neither an answer nor the word that there is none.
+    assert not question.answers
+    assert not question.is_impossible
+    assert report.unlabelled == 1
+    asked.write_text('{"id": "q", "question": "What?", "document_id": "d3"}\n')
+    with pytest.raises(InputError, match="document_id 'd3' is not in"):
+        gather(config, str(tmp_path / "other"))
+    asked.write_text('{"id": "q", "question": 7, "document_id": "d2"}\n')
+    with pytest.raises(InputError, match="question is 7; it must be a text"):
+        gather(config, str(tmp_path / "other"))
+
+
+def test_unlabelled_questions_of_a_source_stay_so(data: str, tmp_path: Path) -> None:
+    """Asked of another paragraph they would be called unanswerable, though nobody knows what they ask for."""
+    other = write_other(tmp_path / "other.json", answers=[], is_impossible=False)
+    report = gather(GatherConfig(data=(data, other), made_unanswerable=1.0), str(tmp_path / "out"))
+    made = questions(squad.read_squad(str(tmp_path / "out")))
+    assert made["o0"].unlabelled
+    assert "o0-elsewhere" not in made
+    assert "o1-elsewhere" in made
+    assert report.unlabelled == 1
+
+
+def test_what_cannot_be_gathered_is_refused(data: str, tmp_path: Path) -> None:
+    (first, *_) = questions(squad.read_squad(data))
+    same = write_other(tmp_path / "same.json", id=first)
+    with pytest.raises(InputError, match="make ids unique"):
+        gather(GatherConfig(data=(data, same)), str(tmp_path / "out"))
+    with pytest.raises(InputError, match="there is nothing to gather"):
+        GatherConfig(data=())
+    with pytest.raises(InputError, match="must be a tuple"):
+        GatherConfig(data=data)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="documents and questions belong together"):
+        replace(GatherConfig(data=(data,)), documents=data)

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tinyqa_ray.configs import AugmentConfig, DistillConfig, EvaluateConfig, TeacherLogitsConfig, WindowConfig
+from tinyqa_ray.core import bundled, stage_folder
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.recipes import published
+from tinyqa_ray.recipes import recipe as wiring
+from tinyqa_ray.recipes.recipe import Recipe
+
+RECIPES = [published.tinyroberta(), published.tinybert()]
+EVERYTHING = [
+    make(student="s", student_layers=(1, 3), general="texts", baseline=True)
+    for make in (published.tinyroberta, published.tinybert)
+]
+
+
+@pytest.fixture
+def quickstart(tiny_bert: str) -> Recipe:
+    return published.quickstart(tiny_bert)
+
+
+def stages(recipe: Recipe) -> dict[str, Any]:
+    return dict(recipe.stages)
+
+
+def has(config: Any, **expected: Any) -> None:
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_tinyroberta_has_the_numbers_of_its_model_card() -> None:
+    found = stages(published.tinyroberta())
+    has(found["augmented"], copies=20, data="squad_v2:train")
+    has(
+        found["intermediate"],
+        objective=("intermediate",),
+        data="@windows",
+        student="deepset/tinyroberta-6l-768d",
+        teacher="deepset/roberta-base-squad2",
+    )
+    has(found["teacher-logits"], model=("deepset/roberta-large-squad2",), data="squad_v2:train")
+    has(
+        found["student"],
+        objective=("prediction",),
+        student="@intermediate/model",
+        batch_size=96,
+        epochs=4,
+        learning_rate=3e-5,
+        warmup=0.2,
+        distillation_weight=0.75,
+        temperature=1.5,
+    )
+    assert found["intermediate"].workers == found["student"].workers == 4
+
+
+def test_tinybert_has_the_numbers_of_its_model_card() -> None:
+    found = stages(published.tinybert())
+    teacher = "deepset/bert-base-uncased-squad2"
+    has(found["augmented"], copies=20)
+    shared = {"batch_size": 26, "epochs": 5, "temperature": 1.0}
+    has(
+        found["intermediate"],
+        objective=("intermediate",),
+        student="huawei-noah/TinyBERT_General_6L_768D",
+        teacher=teacher,
+        learning_rate=5e-5,
+        head_dropout=0.1,
+        **shared,
+    )
+    has(found["teacher-logits"], model=(teacher,))
+    has(found["student"], objective=("prediction",), learning_rate=3e-5, distillation_weight=1.0, **shared)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_published_recipes_cut_the_published_windows_and_measure_on_dev(recipe: Recipe) -> None:
+    expected = WindowConfig(max_seq_len=384, doc_stride=128, max_query_len=64)
+    configs = [config for _, config in recipe.stages]
+    windowed = [c for c in configs if isinstance(c, TeacherLogitsConfig | EvaluateConfig)]
+    assert {config.window for config in windowed} == {expected}
+    assert configs[-1] == EvaluateConfig(model="@student/model", data="squad_v2:validation")
+
+
+def test_paths_of_earlier_stages_become_folders(quickstart: Recipe) -> None:
+    for recipe in [quickstart, *RECIPES, *EVERYTHING]:
+        names = [name for name, _ in recipe.stages]
+        assert len(set(names)) == len(names)
+        for name, config in recipe.stages:
+            assert set(wiring.references(config)) <= set(names[: names.index(name)])
+            found = wiring.resolved(config, "s3://bucket/run")
+            assert wiring.references(found) == []
+            for reference in wiring.references(config):
+                assert f"s3://bucket/run/{reference}" in str(found)
+    student = wiring.resolved(stages(published.tinybert())["student"], "out")
+    has(student, data="out/teacher-logits", student="out/intermediate/model")
+
+
+def test_quickstart_makes_a_student_of_half_the_layers(quickstart: Recipe, tiny_bert: str) -> None:
+    found = stages(quickstart)
+    has(found["intermediate"], student_layers=(1,), teacher="@teacher/model")
+    has(found["teacher"], student=tiny_bert, objective=("labels",))
+
+
+def test_quickstart_takes_other_data_and_layers(tiny_bert: str) -> None:
+    recipe = published.quickstart(tiny_bert, "train.json", "dev.json", student_layers=(0,), baseline=True)
+    found = stages(recipe)
+    assert found["windows"].data == found["augmented"].data == "train.json"
+    assert found["student-evaluation"].data == found["student"].dev == "dev.json"
+    has(found["intermediate"], student_layers=(0,))
+    has(found["baseline"], student="@teacher/model", student_layers=(0,), objective=("labels",))
+
+
+@pytest.mark.parametrize("make", [published.tinyroberta, published.tinybert])
+def test_published_recipes_run_offline_on_folders(make: Any) -> None:
+    """Every model and file is what the caller gave, or another stage's."""
+    given = {"data": "d", "dev": "v", "student": "s", "teacher": "t"}
+    if make is published.tinyroberta:
+        given["large_teacher"] = "l"
+    recipe = make(masked_lm="none", **given)
+    texts = ("data", "tokenizer", "model", "student", "teacher", "masked_lm", "embeddings", "dev")
+    paths = {getattr(config, name, None) for _, config in recipe.stages for name in texts}
+    flat = {each for path in paths for each in (path if isinstance(path, tuple) else (path,))}
+    assert {each for each in flat if each and not each.startswith("@")} == set(given.values())
+    assert stages(recipe)["augmented"].embeddings == "s"
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES, *EVERYTHING], ids=lambda recipe: recipe.name)
+def test_stages_that_teach_the_head_are_measured(recipe: Recipe) -> None:
+    trained = {name: config for name, config in recipe.stages if isinstance(config, DistillConfig)}
+    measured = {name for name, config in trained.items() if config.dev == "squad_v2:validation"}
+    assert measured == trained.keys() & {"baseline", "student"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "plain"), zip(EVERYTHING, RECIPES, strict=True), ids=lambda recipe: recipe.name
+)
+def test_general_distillation_comes_first_on_plain_text(recipe: Recipe, plain: Recipe) -> None:
+    names = [name for name, _ in recipe.stages]
+    assert names[:2] == ["general-windows", "general"]
+    assert [name for name in names[2:] if name != "baseline"] == [name for name, _ in plain.stages]
+    found = stages(recipe)
+    has(found["general-windows"], data="texts", tokenizer="s", model=())
+    has(found["general"], objective=("intermediate",), student="s", student_layers=(1, 3), dev=None)
+    assert found["general"].teacher in ("roberta-base", "bert-base-uncased")
+    has(found["intermediate"], student="@general/model", student_layers=None)
+
+
+@pytest.mark.parametrize("make", [published.tinyroberta, published.tinybert])
+def test_layers_are_cut_once_where_training_begins(make: Any) -> None:
+    trained = {
+        name: config.student_layers
+        for name, config in make(student_layers=(1, 3), baseline=True).stages
+        if isinstance(config, DistillConfig)
+    }
+    assert trained == {"intermediate": (1, 3), "baseline": (1, 3), "student": None}
+
+
+@pytest.mark.parametrize("recipe", EVERYTHING, ids=lambda recipe: recipe.name)
+def test_baseline_is_the_student_taught_by_labels_alone(recipe: Recipe) -> None:
+    found = stages(recipe)
+    student, baseline = found["student"], found["baseline"]
+    has(baseline, objective=("labels",), student=found["intermediate"].student, baseline=None)
+    assert student.baseline == "@baseline/model"
+    # What else could make a difference is the same.
+    names = ("data", "epochs", "batch_size", "learning_rate", "warmup", "head_dropout", "seed", "workers")
+    has(baseline, **{name: getattr(student, name) for name in names})
+    assert "baseline" in wiring.references(student)
+
+
+def test_no_stage_of_a_baseline_unless_asked(quickstart: Recipe) -> None:
+    for recipe in [quickstart, *RECIPES]:
+        assert "baseline" not in stages(recipe)
+        has(stages(recipe)["student"], baseline=None)
+
+
+def test_mini_student_learns_from_both_its_teachers_and_nobody_from_what_is_held_out(tiny_bert: str) -> None:
+    recipe = published.mini(
+        "train.json",
+        "dev.json",
+        more=("more.json",),
+        documents="d.jsonl",
+        questions="q.jsonl",
+        hold_out=("Owls",),
+        encoder=tiny_bert,
+        copies=3,
+        baseline=True,
+    )
+    found = stages(recipe)
+    has(found["gathered"], data=("train.json", "more.json"), hold_out=("Owls",))
+    has(found["asked"], data=("train.json",), documents="d.jsonl", questions="q.jsonl", hold_out=("Owls",))
+    has(found["augmented"], data="@asked", copies=3, embeddings=tiny_bert)
+    has(found["teacher-logits"], data="@augmented", model=("@teacher-a/model", "@teacher-b/model"))
+    assert found["teacher-a"] != found["teacher-b"]
+    for name in ("teacher-a", "teacher-b", "baseline"):  # labels, of what has labels
+        has(found[name], data="@windows", objective=("labels",))
+    has(found["student"], data="@teacher-logits", objective=("prediction",), distillation_weight=1.0)
+    has(found["student"], student="@teacher-a/model", also=("@teacher-b/model",), baseline="@baseline/model")
+    has(found["baseline"], student="@teacher-a/model", also=("@teacher-b/model",))
+    # Thresholds are fitted before they are used.
+    assert list(found).index("teacher-b-evaluation") < list(found).index("teacher-logits")
+    assert found["teacher-logits"].at_thresholds
+    for name in ("teacher-a", "teacher-b", "baseline", "student"):
+        has(found[f"{name}-evaluation"], data="dev.json", fit_threshold="@gathered/held-out.json")
+    has(found["teachers-evaluation"], model="@teacher-a/model", also=("@teacher-b/model",))
+
+
+def test_mini_without_more_has_no_more_stages(tiny_bert: str) -> None:
+    found = stages(published.mini("train.json", "dev.json", encoder=tiny_bert))
+    assert not found.keys() & {"augmented", "baseline", "baseline-evaluation"}
+    has(found["teacher-logits"], data="@asked", at_thresholds=False)
+    has(found["student-evaluation"], fit_threshold=None)
+
+
+def test_mini_teachers_answer_as_exports_if_wanted(tiny_bert: str) -> None:
+    found = stages(published.mini("train.json", "dev.json", encoder=tiny_bert, exported=True))
+    has(found["teacher-b-export"], model="@teacher-b/model", precision="bf16")
+    has(found["teacher-logits"], model=("@teacher-a-export", "@teacher-b-export"))
+    has(found["student"], student="@teacher-a/model")
+
+
+def test_quickstart_distils_the_shipped_model(quickstart: Recipe) -> None:
+    found = stages(published.quickstart())
+    assert not found.keys() & {"windows", "teacher"}
+    has(found["teacher-logits"], model=(bundled.MODEL,), data="@augmented")
+    has(found["intermediate"], student=bundled.MODEL, teacher=bundled.MODEL, student_layers=(1, 3, 5))
+    # Its own threshold and scores are stored with it.
+    has(found["teacher-evaluation"], model=bundled.MODEL, fit_threshold=None, fit_temperature=None)
+    fitted = {"fit_threshold": bundled.asset("squad2_calibration.json")}
+    fitted["fit_temperature"] = fitted["fit_threshold"]
+    has(found["student-evaluation"], **fitted)
+    has(stages(quickstart)["teacher-evaluation"], model="@teacher/model", **fitted)
+
+
+def test_tuples_and_none_are_no_references() -> None:
+    config = DistillConfig(
+        data="@windows",
+        student="@a/model",
+        objective=("labels", "prediction"),
+        teacher=None,
+        dev="dev.json",
+        baseline="@b",
+    )
+    assert sorted(wiring.references(config)) == ["a", "b", "windows"]
+    found = wiring.resolved(config, "out")
+    has(found, data="out/windows", student="out/a/model", baseline="out/b", objective=config.objective)
+
+
+def test_reference_to_no_earlier_stage_is_refused() -> None:
+    windows = ("windows", TeacherLogitsConfig(data="@augmented", tokenizer="t"))
+    augmented = ("augmented", AugmentConfig(data="d", embeddings="e"))
+    Recipe(name="right", stages=(augmented, windows))
+    with pytest.raises(InputError, match=r"recipe wrong: stage windows reads @augmented, which no earlier"):
+        Recipe(name="wrong", stages=(windows, augmented))
+
+
+def test_fingerprint_is_stable_and_tells_every_number() -> None:
+    config = stages(published.tinyroberta())["student"]
+    again = stages(published.tinyroberta())["student"]
+    assert stage_folder.fingerprint(config) == stage_folder.fingerprint(again)
+    changes: list[dict[str, Any]] = [
+        {"learning_rate": 3.1e-5},
+        {"epochs": 5},
+        {"seed": 43},
+        {"temperature": 1.0},
+        {"student_layers": (0, 1)},
+    ]
+    others = {stage_folder.fingerprint(replace(config, **change)) for change in changes}
+    assert len(others | {stage_folder.fingerprint(config)}) == len(changes) + 1
+    assert stage_folder.fingerprint(
+        replace(config, workers=2, threads=3, use_gpu=False)
+    ) == stage_folder.fingerprint(config)

@@ -1,0 +1,140 @@
+"""The work of the answering stage.
+
+A question that names its document is asked of that document, and its answers are written at once. One that
+does not is asked of every document, or of the passages that BM25 selects; the answers of each unit of work
+are ranked together in a second pass over the questions.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from tinyqa_ray.answer.answerer import Answerer
+from tinyqa_ray.answer.corpus import Corpus, Watch, prepare
+from tinyqa_ray.answer.merge import Merger
+from tinyqa_ray.answer.notes import Notes
+from tinyqa_ray.answer.page import answers_html
+from tinyqa_ray.answer.plan import Plan, Unit, plan
+from tinyqa_ray.answer.report import FOLDER, AnswerReport
+from tinyqa_ray.answer.rows import ANSWERS, write_jsonl
+from tinyqa_ray.configs import AnswerConfig
+from tinyqa_ray.core import shards, stage_folder, storage
+from tinyqa_ray.core.cluster import connected, quiet_models
+from tinyqa_ray.corpus import tables
+from tinyqa_ray.engines.load import check_model
+from tinyqa_ray.models.settings import ModelSettings
+
+JSONL = "answers-jsonl"
+_QUESTIONS_A_MERGE = 1024
+_REFUSED_A_FILE = 1 << 16
+
+
+def work(
+    config: AnswerConfig,
+    settings: ModelSettings,
+    stage: stage_folder.Stage,
+    progress: stage_folder.Progress | None,
+) -> AnswerReport:
+    """Answer what is left to be answered, write the page, and return what became of the questions."""
+    folder = stage.path("_work")
+    quiet_models()
+    check_model(config.model, config.window)
+    watch = partial(_noted, progress)
+    with connected():
+        corpus = prepare(config, folder, watch)
+        cut = plan(corpus, config.rows_per_shard)
+        counts = _answered(config, settings, stage, corpus, cut, watch)
+    report = _report(corpus, cut, counts)
+    page = answers_html(config, report, counts, list(Notes.read_all(f"{folder}/notes")), corpus, cut)
+    storage.write_atomic(stage.path("report.html"), page.encode())
+    return report
+
+
+def _answered(
+    config: AnswerConfig,
+    settings: ModelSettings,
+    stage: stage_folder.Stage,
+    corpus: Corpus,
+    cut: Plan,
+    watch: Watch,
+) -> dict[str, float]:
+    """Answer all units and, where questions are asked of several documents, rank what was found."""
+    work, answers, jsonl = stage.path("_work"), stage.path(FOLDER), stage.path(JSONL)
+    notes = storage.join(work, "notes")
+    workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus_per_actor, threads=config.threads)
+    theirs = stage_folder.for_workers(config, "model")
+    target = storage.join(work, "found") if corpus.merged else answers
+    todo = _shards(cut.units, storage.join(work, "units.parquet"), target)
+    options = {"config": theirs, "settings": settings, "corpus": corpus, "output": jsonl, "notes": notes}
+    counts = shards.run(todo, Answerer, options, workers, watch("answering"))
+    if not corpus.merged:
+        return counts
+    merging: dict[str, Any] = {
+        "config": theirs,
+        "found": [shard.target for shard in sorted(todo, key=lambda shard: shard.index)],
+        "threshold": settings.no_answer_threshold,
+        "output": jsonl,
+        "notes": notes,
+    }
+    questions = shards.cut(corpus.questions, _QUESTIONS_A_MERGE, answers, "parquet")
+    few = shards.Workers(actors=config.actors, threads=1)
+    counts = shards.run(questions, Merger, merging, few, watch("ranking"))
+    return {**counts, "rows": counts["rows"] + _refuse_documents(config, corpus, cut, answers, jsonl)}
+
+
+def _shards(units: list[Unit], source: str, folder: str) -> list[shards.Shard]:
+    """A shard of each unit, the costly ones first: at the end, no actor is busy with a long one alone."""
+    if storage.kind(source) == "absent":
+        shards.write_input(source, Unit.table(units))
+    made = [
+        shards.Shard(
+            unit.index,
+            source,
+            unit.index,
+            1,
+            storage.join(folder, f"part-{unit.index:06d}.parquet"),
+            units=unit.pairs,
+        )
+        for unit in units
+    ]
+    # To a power of two only: otherwise in order, as actors hold what they read last.
+    return sorted(made, key=lambda shard: -units[shard.index].size.bit_length())
+
+
+def _refuse_documents(config: AnswerConfig, corpus: Corpus, cut: Plan, folder: str, jsonl: str) -> int:
+    """Write a row with ``error`` for each document that cannot be read; return how many."""
+    if not cut.unreadable:
+        return 0
+    names = ["document_id", "error", "meta"]
+    with tables.Parts(folder, ANSWERS, shards.ROWS_PER_GROUP, _REFUSED_A_FILE, stem="unreadable") as parts:
+        for batch in tables.batches(corpus.documents, names, 1 << 12):
+            for row in batch.filter(batch.column(1).is_valid()).to_pylist():
+                parts.add(*({**row, "rank": 0}.get(name) for name in ANSWERS.names))
+        files = parts.finish()
+    if config.jsonl:
+        for number, file in enumerate(files):
+            with tables.opened(file) as parquet:
+                write_jsonl(f"{jsonl}/unreadable-{number:06d}.jsonl", parquet.read().to_pylist())
+    return parts.rows
+
+
+def _report(corpus: Corpus, cut: Plan, counts: dict[str, float]) -> AnswerReport:
+    whole = {name: int(counts.get(name, 0)) for name in ("answered", "unanswered", "errors", "rows")}
+    became = whole["answered"] + whole["unanswered"] + whole["errors"]
+    assert became == corpus.question_rows, f"{corpus.question_rows} questions came in, {became} came out"
+    selection = corpus.selection
+    return AnswerReport(
+        documents=cut.documents,
+        unreadable_documents=cut.unreadable,
+        questions=corpus.question_rows,
+        pairs=sum(unit.pairs for unit in cut.units),
+        passages=selection.passages if selection else None,
+        pairs_saved=selection.saved if selection else None,
+        own_document_selected=selection.own_selected if selection else None,
+        **whole,
+    )
+
+
+def _noted(progress: stage_folder.Progress | None, note: str) -> stage_folder.Progress | None:
+    return partial(progress, note=note) if progress else None

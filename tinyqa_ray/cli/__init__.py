@@ -1,0 +1,1 @@
+"""The shell's commands, and the doors of jobs: parse, call, print."""

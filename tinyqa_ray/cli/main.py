@@ -1,0 +1,309 @@
+"""``tinyqa``: parse, call one function of one config, print. Libraries load when a command needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import tyro
+
+from tinyqa_ray import configs
+from tinyqa_ray.cli import options
+from tinyqa_ray.core import bundled, stage_folder
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.version import __version__
+
+_app = tyro.extras.SubcommandApp()
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a subcommand; parsing returns the call to make, so that its errors are not the parser's."""
+
+    @functools.wraps(function)
+    def bound(*arguments: Any, **options: Any) -> Callable[[], None]:
+        return functools.partial(function, *arguments, **options)
+
+    _app.command(name=function.__name__.replace("_", "-"))(bound)
+    return function
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the shell's command; a user's mistake is one line on stderr and exit code 2."""
+    given = options.normalised(sys.argv[1:] if arguments is None else arguments)
+    if given == ["--version"]:
+        print(f"tinyqa {__version__}")
+        return
+    described = "Small question-answering models: made by distillation, run over corpora, on Ray."
+    with options.mistakes_in_one_line():
+        if given[:1] == ["distill"] and options.names_recipe(given):
+            _run_recipe("tinyqa distill", given[1:])
+            return
+        with options.pointing_to_help("tinyqa"):
+            call = options.parsed(
+                lambda: _app.cli(prog="tinyqa", description=described, args=given, config=options.FLAT)
+            )
+        call()
+
+
+def run_job(stage: Callable[..., Any], config: type, *, recipes: bool = False) -> None:
+    """The door of a job: parse a config and ``--output``, run, print a JSON summary as the last line.
+
+    With ``recipes``, ``--recipe`` may ask for the stages of a recipe instead.
+    """
+
+    def job(config: Any, output: str) -> Callable[[], dict[str, Any]]:
+        return functools.partial(_summary, stage, config, output)
+
+    job.__annotations__ = {"config": config, "output": str}
+    program, *given = sys.argv[:1] + options.normalised(sys.argv[1:])
+    with options.mistakes_in_one_line():
+        if recipes and options.names_recipe(given):
+            _run_recipe(program, given, as_job=True)
+            return
+        with options.pointing_to_help(program):
+            call = options.parsed(lambda: tyro.cli(job, args=given, config=options.FLAT), one_line=True)
+        print(json.dumps(call()))
+
+
+def run_pipeline() -> None:
+    """The door of the job that runs a whole recipe: ``--recipe``, as ``tinyqa distill`` takes it."""
+    with options.mistakes_in_one_line():
+        _run_recipe(sys.argv[0], options.normalised(sys.argv[1:]), as_job=True)
+
+
+@command
+def quickstart(output: str = "runs/quickstart", teacher: str | None = None) -> None:
+    """Run every stage on bundled real data, in minutes, and show the answers.
+
+    Args:
+        output: Folder of all stages; run again, only what is left is done.
+        teacher: Encoder or question-answering model to make the teacher of: a folder or hub id. The model of
+            the package is the teacher, as it is, when not given.
+    """
+    from tinyqa_ray.cli import console
+    from tinyqa_ray.recipes import published
+
+    console.run_quickstart(published.quickstart(teacher), output)
+
+
+@command
+def ask(
+    question: Annotated[str, tyro.conf.Positional],
+    model: str = bundled.MODEL,
+    settings: str | None = None,
+    context: str | None = None,
+    file: str | None = None,
+    top_k: int = 1,
+    max_answer_tokens: int = 30,
+    threshold: float | None = None,
+) -> None:
+    """Ask a question of a text, and print the answer, its score and its offsets.
+
+    Args:
+        question: What to ask.
+        model: Folder or hub id with a question-answering head, or an export; tinyqa-mini is the model of the
+            package, tinyqa-mini-int8 its faster form for CPUs (extra 'cpu'), made on first use.
+        settings: Threshold and scale of scores: the output of tinyqa evaluate, or a settings file; those
+            beside the model, if any, when not given.
+        context: The text to read.
+        file: A UTF-8 file to read instead.
+        top_k: Answers to print, best first.
+        max_answer_tokens: Longest answer, in tokens.
+        threshold: Answer 'none' when the no-answer probability is above it; that of the settings when not
+            given, 1 always answers.
+    """
+    if (context is None) == (file is None):
+        raise InputError("give the text either with --context or with --file")
+    from tinyqa_ray.core import storage
+    from tinyqa_ray.core.cluster import quiet_models
+    from tinyqa_ray.reader import Reader
+
+    if file is not None:
+        try:
+            context = storage.read_bytes(file).decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    if top_k < 1 or max_answer_tokens < 1:
+        raise InputError(f"top_k is {top_k}, max_answer_tokens {max_answer_tokens}; both must be at least 1")
+    if threshold is not None and not 0.0 <= threshold <= 1.0:
+        raise InputError(f"threshold is {threshold}; it must lie in [0, 1]")
+    assert context is not None
+    quiet_models()
+    reader = Reader.from_pretrained(model, settings=settings)
+    for found in reader.answer(
+        question, context, top_k=top_k, max_answer_tokens=max_answer_tokens, threshold=threshold
+    ):
+        text = "no answer" if found.answer is None else found.answer
+        where = f"characters {found.start}-{found.end}"
+        print(f"{text}\n  score {found.score:.4f}, {where}, no-answer {found.na_prob:.4f}")
+
+
+@command
+def evaluate(config: configs.EvaluateConfig, output: str) -> None:
+    """Measure a model on SQuAD 2.0 questions: metrics.json, predictions, and a page to read.
+
+    Args:
+        config: What to measure.
+        output: Folder for the results.
+    """
+    from tinyqa_ray.evaluate import evaluate as stage
+
+    _run_stage("questions", stage, config, output)
+    print(f"report: {output}/report.html", file=sys.stderr)
+    if config.fit_threshold is not None or config.fit_temperature is not None:
+        print(f"fitted: use it with --settings {output}", file=sys.stderr)
+
+
+@command
+def score(data: str, predictions: str, na_probs: str | None = None, na_prob_threshold: float = 1.0) -> None:
+    """Print the official SQuAD 2.0 evaluator's JSON for a file of predictions.
+
+    Args:
+        data: SQuAD 2.0 JSON with the gold answers.
+        predictions: JSON object: question id to answer text.
+        na_probs: JSON object: question id to the probability that there is no answer.
+        na_prob_threshold: A question whose probability is above it counts as left unanswered.
+    """
+    from tinyqa_ray.evaluate.score_files import score_files
+
+    print(json.dumps(score_files(data, predictions, na_probs, na_prob_threshold), indent=2))
+
+
+@command
+def export(config: configs.ExportConfig, output: str) -> None:
+    """Export a model for CPUs, in int8, and check what that costs in F1; needs the extra 'cpu'.
+
+    Args:
+        config: What to export, and how far it may fall.
+        output: Folder for the export, which every command takes as --model.
+    """
+    from tinyqa_ray.export import export as stage
+
+    _run_stage("questions", stage, config, output)
+
+
+@command
+def gather(config: configs.GatherConfig, output: str) -> None:
+    """Put SQuAD data of several sources together, with questions made unanswerable, articles left out.
+
+    Args:
+        config: What to gather.
+        output: Folder for the paragraphs.
+    """
+    from tinyqa_ray.gather import gather as stage
+
+    _run_stage("paragraphs", stage, config, output)
+
+
+@command
+def augment(config: configs.AugmentConfig, output: str) -> None:
+    """Multiply SQuAD paragraphs: answer-safe copies, their words replaced by a masked LM's or by neighbours.
+
+    Args:
+        config: How to multiply.
+        output: Folder for the paragraphs; run again, it continues.
+    """
+    from tinyqa_ray.augment import augment as stage
+
+    _run_stage("paragraphs", stage, config, output)
+
+
+@command
+def teacher_logits(config: configs.TeacherLogitsConfig, output: str) -> None:
+    """Write windows of tokens with labels and, with --model, the logits of one or several teachers.
+
+    Args:
+        config: What to window, and with which teachers.
+        output: Folder for the windows; run again, it continues.
+    """
+    from tinyqa_ray.teacher_logits import teacher_logits as stage
+
+    _run_stage("paragraphs", stage, config, output)
+
+
+@command
+def distill(config: configs.DistillConfig, output: str) -> None:
+    """Train a student on Ray Train: on labels, a teacher's layers, or its predictions.
+
+    With --recipe tinyroberta, tinybert or quickstart it runs the stages of a recipe instead:
+    tinyqa distill --recipe tinyroberta --help.
+
+    Args:
+        config: The training stage.
+        output: Folder for the student; run again, it continues.
+    """
+    from tinyqa_ray.distill import distill as stage
+
+    _run_stage("steps", stage, config, output)
+
+
+@command
+def answer(config: configs.AnswerConfig, output: str) -> None:
+    """Answer questions about a corpus of documents into Parquet.
+
+    Args:
+        config: Model, documents and questions.
+        output: Folder for the answers; run again, it continues.
+    """
+    from tinyqa_ray.answer import answer as stage
+
+    _run_stage("questions", stage, config, output)
+
+
+@command
+def serve(
+    config: configs.ServeConfig, host: str = "127.0.0.1", port: int = 8000, drain_s: float = 0.0
+) -> None:
+    """Answer questions over HTTP, with a page to try at /, until stopped.
+
+    Args:
+        config: The model, its replicas, and the limits of requests.
+        host: Address to listen on; 0.0.0.0 for all, which wants a key.
+        port: Port to listen on.
+        drain_s: Seconds in which /health says 503 while requests are still taken, once told to stop.
+    """
+    from tinyqa_ray.cli import console
+    from tinyqa_ray.serve import server
+
+    with console.native_noise_in_a_file():
+        server.run(config, host=host, port=port, drain_s=drain_s, ready=_served)
+
+
+def _served(url: str) -> None:
+    print(f"{url} answers; its page is there, its documentation at {url}/docs; Ctrl-C stops it", flush=True)
+
+
+def _run_stage(unit: str, stage: Callable[..., Any], config: Any, output: str) -> None:
+    """Run a stage with a progress bar, and print its report as JSON."""
+    from tinyqa_ray.cli import console
+
+    print(json.dumps(console.run_stage(unit, stage, config, output), indent=2))
+
+
+def _summary(stage: Callable[..., Any], config: Any, output: str) -> dict[str, Any]:
+    """Run a stage; what a job prints of it."""
+    was_finished = stage_folder.is_finished(output)
+    report = stage(config, output)
+    if was_finished:
+        print(f"{output}: was finished, nothing is left to do", file=sys.stderr)
+    name = stage_folder.stage_name(config)
+    return {"stage": name, "output": output, "was_finished": was_finished, **asdict(report)}
+
+
+def _run_recipe(program: str, arguments: Sequence[str], *, as_job: bool = False) -> None:
+    """Run the stages that a command line with ``--recipe`` asks for, and print their reports as JSON."""
+    from tinyqa_ray.cli import overrides
+
+    call = overrides.read(arguments, program)
+    from tinyqa_ray.cli import console
+
+    # What Ray writes belongs in a job's log.
+    with contextlib.nullcontext() if as_job else console.native_noise_in_a_file():
+        stages = console.run_recipe(call.recipe, call.output, call.stages)
+    summary = {"recipe": call.recipe.name, "output": call.output, "stages": stages}
+    print(json.dumps(summary, indent=None if as_job else 2))

@@ -1,0 +1,1 @@
+"""The ground: files, stage folders, passes over shards, and the machine."""

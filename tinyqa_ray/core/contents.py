@@ -1,0 +1,117 @@
+"""What inputs hold, by the hash of their bytes: worked out once, then known by names, sizes and times."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from tinyqa_ray.core import storage
+
+SETTLED_S = 2.0
+"""A file written so shortly before it was hashed may be written again without another time or size: clocks of
+file systems tick at most every two seconds. Its hash is not kept."""
+
+_SUCCESS = "_SUCCESS.json"
+_NOT_COMPUTED_WITH = (".md", "tinyqa.json")
+"""Endings of files that do not change what weights compute; who reads ``tinyqa.json`` counts it apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """An input as it was when it was hashed."""
+
+    files: int
+    bytes: int
+    listing: str
+    """Hash of the names, sizes and times of its files."""
+    content: str
+    """Hash of what they hold."""
+
+
+_known: dict[str, _Known] = {}
+"""By absolute path; what one stage of this process has hashed, the next one does not hash again."""
+
+
+class Contents:
+    """Hashes of a run's inputs, kept in a file beside the run."""
+
+    def __init__(self, manifest: str) -> None:
+        """Take over what ``manifest``, a JSON file that need not be there, says of earlier inputs."""
+        self._manifest = manifest
+        self._kept: dict[str, _Known] = {}
+        if storage.kind(manifest) == "file":
+            earlier = storage.read_json(manifest)["inputs"]
+            self._kept = {path: _Known(**known) for path, known in earlier.items()}
+        self._used: dict[str, _Known] = {}
+
+    def identity(self, path: str) -> str:
+        """What stands for the content of an input: the same bytes give the same string.
+
+        A finished stage is known by its ``_SUCCESS.json``, any other file or folder by the SHA-256 of its
+        content, and what is neither (a hub id) by its name. Files are read only where names, sizes or times
+        differ from those of the manifest, or from those that this process has seen.
+        """
+        match storage.kind(path):
+            case "absent":
+                return path
+            case "file":
+                files = storage.listing(path)
+            case _:
+                success = storage.join(path, _SUCCESS)
+                if storage.kind(success) == "file":
+                    return _stage_identity(success)
+                listed = storage.listing(path, recursive=True)
+                files = [file for file in listed if not file.path.endswith(_NOT_COMPUTED_WITH)]
+        key, listing = storage.absolute(path), _listed(path, files)
+        for known in (self._kept.get(key), _known.get(key)):
+            if known is not None and known.listing == listing:
+                self._used[key] = _known[key] = known
+                return known.content
+        began_s = time.time()
+        found = _Known(len(files), sum(file.size for file in files), listing, _hashed(files))
+        if all(file.modified_s is not None and file.modified_s < began_s - SETTLED_S for file in files):
+            self._used[key] = _known[key] = found
+        return found.content
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the manifest does not say what is known of the inputs that were asked for."""
+        return self._used != self._kept
+
+    def save(self) -> None:
+        """Write the manifest, where it is outdated."""
+        if self.outdated:
+            document = {"inputs": {path: asdict(known) for path, known in self._used.items()}}
+            storage.write_json(self._manifest, document)
+            self._kept = dict(self._used)
+
+
+def identity(path: str) -> str:
+    """``Contents.identity`` without a manifest."""
+    return Contents(storage.join(path, "no manifest")).identity(path)
+
+
+def _stage_identity(success: str) -> str:
+    document = storage.read_json(success)
+    made = {part: document[part] for part in ("config", "inputs", "report")}
+    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+    return f"stage {document['stage']} {digest[:16]}"
+
+
+def _listed(path: str, files: Sequence[storage.File]) -> str:
+    """Hash of names within the input, sizes and times."""
+    names = [(file.path[len(path) :], file.size, file.modified_s) for file in files]
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
+
+
+def _hashed(files: Sequence[storage.File]) -> str:
+    """Hash of the bytes of the files and, where there are several, of their names."""
+    total = hashlib.sha256()
+    for file in files:
+        for chunk in storage.chunks(file.path):
+            total.update(chunk)
+        total.update(f"|{file.path.rsplit('/', 1)[-1]}|".encode() if len(files) > 1 else b"")
+    return f"sha256 {total.hexdigest()[:16]}"

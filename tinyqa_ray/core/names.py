@@ -1,0 +1,34 @@
+"""What a model, a file or a folder is called where others read it."""
+
+from __future__ import annotations
+
+import re
+
+from tinyqa_ray.core import storage
+
+_HUB_ID = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?::(\w+))?")
+_FILE = re.compile(r"\.(jsonl?|parquet|txt|csv|gz)$")
+
+
+def hub_id(source: str) -> tuple[str, str | None] | None:
+    """Hub id and split of a source (``squad_v2:train``); None for a file, folder or URL."""
+    match = _HUB_ID.fullmatch(source)
+    if match is None or _FILE.search(source) or storage.kind(source) != "absent":
+        return None
+    return match[1], match[2]
+
+
+def telling(source: str) -> str:
+    """A source without the machine's folders: hub ids whole, ``/home/a/student/model`` as ``student``."""
+    if hub_id(source):
+        return source
+    scheme, _, rest = source.rpartition("://")
+    parts = [part for part in re.split(r"[/\\]+", rest) if part not in ("", ".", "..", "~")]
+    if scheme and len(parts) > 1:  # of a URL the host, which may carry a password
+        del parts[0]
+    if parts[1:] and parts[-1] == "model":
+        parts.pop()
+    begin = len(parts) - 1
+    while begin > 0 and re.fullmatch(r"best|checkpoints|step-\d+", parts[begin]):
+        begin -= 1
+    return "/".join(parts[begin:]).rpartition("@")[2] if parts else "this folder"

@@ -1,0 +1,73 @@
+"""What the processor of this machine computes in instructions of its own, and what it would only emulate."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import platform
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+CPU_INFO = Path("/proc/cpuinfo")
+
+_FLAGS = {
+    "avx2": ("avx2",),
+    "avx512": ("avx512bw",),
+    "vnni": ("avx512_vnni", "avx_vnni"),
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "amx": ("amx_int8",),
+    "dot": ("asimddp",),
+}
+"""Names of Linux for each feature, on x86 and on Arm; one of them is enough."""
+
+# What oneDNN, which multiplies matrices for torch and for OpenVINO, uses below each limit of its own.
+_LIMITS = {
+    "SSE41": frozenset[str](),
+    "AVX": frozenset[str](),
+    "AVX2": frozenset({"avx2"}),
+    "AVX2_VNNI": frozenset({"avx2", "vnni"}),
+    "AVX2_VNNI_2": frozenset({"avx2", "vnni"}),
+    "AVX512_CORE": frozenset({"avx2", "avx512"}),
+    "AVX512_CORE_VNNI": frozenset({"avx2", "avx512", "vnni"}),
+    "AVX512_CORE_BF16": frozenset({"avx2", "avx512", "vnni", "bf16"}),
+}
+
+
+@functools.cache
+def features() -> frozenset[str]:
+    """Instructions that matter for speed and exactness here.
+
+    They are read from Linux's ``/proc/cpuinfo``, and limited as oneDNN is by ``ONEDNN_MAX_CPU_ISA`` (or its
+    older name, ``DNNL_MAX_CPU_ISA``). On other systems nothing is known, and nothing is claimed.
+
+    Returns:
+        Some of ``avx2``, ``avx512``, ``vnni`` (products of bytes summed in 32 bits), ``bf16``, ``amx`` and,
+        on Arm, ``dot``, which is there what VNNI is on x86.
+    """
+    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
+    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
+    found = frozenset(name for name, names in _FLAGS.items() if any(flag in flags for flag in names))
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "")).upper()
+    return found & _LIMITS.get(limit, found)
+
+
+def has_bf16() -> bool:
+    """Whether matrices are multiplied in bf16; emulated, that is a hundred times slower than fp32."""
+    return "bf16" in features()
+
+
+def saturates_int8() -> bool:
+    """Whether sums of two products of bytes are kept in 16 bits.
+
+    So it is on x86 without VNNI: a sum beyond 32,767 becomes 32,767, and weights of more than seven bits give
+    wrong results.
+    """
+    return platform.machine().lower() in ("x86_64", "amd64") and "vnni" not in features()
+
+
+@functools.cache
+def say_bf16_is_emulated() -> None:
+    """Warn, once a process, that fp32 takes the place of bf16."""
+    _log.warning("bf16 is computed in fp32: this processor would emulate it, a hundred times slower")

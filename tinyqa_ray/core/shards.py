@@ -1,0 +1,270 @@
+"""Exact passes over tables on Ray Data: every shard is worked once, whatever is killed on the way.
+
+A pass is a list of shards, each a slice of an input Parquet file and one output file. A Ray Data actor
+reads its slice, maps it, and writes the file whole or not at all, under a name that the shard alone
+decides. Run again, a pass does the shards whose files are missing; since a shard's bytes depend on nothing
+but its rows, an interrupted run, a retry and any number of actors give the same folder. Rows do not pass
+through Ray's object store, so memory is bounded by the shard. (Ray Data's own checkpoints commit by row id
+per write block and need one output row an input row; these passes make many.)
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.cluster import cpus_per_actor
+from tinyqa_ray.core.errors import InputError
+
+Format = Literal["parquet", "arrow"]
+Progress = Callable[[int, int], None]
+"""Called with rows done and rows in all."""
+
+ROWS_PER_GROUP = 64
+"""Rows of a row group in Parquet: a shard reads no more than a group too many at either end."""
+TRIES = 5
+"""How often a shard is begun, when its process is killed each time."""
+_MOST_BLOCKS = 4096
+"""Blocks of the data set of shards: Ray keeps count of each."""
+_READERS = 16
+_COUNTS = b"tinyqa"
+"""Key of a shard's counts in the metadata of its file's schema."""
+
+
+class Mapper(Protocol):
+    """What an actor does to a shard; made once an actor, in the actor's process."""
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        """Map the rows of a shard; also return counts that add up over shards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Rows ``offset : offset + rows`` of an input file, and the output file they make."""
+
+    index: int
+    source: str
+    offset: int
+    rows: int
+    target: str
+    units: int | None = None
+    """What the shard adds to the progress, if not its rows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workers:
+    """How many actors work on a pass, and what each may take."""
+
+    actors: int = 1
+    num_gpus: float = 0.0
+    threads: int = 0
+    """That an actor computes on; 0 for its share of its node's cores."""
+
+
+def cut(files: Sequence[str], rows_per_shard: int, output: str, file_format: Format) -> list[Shard]:
+    """Cut Parquet files into shards of at most ``rows_per_shard`` rows, in order."""
+    shards: list[Shard] = []
+    for file in files:
+        rows = _rows(file)
+        for offset in range(0, rows, rows_per_shard):
+            name = f"part-{len(shards):06d}.{file_format}"
+            count = min(rows_per_shard, rows - offset)
+            shards.append(Shard(len(shards), file, offset, count, storage.join(output, name)))
+    return shards
+
+
+def run(
+    shards: Sequence[Shard],
+    mapper: Callable[..., Mapper],
+    options: dict[str, Any],
+    workers: Workers,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Work the shards whose files are missing, and return the summed counts of all.
+
+    Args:
+        shards: the pass, of ``cut``.
+        mapper: class of the mapper; an actor makes one from ``options``.
+        options: constructor arguments, small enough to send.
+        workers: actors and their share of the cluster.
+        progress: called as shards finish, with rows, or with what shards give as ``units``.
+
+    Raises:
+        InputError: a mapper refused its rows, a file cannot be read or written, or a shard's process was
+            killed each time.
+    """
+    folders = {shard.target.rsplit("/", 1)[0] for shard in shards}
+    # A file in a folder's place is refused when it is written to.
+    written = {
+        file for folder in folders if storage.kind(folder) == "folder" for file in storage.list_files(folder)
+    }
+    todo = [shard for shard in shards if shard.target not in written]
+    total = sum(map(_units, shards))
+    done = total - sum(map(_units, todo))
+    if progress:
+        progress(done, total)
+    if todo:
+        for units in _worked(todo, mapper, options, workers):
+            done += units
+            if progress:
+                progress(done, total)
+    counts: dict[str, float] = {}
+    with ThreadPoolExecutor(_READERS) as pool:  # a store behind a URL takes its time for each file
+        for found in pool.map(_read_counts, [shard.target for shard in shards]):
+            for name, value in found.items():
+                counts[name] = counts.get(name, 0) + value
+    return counts
+
+
+def _units(shard: Shard) -> int:
+    return shard.rows if shard.units is None else shard.units
+
+
+def _worked(
+    todo: Sequence[Shard], mapper: Callable[..., Mapper], options: dict[str, Any], workers: Workers
+) -> Any:
+    """Yield the units of each shard as Ray Data's actors finish it."""
+    import ray
+    from ray.data import ActorPoolStrategy
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # On the driver's node: with that node the driver would be gone, too.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    tries = ray.remote(_Tries).options(**lasting).remote()
+    items = [{**asdict(shard), "units": _units(shard)} for shard in todo]
+    dataset = ray.data.from_items(items, override_num_blocks=min(len(todo), _MOST_BLOCKS))
+    worked = dataset.map_batches(
+        _ShardWorker,
+        fn_constructor_kwargs={"mapper": mapper, "options": options, "tries": tries},
+        batch_size=1,
+        # One shard waits at each actor; more would wait behind a long one while others are idle.
+        compute=ActorPoolStrategy(size=min(workers.actors, len(todo)), max_tasks_in_flight_per_actor=2),
+        num_cpus=cpus_per_actor(workers.actors, workers.num_gpus, workers.threads),
+        num_gpus=workers.num_gpus,
+    )
+    refused = ""
+    try:
+        # To the end also after a refusal: actors pass over what is left, and none is killed in the middle.
+        for row in worked.iter_rows():
+            refused = refused or row["refused"]
+            if not refused:
+                yield row["units"]
+    finally:
+        ray.kill(tries)
+    if refused:
+        raise InputError(refused)
+
+
+class _Tries:
+    """How often each shard of a pass was begun: an actor beside those that are killed over a shard."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[int] = Counter()
+        self.stopped = False
+
+    def begin(self, index: int) -> int | None:
+        """Count a try of a shard; how many there were before, or None where none is to be begun any more."""
+        if self.stopped:
+            return None
+        self.begun[index] += 1
+        return self.begun[index] - 1
+
+    def stop(self) -> None:
+        """Let no shard be begun any more."""
+        self.stopped = True
+
+
+class _ShardWorker:
+    """The Ray Data actor: one mapper, made with the first shard, and one shard at a time."""
+
+    def __init__(self, mapper: Callable[..., Mapper], options: dict[str, Any], tries: Any) -> None:
+        self.make = functools.cache(functools.partial(mapper, **options))
+        self.tries = tries
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        import ray
+
+        # Batches are of one row.
+        index, offset, rows = (int(batch[name][0]) for name in ("index", "offset", "rows"))
+        shard = Shard(index, str(batch["source"][0]), offset, rows, str(batch["target"][0]))
+        refused = ""
+        before = ray.get(self.tries.begin.remote(index))
+        try:
+            if before is not None:
+                _give_up_late(shard, before)
+                work(shard, self.make())
+        except (InputError, OSError) as error:
+            # As data: Ray wraps an exception, and its cause is lost on the way to the driver.
+            refused = str(error)
+            ray.get(self.tries.stop.remote())
+        return {"units": batch["units"], "refused": np.array([refused], dtype=object)}
+
+
+def _give_up_late(shard: Shard, tries: int) -> None:
+    """Refuse a shard that was tried often enough: Ray would try one that kills its process forever."""
+    if tries >= TRIES:
+        raise InputError(
+            f"{shard.target}: its process was killed {TRIES} times, perhaps for want of memory; run again "
+            "with fewer --actors, or into another --output with a smaller --rows-per-shard"
+        )
+
+
+def work(shard: Shard, mapper: Mapper) -> None:
+    """Read a shard's rows, map them, and write its file atomically."""
+    made, counts = mapper(_rows_of(shard))
+    made = made.replace_schema_metadata({_COUNTS: json.dumps(counts, sort_keys=True)})
+    sink = io.BytesIO()
+    if shard.target.endswith(".parquet"):
+        pq.write_table(made, sink, compression="zstd", row_group_size=ROWS_PER_GROUP)
+    else:
+        with pa.ipc.new_stream(sink, made.schema) as writer:
+            writer.write_table(made)
+    storage.write_atomic(shard.target, sink.getvalue())
+
+
+def _rows_of(shard: Shard) -> pa.Table:
+    """The rows of a shard, read from the row groups that hold them and no others."""
+    filesystem, inner = storage.resolve(shard.source)
+    with filesystem.open_input_file(inner) as source:
+        file = pq.ParquetFile(source)
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        ends = np.cumsum(sizes)
+        first = int(np.searchsorted(ends, shard.offset, side="right"))
+        last = int(np.searchsorted(ends, shard.offset + shard.rows, side="left"))
+        before = int(ends[first] - sizes[first])
+        rows = file.read_row_groups(list(range(first, last + 1)))
+    return rows.slice(shard.offset - before, shard.rows)
+
+
+def write_input(path: str, table: pa.Table) -> None:
+    """Write a pass's input as a Parquet file of which a shard reads its own part."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", row_group_size=ROWS_PER_GROUP)
+    storage.write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def _read_counts(file: str) -> dict[str, float]:
+    filesystem, inner = storage.resolve(file)
+    with filesystem.open_input_file(inner) as source:
+        schema = pq.read_schema(source) if file.endswith(".parquet") else pa.ipc.open_stream(source).schema
+    counts: dict[str, float] = json.loads(schema.metadata[_COUNTS])
+    return counts
+
+
+def _rows(file: str) -> int:
+    filesystem, inner = storage.resolve(file)
+    with filesystem.open_input_file(inner) as source:
+        return int(pq.read_metadata(source).num_rows)

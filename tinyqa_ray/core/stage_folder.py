@@ -1,0 +1,325 @@
+"""A stage's output folder: its configuration, its report, and whether it is finished.
+
+A stage writes its files in place and ``_SUCCESS.json`` last, in one atomic write: a folder without it is
+unfinished, and no later stage reads it. ``_STARTED.json`` keeps an interrupted run from being continued
+with another configuration or other inputs, ``_INPUTS.json`` remembers what the inputs held, and a lock keeps
+two runs from working in the folder at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
+from typing import Any, TypeVar
+
+from tinyqa_ray.core import bundled, locks, storage
+from tinyqa_ray.core.contents import Contents
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.version import __version__
+
+SUCCESS = "_SUCCESS.json"
+STARTED = "_STARTED.json"
+INPUTS = "_INPUTS.json"
+SETTINGS = "settings"
+"""Name, among the inputs, of what was fitted for the models that a stage asks."""
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[..., None]
+"""Called with units done and in all and, by some stages, ``note``: how the work stands, in a few words."""
+
+Report = TypeVar("Report")
+Config = TypeVar("Config")
+
+
+def execution(default: Any) -> Any:
+    """A config field that says how a stage runs (actors, threads), not what it makes.
+
+    Such a field is left out of the fingerprint: a run may be continued on another machine.
+    """
+    return dataclasses.field(default=default, metadata={"execution": True})
+
+
+def identity_fields(config: Any) -> dict[str, Any]:
+    """The fields of a config that decide what a stage makes, as plain JSON values."""
+    fields = [field for field in dataclasses.fields(config) if not field.metadata.get("execution")]
+    kept = {field.name: getattr(config, field.name) for field in fields}
+    kept |= {field.name: _float(kept[field.name]) for field in fields if "float" in str(field.type)}
+    values: dict[str, Any] = json.loads(json.dumps(kept, default=_plain))
+    return values
+
+
+def _float(value: Any) -> Any:
+    """A whole number as a float: a recipe's 2 and the shell's 2.0 are equal, and JSON tells them apart."""
+    if isinstance(value, tuple):
+        return tuple(map(_float, value))
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return identity_fields(value)
+    raise TypeError(f"a config holds {value!r}, which is not JSON")
+
+
+def for_workers(config: Config, *inputs: str) -> Config:
+    """The config with its ``inputs`` absolute, since a worker's current folder is not this one.
+
+    What is no file or folder (a hub id, None) stays. An input may be a tuple of paths.
+    """
+    paths = {name: _for_worker(getattr(config, name)) for name in inputs}
+    return dataclasses.replace(config, **paths)  # type: ignore[type-var]
+
+
+def _for_worker(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_for_worker, value))
+    return value if value is None or storage.kind(value) == "absent" else storage.absolute(value)
+
+
+def fingerprint(config: Any) -> str:
+    """Twelve hex digits that name a config: equal configs, equal digits, on every machine."""
+    document = {"config": type(config).__name__, **identity_fields(config)}
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def stage_name(config: Any) -> str:
+    """``TeacherLogitsConfig`` is the config of the stage ``teacher-logits``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(config).__name__.removesuffix("Config")).lower()
+
+
+class Stage:
+    """A stage at work in its folder."""
+
+    def __init__(
+        self, output: str, config: Any, inputs: Mapping[str, str], scratch: Sequence[str] = ()
+    ) -> None:
+        self.output = storage.absolute(output)
+        self.config = config
+        self.inputs = dict(inputs)
+        self.scratch = tuple(scratch)
+        self.name = stage_name(config)
+        self.began = time.monotonic()
+        self.lock = locks.Lock()
+        self.look()
+
+    def look(self) -> None:
+        """See what earlier runs have left in the folder, and refuse that of another config."""
+        self.success: dict[str, Any] | None = (
+            storage.read_json(self.path(SUCCESS)) if is_finished(self.output) else None
+        )
+        earlier = self._earlier()
+        self.fingerprint: str = fingerprint(self.config) if earlier is None else earlier["fingerprint"]
+        """Of the config that began the run: the present one's paths may have moved."""
+        self._check(earlier)
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier run published this folder."""
+        return self.success is not None
+
+    def path(self, *parts: str) -> str:
+        """A path within the folder."""
+        return storage.join(self.output, *parts)
+
+    def report(self, kind: type[Report]) -> Report:
+        """The report that the finished stage published."""
+        assert self.success is not None
+        return kind(**self.success["report"])
+
+    def publish(self, report: Report) -> Report:
+        """Mark the folder as finished, delete what is of no more use, and return the report.
+
+        Raises:
+            InputError: another run has taken the folder over.
+        """
+        self.lock.check()
+        document = {
+            **self._identity(),
+            "report": dataclasses.asdict(report),  # type: ignore[call-overload]
+            "seconds": round(time.monotonic() - self.began, 3),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": versions(),
+        }
+        storage.write_json(self.path(SUCCESS), document)
+        self.success = document
+        self.clean()
+        return report
+
+    def has_leftovers(self) -> bool:
+        """Whether there is anything that ``clean`` would delete."""
+        return any(storage.kind(self.path(name)) == "folder" for name in self.scratch) or bool(
+            storage.leftovers(self.output)
+        )
+
+    def clean(self) -> None:
+        """Delete what only an unfinished run needs, and what writes that were killed left behind."""
+        for name in self.scratch:
+            storage.delete_folder(self.path(name))
+        storage.delete_leftovers(self.output)
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "stage": self.name,
+            "fingerprint": self.fingerprint,
+            "config": identity_fields(self.config),
+            "inputs": self.inputs,
+        }
+
+    def _earlier(self) -> dict[str, Any] | None:
+        """What an earlier run wrote of itself, if there was one."""
+        started = self.path(STARTED)
+        return self.success or (storage.read_json(started) if storage.kind(started) == "file" else None)
+
+    def _check(self, earlier: dict[str, Any] | None) -> None:
+        """Refuse a folder that holds the run of another config, or other people's files."""
+        if earlier is None:
+            is_file = storage.kind(self.output) == "file"
+            if is_file or not all(map(locks.is_lock, storage.names_in(self.output))):
+                raise InputError(
+                    f"{self.output}: holds files, but no run of tinyqa; choose a new or empty --output"
+                )
+            return
+        if SETTINGS in self.inputs and SETTINGS not in earlier["inputs"]:
+            raise InputError(
+                f"{self.output}: holds a run of a version of tinyqa that did not write down the threshold of "
+                "its model; what it finished can be read as it is, but not gone on with: choose another "
+                "--output, or delete the folder"
+            )
+        differences = _differences(earlier, self._identity())
+        if differences:
+            raise InputError(
+                f"{self.output}: holds a run with other settings ({'; '.join(differences)}); "
+                "choose another --output, or delete the folder"
+            )
+
+    def start(self) -> None:
+        """Write down what this run is, unless an interrupted run of the same did."""
+        if storage.kind(self.path(STARTED)) == "absent":
+            storage.write_json(self.path(STARTED), self._identity())
+
+    def withdraw(self) -> None:
+        """Leave nothing behind when not a single file has been made."""
+        notes = {self.path(name) for name in (STARTED, INPUTS)}
+        files = storage.list_files(self.output, recursive=True)
+        if not self.finished and notes.issuperset(file for file in files if not locks.is_lock(file)):
+            storage.delete_folder(self.output)
+
+
+@contextlib.contextmanager
+def stage(
+    output: str,
+    config: Any,
+    inputs: tuple[str, ...] = (),
+    extra: Mapping[str, str] | None = None,
+    scratch: Sequence[str] = (),
+) -> Iterator[Stage]:
+    """Open the folder of a stage, and hold it until the stage ends.
+
+    A folder that is finished is not held, and its inputs are not read again where their names, sizes and
+    times are those that the run noted.
+
+    Args:
+        output: the stage's folder, local or a URL.
+        config: the stage's frozen config.
+        inputs: names of the config's fields that hold paths whose content counts (a field may be None
+            or a tuple of paths).
+        extra: other content that decides the result, by name.
+        scratch: folders within the stage's that are deleted once it is finished.
+
+    Raises:
+        InputError: the folder belongs to another config, to other inputs, or to something else, or another
+            run works in it.
+    """
+    known = Contents(storage.join(output, INPUTS))
+    content: dict[str, str] = dict(extra or {})
+    for name in inputs:
+        value = getattr(config, name)
+        paths = value if isinstance(value, tuple) else (value,)
+        content[name] = ", ".join(known.identity(bundled.source(path)) for path in paths if path is not None)
+    current = Stage(output, config, content, scratch)
+    if current.finished:
+        _tidy(current, known)
+        yield current
+        return
+    with locks.held(current.output) as lock:
+        current.lock = lock
+        current.look()  # another run may just have ended
+        if not current.finished:
+            current.start()
+            known.save()
+        try:
+            yield current
+        except InputError:
+            current.withdraw()
+            raise
+
+
+def _tidy(finished: Stage, known: Contents) -> None:
+    """Do what a run did not live to do after its last write, unless it is at it, or we may not write here."""
+    if not (known.outdated or finished.has_leftovers()):
+        return
+    try:
+        with locks.held(finished.output):
+            finished.clean()
+            known.save()
+    except InputError as error:
+        _log.info("%s: is left as it is: %s", finished.output, error)
+
+
+def is_finished(folder: str) -> bool:
+    """Whether a stage published this folder."""
+    return storage.kind(storage.join(folder, SUCCESS)) == "file"
+
+
+def require_finished(folder: str, *made_by: str) -> dict[str, Any]:
+    """The published document of the stage folder that another stage reads; made by one of ``made_by``.
+
+    Raises:
+        InputError: the folder is absent, unfinished, or was made by another stage.
+    """
+    names = " or ".join(f"'{name}'" for name in made_by)
+    if storage.kind(folder) != "folder":
+        raise InputError(f"{folder}: no such folder; give the --output of a finished {names} stage")
+    success = storage.join(folder, SUCCESS)
+    if not is_finished(folder):
+        raise InputError(
+            f"{folder}: has no {SUCCESS}, so its stage is unfinished; run that stage again first"
+        )
+    document: dict[str, Any] = storage.read_json(success)
+    if document.get("stage") not in made_by:
+        raise InputError(f"{folder}: was made by '{document.get('stage')}'; give the --output of {names}")
+    return document
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result, as far as it is installed (a GPU machine may lack Ray)."""
+    found = {"python": platform.python_version(), "tinyqa-ray": __version__}
+    for name in ("torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    if earlier["stage"] != now["stage"]:
+        return [f"stage {earlier['stage']} there, {now['stage']} here"]
+    found = []
+    for part in ("config", "inputs"):
+        for name in sorted({*earlier[part], *now[part]}):
+            there, here = earlier[part].get(name), now[part].get(name)
+            # A path that moved counts only if its content did.
+            moved = part == "config" and name in earlier["inputs"] and name in now["inputs"]
+            if there != here and not moved:
+                label = f"content of {name}" if part == "inputs" else name
+                found.append(f"{label} {there!r} there, {here!r} here")
+    return found

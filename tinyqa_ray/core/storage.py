@@ -1,0 +1,263 @@
+"""Files on a local disk or behind a URL (s3://, gs://, any fsspec scheme), through one small set of calls."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from tinyqa_ray.core.errors import InputError
+
+LEFTOVER = ".tmp"
+"""Ending of a file that a process was killed over; no reader looks at it."""
+_CHECK_STORE = "check the address, the network and the credentials"
+_MEMORY = 1 << 24
+"""Bytes of an object on its way to a store that are held in memory."""
+
+
+def resolve(path: str) -> tuple[pafs.FileSystem, str]:
+    """Return the file system of ``path`` and the path within it.
+
+    Raises:
+        InputError: the URL's scheme is unknown, or its store does not answer.
+    """
+    if "://" not in path:
+        return pafs.LocalFileSystem(), absolute(path)
+    try:
+        with _reached(path):
+            filesystem, inner = pafs.FileSystem.from_uri(path)
+    except pa.ArrowInvalid:  # a scheme that Arrow does not know
+        import fsspec
+
+        try:
+            handler, inner = fsspec.url_to_fs(path)
+        except (ValueError, ImportError) as error:
+            raise InputError(f"{path}: {error}; give a local path, s3:// or another fsspec URL") from None
+        filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(handler))
+    return filesystem, inner
+
+
+@contextlib.contextmanager
+def _reached(path: str) -> Iterator[None]:
+    """Turn a store that does not answer, or not to us, into one line about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        mend = _CHECK_STORE if "://" in path else "check the path"
+        raise InputError(f"{path}: cannot be reached ({_reason(error)}); {mend}") from None
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or " ".join(str(error).split())[:300]
+
+
+def is_local(path: str) -> bool:
+    """Whether ``path`` lies on a disk that plain file calls reach."""
+    return isinstance(resolve(path)[0], pafs.LocalFileSystem)
+
+
+def absolute(path: str) -> str:
+    """``path`` as every process of the machine understands it; a URL is that already."""
+    return path if "://" in path else str(Path(path).expanduser().absolute())
+
+
+def join(path: str, *parts: str) -> str:
+    """Append ``parts`` to a path or URL."""
+    return "/".join([path.rstrip("/"), *parts])
+
+
+def kind(path: str) -> str:
+    """``"file"``, ``"folder"`` or ``"absent"``."""
+    filesystem, inner = resolve(path)
+    with _reached(path):
+        file_type = filesystem.get_file_info(inner).type
+    return {pafs.FileType.File: "file", pafs.FileType.Directory: "folder"}.get(file_type, "absent")
+
+
+def read_bytes(path: str) -> bytes:
+    """The bytes of a file; InputError when there is none."""
+    filesystem, inner = resolve(path)
+    try:
+        with filesystem.open_input_stream(inner) as stream:
+            return bytes(stream.read())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:  # a folder, no permission, or a store that does not answer
+        raise InputError(f"{path}: {error.strerror or error}; give a readable file") from None
+
+
+def read_json(path: str) -> Any:
+    """The value of a JSON file; InputError when it is absent or broken."""
+    try:
+        return json.loads(read_bytes(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8 JSON") from None
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+        ) from None
+
+
+def write_atomic(path: str, data: bytes | Iterable[bytes]) -> None:
+    """Write a file that is either whole or absent, also when the process dies in the middle.
+
+    Args:
+        path: local or a URL.
+        data: its bytes, at once or in pieces.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    pieces = [data] if isinstance(data, bytes) else data
+    filesystem, inner = resolve(path)
+    make_folder(path.rsplit("/", 1)[0] if "://" in path else str(Path(inner).parent))
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        _upload(path, pieces)
+        return
+    # Not the number of the process: writers on two machines may share it, and the folder.
+    temporary = f"{inner}.{uuid.uuid4().hex}{LEFTOVER}"
+    try:
+        with Path(temporary).open("wb") as stream:
+            for piece in pieces:
+                stream.write(piece)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(inner)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); free some space or choose another --output"
+        ) from None
+    finally:
+        # Gone where all went well.
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+
+
+def _upload(path: str, pieces: Iterable[bytes]) -> None:
+    filesystem, inner = resolve(path)
+    with tempfile.SpooledTemporaryFile(max_size=_MEMORY) as whole:
+        # All of them first: a stream to a store that is left in the middle shows the half as a whole object.
+        for piece in pieces:
+            whole.write(piece)
+        whole.seek(0)
+        try:
+            with filesystem.open_output_stream(inner) as stream:
+                while piece := whole.read(_MEMORY):
+                    stream.write(piece)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({_reason(error)}); {_CHECK_STORE}") from None
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write ``value`` as readable JSON, atomically."""
+    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def make_folder(path: str) -> None:
+    """Create a folder and its parents.
+
+    Raises:
+        InputError: it cannot be created.
+    """
+    filesystem, inner = resolve(path)
+    try:
+        filesystem.create_dir(inner, recursive=True)
+    except OSError as error:
+        raise InputError(f"{path}: the folder cannot be made ({error}); choose another --output") from None
+
+
+def list_files(path: str, suffix: str = "", *, recursive: bool = False) -> list[str]:
+    """Paths of the files in a folder that end in ``suffix``, sorted; an absent folder has none."""
+    filesystem, inner = resolve(path)
+    selector = pafs.FileSelector(inner, allow_not_found=True, recursive=recursive)
+    found = [info for info in filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
+    names = sorted(info.path[len(inner) :].lstrip("/") for info in found)
+    return [join(path, name) for name in names if name.endswith(suffix)]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file as its store lists it."""
+
+    path: str
+    size: int
+    """In bytes."""
+    modified_s: float | None
+    """Seconds since 1970; None where the store does not say."""
+
+
+def listing(path: str, *, recursive: bool = False) -> list[File]:
+    """The file at ``path``, or the files of that folder, sorted; none where there is nothing."""
+    filesystem, inner = resolve(path)
+    with _reached(path):
+        found = filesystem.get_file_info(inner)
+        if found.type == pafs.FileType.Directory:
+            infos = filesystem.get_file_info(pafs.FileSelector(inner, recursive=recursive))
+        else:
+            infos = [found]
+    # The path as it was given, not as the store calls it.
+    files = [
+        File(
+            path + info.path[len(inner) :],
+            info.size,
+            None if info.mtime_ns is None else info.mtime_ns / 1e9,
+        )
+        for info in infos
+        if info.type == pafs.FileType.File
+    ]
+    return sorted(files, key=lambda file: file.path)
+
+
+def chunks(path: str) -> Iterator[bytes]:
+    """The bytes of a file, a few megabytes at a time."""
+    filesystem, inner = resolve(path)
+    with _reached(path), filesystem.open_input_stream(inner) as stream:
+        while chunk := stream.read(1 << 22):
+            yield chunk
+
+
+def names_in(path: str) -> list[str]:
+    """Names of files and folders in a folder, but leftovers of killed writes; an absent folder has none."""
+    filesystem, inner = resolve(path)
+    found = filesystem.get_file_info(pafs.FileSelector(inner, allow_not_found=True))
+    return [info.base_name for info in found if not info.path.endswith(LEFTOVER)]
+
+
+def leftovers(path: str) -> list[str]:
+    """Files in a local folder that writes were killed over; a store has none."""
+    return list_files(path, LEFTOVER, recursive=True) if is_local(path) else []
+
+
+def delete_leftovers(path: str) -> None:
+    """Delete the leftovers of a folder in which nobody writes."""
+    for file in leftovers(path):
+        delete_file(file)
+
+
+def delete_folder(path: str) -> None:
+    """Delete a folder and all in it, if it is there."""
+    filesystem, inner = resolve(path)
+    if kind(path) == "folder":
+        filesystem.delete_dir(inner)
+
+
+def delete_file(path: str) -> None:
+    """Delete a file, if it is there."""
+    filesystem, inner = resolve(path)
+    if kind(path) == "file":
+        filesystem.delete_file(inner)
+
+
+def size(path: str) -> int:
+    """Bytes of a file."""
+    filesystem, inner = resolve(path)
+    return int(filesystem.get_file_info(inner).size)

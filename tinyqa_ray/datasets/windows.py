@@ -1,0 +1,341 @@
+"""Question + context, or a text alone → windows of tokens, with offsets into the context and labels.
+
+Questions and contexts are tokenised apart, each text once however often it is paired, and glued as the
+tokenizer would glue them. Everything is ragged: windows are padded only when a batch is formed.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+from tinyqa_ray.configs import WindowConfig
+from tinyqa_ray.core.errors import InputError
+
+Int = NDArray[np.int32]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+NO_ANSWER = 0
+"""Label of a window that does not hold the whole answer: its first token."""
+NO_LABEL = -1
+"""Label of a window whose answer has no token at all (an answer of spaces, say): it teaches nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Glue:
+    """What the tokenizer puts around a pair: ids before the question, between, after the context.
+
+    Around a text alone, which takes the place of the context, nothing is between.
+    """
+
+    before: Int
+    between: Int
+    after: Int
+    question_type: int
+    context_type: int
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """W windows of P pairs, or of P texts alone, ragged.
+
+    Shapes:
+        input_ids, type_ids: one array of ``(tokens,)`` a window.
+        pair, first_token, context_start, context_tokens: ``(W,)``. Window w shows context tokens
+            ``first_token : first_token + context_tokens`` of its pair, at positions ``context_start``
+            and on.
+        offsets: one array ``(context tokens, 2)`` a pair: half-open character spans; none for texts alone.
+        words: one array ``(context tokens,)`` a pair, when asked for: number of the word that a token
+            is part of, -1 where the tokenizer names none.
+    """
+
+    input_ids: list[Int]
+    type_ids: list[Int]
+    pair: Int
+    first_token: Int
+    context_start: Int
+    context_tokens: Int
+    offsets: list[Int]
+    words: list[Int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def lengths(self) -> Int:
+        """Tokens of each window, ``(W,)``."""
+        return np.array([len(ids) for ids in self.input_ids], dtype=np.int32)
+
+    def window_offsets(self, window: int) -> Int:
+        """Character spans of a window's context tokens, ``(context_tokens, 2)``."""
+        first = self.first_token[window]
+        offsets: Int = self.offsets[self.pair[window]][first : first + self.context_tokens[window]]
+        return offsets
+
+
+class Windower:
+    """Cuts windows with a fast tokenizer, equal to its own ``only_second`` truncation with overflow."""
+
+    def __init__(self, tokenizer: Any, config: WindowConfig, *, cut_questions: bool = True) -> None:
+        """Take a private copy of ``tokenizer`` (a fast one of transformers), so that its settings stay.
+
+        Args:
+            tokenizer: a fast tokenizer.
+            config: sizes of the windows.
+            cut_questions: cut questions to ``max_query_len``; otherwise they stay whole, and one that
+                leaves its context no room is refused.
+
+        Raises:
+            InputError: the tokenizer has no fast (Rust) form, and so no offsets.
+        """
+        if not getattr(tokenizer, "is_fast", False):
+            raise InputError(
+                f"{getattr(tokenizer, 'name_or_path', tokenizer)}: its tokenizer gives no character offsets; "
+                "save the model with a fast tokenizer (tokenizer.json)"
+            )
+        self.config = config
+        self.cut_questions = cut_questions
+        self._tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._glue = _glue(self._tokenizer)
+        self._text_glue = _text_glue(self._tokenizer)
+
+    def windows(
+        self,
+        questions: Sequence[str],
+        contexts: Sequence[str],
+        pairs: Sequence[tuple[int, int]] | None = None,
+        *,
+        words: bool = False,
+    ) -> Windows:
+        """Cut the windows of pairs, in the order of the pairs.
+
+        Args:
+            questions: Q texts; a question is cut to ``max_query_len`` tokens.
+            contexts: C texts.
+            pairs: (question index, context index) of each pair; question i with context i when not given.
+            words: also number the words of the contexts.
+
+        Returns:
+            at least one window a pair, also of an empty context.
+
+        Raises:
+            InputError: a question that is not to be cut leaves its context too little of a window.
+        """
+        if pairs is None:
+            assert len(questions) == len(contexts), (len(questions), len(contexts))
+            pairs = [(i, i) for i in range(len(questions))]
+        longest = self.config.max_query_len if self.cut_questions else None
+        question_ids = [_ids(encoding)[:longest] for encoding in self._encode(questions)]
+        encodings = self._encode(contexts)
+        context_ids = [_ids(encoding) for encoding in encodings]
+        offsets = [np.array(e.offsets, dtype=np.int32).reshape(-1, 2) for e in encodings]
+        numbers = [_word_numbers(encoding) for encoding in encodings] if words else None
+        made = _Rows()
+        for number, (q, c) in enumerate(pairs):
+            room, step = self._room(question_ids[q], context_ids[c])
+            made.cut(self._glue, number, question_ids[q], context_ids[c], room, step)
+        return made.windows(
+            [offsets[c] for _, c in pairs], None if numbers is None else [numbers[c] for _, c in pairs]
+        )
+
+    def text_windows(self, texts: Sequence[str]) -> Windows:
+        """Cut texts alone, each into consecutive windows of at most ``max_seq_len`` tokens.
+
+        A window holds part of one text and what the tokenizer puts around a single text (``[CLS] … [SEP]``).
+        A text's windows hold each of its tokens once: they do not overlap, for no answer could lie on their
+        border, and so ``doc_stride`` has no part in them.
+
+        Args:
+            texts: T texts.
+
+        Returns:
+            windows in the order of the texts, ``pair`` being the number of the text; none of a text without
+            a token.
+        """
+        made = _Rows()
+        nothing = np.empty(0, dtype=np.int32)
+        room = self.config.max_seq_len - len(self._text_glue)
+        for number, encoding in enumerate(self._encode(texts)):
+            if len(encoding):
+                made.cut(self._text_glue, number, nothing, _ids(encoding), room, room)
+        return made.windows([])
+
+    def resized(self, config: WindowConfig) -> Windower:
+        """The same windower with other sizes; the tokenizer is shared."""
+        other = copy.copy(self)
+        other.config = config
+        return other
+
+    def too_long(self, questions: Sequence[str]) -> list[int]:
+        """Tokens of each question that leaves a context too little of a window, 0 of every other one."""
+        if self.cut_questions:
+            return [0] * len(questions)
+        room = self.config.max_seq_len - len(self._glue) - self.config.doc_stride
+        tokens = (len(encoding) for encoding in self._encode(questions))
+        return [count if count >= room else 0 for count in tokens]
+
+    def _encode(self, texts: Sequence[str]) -> list[Encoding]:
+        """The texts' tokens, without special tokens."""
+        return self._tokenizer.encode_batch([whole(text) for text in texts], add_special_tokens=False)
+
+    def _room(self, question: Int, context: Int) -> tuple[int, int]:
+        """Context tokens of a window, and by how many the next one is further on."""
+        room = self.config.max_seq_len - len(question) - len(self._glue)
+        step = room - self.config.doc_stride
+        if step <= 0 and len(context) > room:
+            raise InputError(
+                f"a question of {len(question)} tokens leaves {max(room, 0)} context tokens of max_seq_len "
+                f"{self.config.max_seq_len}, not more than doc_stride {self.config.doc_stride}; "
+                "shorten the question, raise max_seq_len or lower doc_stride"
+            )
+        return room, step
+
+
+class _Rows:
+    """Windows under construction."""
+
+    def __init__(self) -> None:
+        self.input_ids: list[Int] = []
+        self.type_ids: list[Int] = []
+        self.pair: list[int] = []
+        self.first_token: list[int] = []
+        self.context_start: list[int] = []
+        self.context_tokens: list[int] = []
+
+    def cut(self, glue: _Glue, pair: int, question: Int, context: Int, room: int, step: int) -> None:
+        """Add the windows of a pair: ``room`` tokens of its context each, ``step`` further on each time."""
+        head = np.concatenate([glue.before, question, glue.between])
+        first = 0
+        while True:
+            part = context[first : first + room]
+            self.input_ids.append(np.concatenate([head, part, glue.after]))
+            types = np.full(len(self.input_ids[-1]), glue.context_type, dtype=np.int32)
+            types[: len(head)] = glue.question_type
+            self.type_ids.append(types)
+            self.pair.append(pair)
+            self.first_token.append(first)
+            self.context_start.append(len(head))
+            self.context_tokens.append(len(part))
+            if first + room >= len(context):
+                return
+            first += step
+
+    def windows(self, offsets: list[Int], words: list[Int] | None = None) -> Windows:
+        """All of them."""
+        return Windows(
+            self.input_ids,
+            self.type_ids,
+            np.array(self.pair, dtype=np.int32),
+            np.array(self.first_token, dtype=np.int32),
+            np.array(self.context_start, dtype=np.int32),
+            np.array(self.context_tokens, dtype=np.int32),
+            offsets,
+            words,
+        )
+
+
+def whole(text: str) -> str:
+    """``text`` with lone surrogates, which no tokenizer takes, as U+FFFD: same length, same offsets."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def labels(windows: Windows, spans: Sequence[tuple[int, int] | None]) -> tuple[Int, Int]:
+    """First and last token of the answer in each window.
+
+    Args:
+        windows: W windows of P pairs.
+        spans: for each pair the half-open character span of its answer, or None when it has none.
+
+    Returns:
+        start and end positions, ``(W,)`` each: NO_ANSWER where the window lacks part of the answer,
+        NO_LABEL where the answer has no token.
+    """
+    starts = np.full(len(windows), NO_ANSWER, dtype=np.int32)
+    ends = np.full(len(windows), NO_ANSWER, dtype=np.int32)
+    for window, pair in enumerate(windows.pair):
+        span = spans[pair]
+        if span is None:
+            continue
+        offsets = windows.offsets[pair]
+        # Tokens of one character (the bytes of an emoji) share its offsets; take all of them.
+        first = int(np.searchsorted(offsets[:, 1], span[0], side="right"))
+        last = int(np.searchsorted(offsets[:, 0], span[1], side="left")) - 1
+        shift = int(windows.context_start[window]) - int(windows.first_token[window])
+        if last < first:
+            starts[window] = ends[window] = NO_LABEL
+        elif windows.first_token[window] <= first and last < (
+            windows.first_token[window] + windows.context_tokens[window]
+        ):
+            starts[window], ends[window] = first + shift, last + shift
+    return starts, ends
+
+
+def pad(rows: Sequence[Int], value: int, length: int | None = None) -> NDArray[np.int64]:
+    """Rows of different lengths as one matrix ``(rows, longest)``, filled up with ``value``."""
+    padded = np.full((len(rows), length or max(map(len, rows))), value, dtype=np.int64)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    return padded
+
+
+def token_budget_batches(lengths: NDArray[np.int32], max_tokens: int) -> list[NDArray[np.int64]]:
+    """Indices of windows, longest first, in batches of at most ``max_tokens`` tokens, padding included.
+
+    A window longer than the budget gets a batch of its own.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        rows = max(1, max_tokens // int(lengths[order[start]]))
+        batches.append(order[start : start + rows])
+        start += rows
+    return batches
+
+
+def _ids(encoding: Encoding) -> Int:
+    return np.array(encoding.ids, dtype=np.int32)
+
+
+def _word_numbers(encoding: Encoding) -> Int:
+    return np.array([-1 if word is None else word for word in encoding.word_ids], dtype=np.int32)
+
+
+def _glue(tokenizer: Tokenizer) -> _Glue:
+    """Read the template of a pair off the tokenizer by encoding one."""
+    probe = tokenizer.encode("a", "b")
+    sequence = probe.sequence_ids
+    first, second = sequence.index(0), sequence.index(1)
+    end_first = len(sequence) - sequence[::-1].index(0)
+    end_second = len(sequence) - sequence[::-1].index(1)
+    assert end_first <= second, "the tokenizer puts the context first"
+    ids = np.array(probe.ids, dtype=np.int32)
+    return _Glue(
+        ids[:first],
+        ids[end_first:second],
+        ids[end_second:],
+        int(probe.type_ids[first]),
+        int(probe.type_ids[second]),
+    )
+
+
+def _text_glue(tokenizer: Tokenizer) -> _Glue:
+    """Read the template of a text alone off the tokenizer by encoding one."""
+    probe = tokenizer.encode("a")
+    sequence = probe.sequence_ids
+    first, end = sequence.index(0), len(sequence) - sequence[::-1].index(0)
+    ids, kind = np.array(probe.ids, dtype=np.int32), int(probe.type_ids[first])
+    return _Glue(ids[:first], ids[:0], ids[end:], kind, kind)

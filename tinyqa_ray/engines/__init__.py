@@ -1,0 +1,1 @@
+"""What runs a model over windows: torch, OpenVINO, or several models at once."""

@@ -1,0 +1,54 @@
+"""Which engine a model folder gets, and which windows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinyqa_ray.configs import WindowConfig
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets.windows import Windower
+from tinyqa_ray.engines.engine import Engine
+from tinyqa_ray.engines.exported import is_exported
+from tinyqa_ray.engines.openvino import OpenVinoEngine
+from tinyqa_ray.engines.torch_engine import TorchEngine, pick_device, pick_dtype
+from tinyqa_ray.models import pretrained, weights
+
+
+def load_engine(
+    model: str, *, device: str = "auto", precision: str = "auto", compiled: bool = False
+) -> tuple[Engine, Any]:
+    """Load the engine of a model or of an export, and the model's configuration; see ``from_pretrained``."""
+    if is_exported(model):
+        if pick_device(device).type != "cpu" and device != "auto":
+            raise InputError(f"{model}: is an export for CPUs, but device is {device!r}; use 'cpu' or 'auto'")
+        config = pretrained.load_config(model)
+        exported = OpenVinoEngine.load(model, config)
+        if precision not in ("auto", exported.precision):
+            raise InputError(
+                f"{model}: is exported to {exported.precision}, but precision is {precision!r}; "
+                f"export it again with --precision {precision}, or leave precision to 'auto'"
+            )
+        return exported, config
+    dtype = pick_dtype(precision, pick_device(device))
+    network = pretrained.load_qa_model(model, dtype=dtype)
+    return TorchEngine(network, device=device, compiled=compiled), network.config
+
+
+def check_model(model: str, window: WindowConfig) -> None:
+    """Refuse, without loading weights, a model that cannot read such windows.
+
+    Raises:
+        InputError: no such model, head or fast tokenizer, or windows longer than the model reaches.
+    """
+    pretrained.check_window(model, pretrained.load_config(model), window.max_seq_len)
+    Windower(pretrained.load_tokenizer(model), window)
+    if not is_exported(model):
+        weights.check_qa_model(model)
+
+
+def fitting_window(reach: int) -> WindowConfig:
+    """The default window, shrunk to a model that reaches fewer tokens."""
+    default = WindowConfig()
+    if reach >= default.max_seq_len:
+        return default
+    return WindowConfig(max_seq_len=reach, doc_stride=reach // 3, max_query_len=reach // 4)

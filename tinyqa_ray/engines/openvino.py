@@ -1,0 +1,146 @@
+"""Models exported for CPUs: OpenVINO, int8 matrices, batches side by side on every core."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tinyqa_ray.core import processor
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets.windows import Windows
+from tinyqa_ray.engines.engine import Engine, Index, Logits, padded
+from tinyqa_ray.engines.exported import FILE, PRECISION, WEIGHT_BITS, require_openvino
+from tinyqa_ray.models import pretrained
+
+_ROUND = 8
+"""Lengths are rounded up to this, so that few shapes are compiled for."""
+
+
+class OpenVinoEngine(Engine):
+    """An exported model on the CPU: one stream a thread, each with a batch of its own.
+
+    A stream on each core beats all cores on one batch: nothing waits for the slowest core after every
+    layer.
+    """
+
+    def __init__(self, model: Any, config: Any, *, threads: int | None = None) -> None:
+        """Compile ``model``.
+
+        Args:
+            model: an OpenVINO model, see ``quantise.converted``.
+            config: the configuration of the transformers model that it was made of.
+            threads: cores to use; as many as torch uses when not given.
+        """
+        import openvino
+
+        self.threads = self.lanes = threads or torch.get_num_threads()
+        self.pad_id: int = config.pad_token_id or 0
+        self._reach = pretrained.max_window_tokens(config)
+        self.precision: str = model.get_rt_info(PRECISION).astype(str)
+        core = openvino.Core()
+        # Around its int8 matrices a model runs in bf16 where the CPU computes in it: measured, that
+        # moves F1 less than the int8 does, and softmax and GELU are a quarter faster.
+        native = processor.has_bf16() and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        rest = "bf16" if native and self.precision != "fp32" else "f32"
+        computed = self.precision
+        if self.precision == "bf16" and not native:
+            processor.say_bf16_is_emulated()
+            computed = "fp32 (the export is bf16)"
+        self._compiled = core.compile_model(
+            model,
+            "CPU",
+            {
+                "NUM_STREAMS": self.threads,
+                "INFERENCE_NUM_THREADS": self.threads,
+                "INFERENCE_PRECISION_HINT": rest,
+                # Pinned, every process would take the first cores, and two actors share one of them.
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+        self._names = [port.get_any_name() for port in self._compiled.inputs]
+        self._idle: list[Any] = []  # requests that no run uses
+        self.name = f"OpenVINO {computed} on {self.threads} CPU threads"
+        self.parameters = sum(
+            int(np.prod(op.get_output_shape(0)))
+            for op in model.get_ops()
+            if op.get_type_name() == "Constant" and len(op.get_output_shape(0)) == 2
+        )
+        self.max_batch_tokens = 2048
+
+    @classmethod
+    def load(cls, name: str, config: Any, *, threads: int | None = None) -> OpenVinoEngine:
+        """Load an exported folder or URL of one.
+
+        Raises:
+            InputError: OpenVINO is not installed, or cannot read the file; or this processor computes
+                wrongly with its int8 weights.
+        """
+        require_openvino()
+        import openvino
+
+        with pretrained.readable(name) as folder:
+            try:
+                # Read into memory: a mapped file would be gone with the copy of a URL's folder.
+                core = openvino.Core()
+                core.set_property({"ENABLE_MMAP": False})
+                model = core.read_model(Path(folder) / FILE)
+            except RuntimeError as error:
+                raise InputError(
+                    f"{name}: OpenVINO cannot read {FILE} ({pretrained.first_line(error)}); export it again"
+                ) from None
+        if not model.has_rt_info([PRECISION]):
+            raise InputError(f"{name}: {FILE} was not written by tinyqa export; export the model with it")
+        if processor.saturates_int8() and _weight_bits(model) > 7:
+            raise InputError(
+                f"{name}: its int8 weights take 8 bits, with which this processor, without VNNI, computes "
+                "wrongly; export the model again with this version, which uses 7"
+            )
+        return cls(model, config, threads=threads)
+
+    def run(self, windows: Windows, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
+        """See ``Engine.run``; in the order of the batches. Several threads may run at a time."""
+        # Two a stream: the next batch is ready when one is done.
+        requests = [self._request() for _ in range(2 * self.threads)]
+        working: dict[int, Index] = {}
+        try:
+            for batch, turn in zip(batches, itertools.cycle(range(len(requests))), strict=False):
+                if turn in working:
+                    yield _result(requests[turn], working.pop(turn))
+                requests[turn].start_async(self._inputs(windows, batch))
+                working[turn] = batch
+            for turn in list(working):
+                yield _result(requests[turn], working.pop(turn))
+        finally:  # also when left early
+            for turn in working:
+                requests[turn].wait()
+            self._idle += requests
+
+    def _request(self) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._compiled.create_infer_request()
+
+    def _inputs(self, windows: Windows, batch: Index) -> dict[str, Any]:
+        longest = max(len(windows.input_ids[window]) for window in batch)
+        length = max(longest, min(-(-longest // _ROUND) * _ROUND, self._reach))
+        ids, mask, types = padded(windows, batch, self.pad_id, length)
+        values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        return {name: values[name] for name in self._names}
+
+
+def _weight_bits(model: Any) -> int:
+    if model.get_rt_info(PRECISION).astype(str) != "int8":
+        return 0
+    return int(model.get_rt_info(WEIGHT_BITS).astype(str)) if model.has_rt_info([WEIGHT_BITS]) else 8
+
+
+def _result(request: Any, batch: Index) -> tuple[Index, Logits, Logits]:
+    request.wait()  # raises what went wrong in it
+    start, end = (request.get_output_tensor(i).data for i in range(2))
+    return batch, start.copy(), end.copy()

@@ -1,0 +1,207 @@
+"""The torch engine: a model on one device, with torch's fused attention."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from tinyqa_ray.core import processor
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets.windows import Windows
+from tinyqa_ray.engines.engine import Engine, Index, Logits, padded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchEngine(Engine):
+    """A torch model on one device, with torch's fused attention.
+
+    On a CPU batches run side by side, each on a core of its own: nothing waits for the slowest core after
+    every layer. A batch that is alone has all cores.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, device: str = "auto", compiled: bool = False) -> None:
+        """Move ``model`` to ``device`` and put it in eval mode.
+
+        Args:
+            model: a question-answering model, in the precision that it is to run in.
+            device: ``auto`` (the GPU where there is one) or a torch device's name.
+            compiled: run it through ``torch.compile``; pays on long runs only.
+        """
+        self.device = pick_device(device)
+        self.model = model.to(self.device).eval()
+        self.pad_id: int = model.config.pad_token_id or 0
+        self.uses_types = getattr(model.config, "type_vocab_size", 0) > 1
+        self.name = f"torch {str(model.dtype).removeprefix('torch.')} on {self.device}"
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.max_batch_tokens = 1024 if self.device.type == "cpu" else 32768
+        self._call = torch.compile(self.model, dynamic=True) if compiled else self.model
+        self._threads = torch.get_num_threads()
+        if self.device.type == "cpu" and not compiled:
+            self.lanes, self.spreads = self._threads, self._threads > 1
+        self._inside = 0
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def run(self, windows: Windows, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
+        """See ``Engine.run``; in the order of the batches."""
+        if self.lanes == 1:
+            yield from self._ahead(windows, batches)
+            return
+        several = iter(batches)
+        first = list(itertools.islice(several, 2))
+        if len(first) == 2:
+            yield from self._side_by_side(windows, itertools.chain(first, several))
+            return
+        with self._share_of_cores():
+            yield from self._ahead(windows, first)
+
+    def _ahead(self, windows: Windows, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
+        # One batch ahead: a GPU works on it while the results of the last are fetched and used.
+        ahead: tuple[Index, torch.Tensor] | None = None
+        for batch in batches:
+            launched = (batch, self._launch(windows, batch))
+            if ahead is not None:
+                yield _fetched(*ahead)
+            ahead = launched
+        if ahead is not None:
+            yield _fetched(*ahead)
+
+    def _side_by_side(
+        self, windows: Windows, batches: Iterable[Index]
+    ) -> Iterator[tuple[Index, Logits, Logits]]:
+        lanes, working = self._lanes(), deque[tuple[Index, Future[torch.Tensor]]]()
+        try:
+            for batch in batches:
+                # Two a lane: the next one is ready when one is done.
+                if len(working) == 2 * self.lanes:
+                    yield _waited(working)
+                working.append((batch, lanes.submit(self._launch, windows, batch)))
+            while working:
+                yield _waited(working)
+        finally:  # also when left early
+            for _, future in working:
+                future.cancel()
+
+    def _lanes(self) -> ThreadPoolExecutor:
+        """Threads that compute on one core each."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = self._started_lanes()
+        return self._pool
+
+    def _started_lanes(self) -> ThreadPoolExecutor:
+        pool, all_here = ThreadPoolExecutor(self.lanes, "lane"), threading.Barrier(self.lanes)
+
+        def alone() -> None:
+            torch.get_num_threads()  # a thread's first look takes over what is set for all
+            torch.set_num_threads(1)
+            all_here.wait()
+
+        for future in [pool.submit(alone) for _ in range(self.lanes)]:
+            future.result()
+        # What was set last, in whatever thread, holds for threads that have not computed yet.
+        torch.set_num_threads(self._threads)
+        return pool
+
+    @contextmanager
+    def _share_of_cores(self) -> Iterator[None]:
+        """This thread computes on all cores when no other one does, else on its share of them."""
+        with self._lock:
+            self._inside += 1
+            share = max(1, self._threads // self._inside)
+        before = torch.get_num_threads()
+        torch.set_num_threads(share)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+            with self._lock:
+                self._inside -= 1
+
+    @torch.inference_mode()
+    def _launch(self, windows: Windows, batch: Index) -> torch.Tensor:
+        """Start and end logits of a batch, ``(2, B, T)``, on the device."""
+        ids, mask, types = padded(windows, batch, self.pad_id)
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self.uses_types:
+            inputs["token_type_ids"] = types
+        output = self._call(
+            **{
+                name: torch.from_numpy(array).to(self.device, non_blocking=True)
+                for name, array in inputs.items()
+            }
+        )
+        return torch.stack([output.start_logits, output.end_logits])
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """``auto`` is the GPU where there is one.
+
+    Raises:
+        InputError: a device that torch does not know, or a GPU where it sees none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device is {device!r}; give 'auto', 'cpu', 'cuda' or 'cuda:1'") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device is {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices; use 'cpu'"
+        )
+    return chosen
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The precision that a torch model runs in on a device.
+
+    Args:
+        precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: on a GPU bf16 from Ampere on, else fp16; on
+            a CPU fp32. A CPU that would only emulate bf16 computes in fp32, and a warning says so.
+        device: where it runs.
+
+    Raises:
+        InputError: another precision, or one that the device has no arithmetic for.
+    """
+    if precision == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        # fp16 arithmetic came with sm_53, bf16 with sm_80; a V100 is sm_70.
+        major, minor = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if major >= 8 else torch.float16 if (major, minor) >= (5, 3) else torch.float32
+    if precision == "int8":
+        raise InputError(
+            "precision is 'int8', but the model is not exported to it; "
+            "run tinyqa export --precision int8 and give the exported folder"
+        )
+    if precision not in _DTYPES:
+        raise InputError(f"precision is {precision!r}; it must be one of auto, {', '.join(PRECISIONS)}")
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("precision is 'fp16', which is for GPUs; on a CPU use fp32, bf16 or an int8 export")
+    if precision == "bf16" and device.type == "cpu" and not processor.has_bf16():
+        processor.say_bf16_is_emulated()
+        return torch.float32
+    return _DTYPES[precision]
+
+
+def _waited(working: deque[tuple[Index, Future[torch.Tensor]]]) -> tuple[Index, Logits, Logits]:
+    batch, future = working.popleft()
+    return _fetched(batch, future.result())
+
+
+def _fetched(batch: Index, logits: torch.Tensor) -> tuple[Index, Logits, Logits]:
+    start, end = logits.float().cpu().numpy()
+    return batch, start, end

@@ -1,0 +1,107 @@
+"""A reader asked the questions of SQuAD data: what it reads, predicts and scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets import squad
+from tinyqa_ray.evaluate import squad_metrics
+from tinyqa_ray.reader.reader import Reader
+from tinyqa_ray.reader.spans import Reading
+
+Progress = Callable[[int, int], None]
+"""Called with questions read and questions in all."""
+
+_CHUNK = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question with the passage it is asked of."""
+
+    question: squad.Question
+    context: str
+
+
+def questions_of(data: str) -> list[Asked]:
+    """Every question with a label of the original paragraphs; copies are for training.
+
+    Raises:
+        InputError: data that cannot be read, or without such questions.
+    """
+    asked = [
+        Asked(question, paragraph.context)
+        for paragraph in squad.read_squad(data)
+        if paragraph.copy == 0
+        for question in paragraph.questions
+        if not question.unlabelled
+    ]
+    if not asked:
+        raise InputError(f"{data}: holds no questions that are answered or said to be unanswerable")
+    return asked
+
+
+def read(
+    reader: Reader, asked: Sequence[Asked], max_answer_tokens: int, progress: Progress | None = None
+) -> tuple[list[Reading], float]:
+    """Readings of all questions, and the seconds they took."""
+    began = time.perf_counter()
+    readings: list[Reading] = []
+    for start in range(0, len(asked), _CHUNK):
+        chunk = asked[start : start + _CHUNK]
+        contexts = {context: i for i, context in enumerate(dict.fromkeys(each.context for each in chunk))}
+        readings += reader.read(
+            [each.question.question for each in chunk],
+            list(contexts),
+            [(i, contexts[each.context]) for i, each in enumerate(chunk)],
+            max_answer_tokens=max_answer_tokens,
+        )
+        if progress:
+            progress(len(readings), len(asked))
+    return readings, time.perf_counter() - began
+
+
+def predicted(asked: Sequence[Asked], readings: Sequence[Reading]) -> tuple[dict[str, str], dict[str, float]]:
+    """Best span and no-answer probability by question id."""
+    predictions, na_probs = {}, {}
+    for each, reading in zip(asked, readings, strict=True):
+        best = reading.spans[0] if reading.spans else None
+        predictions[each.question.id] = each.context[best.start : best.end] if best else ""
+        na_probs[each.question.id] = reading.na_prob
+    return predictions, na_probs
+
+
+def gold(asked: Sequence[Asked]) -> dict[str, list[str]]:
+    """Acceptable answers by question id."""
+    return {each.question.id: [answer.text for answer in each.question.answers] for each in asked}
+
+
+def margins(
+    asked: Sequence[Asked], readings: Sequence[Reading]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How sure the best spans are, and how right.
+
+    Returns:
+        ``span - null`` of each question's best span, and its F1 in [0, 1], 0 where there is no answer;
+        ``(n,)`` each, for the n questions for which a span was found.
+    """
+    scored = squad_metrics.per_question(gold(asked), predicted(asked, readings)[0])
+    # Unanswerable questions score 1 for an empty prediction: no answer was right there either.
+    f1 = np.where(scored.has_answer, scored.f1, 0.0)
+    found = np.array([bool(reading.spans) for reading in readings])
+    each = [r.spans[0].score - r.null_score if r.spans else 0.0 for r in readings]
+    return np.array(each, dtype=np.float64)[found], f1[found]
+
+
+def summary(
+    asked: Sequence[Asked], readings: Sequence[Reading], threshold: float
+) -> squad_metrics.SquadSummary:
+    """What the readings score at a threshold."""
+    predictions, na_probs = predicted(asked, readings)
+    return squad_metrics.summarize(gold(asked), predictions, na_probs, threshold)

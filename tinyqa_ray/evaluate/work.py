@@ -1,0 +1,219 @@
+"""The work of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyqa_ray.configs import EvaluateConfig, WindowConfig
+from tinyqa_ray.core import stage_folder, storage
+from tinyqa_ray.core.cluster import cores, quiet_models
+from tinyqa_ray.core.contents import identity
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.names import telling
+from tinyqa_ray.engines.ensemble import load_mean
+from tinyqa_ray.evaluate import calibration, measure, page, squad_metrics
+from tinyqa_ray.evaluate.report import EvaluateReport
+from tinyqa_ray.models.settings import ModelSettings, write_settings
+from tinyqa_ray.reader import Reader
+from tinyqa_ray.reader.spans import Reading
+
+_EXAMPLES = 12
+
+
+def work(
+    config: EvaluateConfig,
+    settings: ModelSettings,
+    stage: stage_folder.Stage,
+    progress: stage_folder.Progress | None,
+) -> EvaluateReport:
+    """Measure the model, write what it answered and the page, and return its figures."""
+    asked = measure.questions_of(config.data)
+    reader = _reader(config)
+    reader.settings = _fitted(reader, settings, config, {each.question.id for each in asked})
+    if config.fit_threshold is not None or config.fit_temperature is not None:
+        write_settings(stage.output, reader.settings)
+    readings, seconds = measure.read(reader, asked, config.max_answer_tokens, progress)
+    threshold = reader.settings.no_answer_threshold
+    summary = measure.summary(asked, readings, threshold)
+    figures = {name: value for name, value in asdict(summary).items() if name not in ("total", "threshold")}
+    margins, right = measure.margins(asked, readings)
+    scale = calibration.Scale(temperature=reader.settings.temperature, shift=reader.settings.score_shift)
+    scores = scale.scores(margins)
+    made = EvaluateReport(
+        questions=summary.total,
+        **figures,
+        no_answer_threshold=threshold,
+        temperature=scale.temperature,
+        score_shift=scale.shift,
+        calibration_error=100 * calibration.calibration_error(scores, right),
+        questions_per_s=len(asked) / seconds,
+        parameters=reader.engine.parameters,
+    )
+    predictions, na_probs = measure.predicted(asked, readings)
+    storage.write_json(stage.path("predictions.json"), predictions)
+    storage.write_json(stage.path("na_probs.json"), na_probs)
+    official = squad_metrics.score(measure.gold(asked), predictions, na_probs, threshold)
+    storage.write_json(stage.path("metrics.json"), {**asdict(made), "official": official})
+    html = page.evaluation_html(_page(config, made, asked, readings, scores, right))
+    storage.write_atomic(stage.path("report.html"), html.encode())
+    return made
+
+
+def measured(
+    model: str, data: str, window: WindowConfig, *, device: str = "cpu", threads: int = 0
+) -> dict[str, float | None]:
+    """Figures of a model on the questions of ``data``, in percent, without writing anything.
+
+    Returns:
+        ``exact``, ``f1``, ``has_ans_f1``, ``no_ans_f1`` at the model's own threshold; ``forced_f1``;
+        ``best_f1`` and ``best_exact`` at the thresholds that are best on these very questions; ``questions``
+        and the model's ``parameters``.
+
+    Raises:
+        InputError: model or data that cannot be read.
+    """
+    config = EvaluateConfig(model=model, data=data, window=window, threads=threads)
+    reader, asked = _reader(config, device), measure.questions_of(data)
+    readings, _ = measure.read(reader, asked, config.max_answer_tokens)
+    summary = asdict(measure.summary(asked, readings, reader.settings.no_answer_threshold))
+    official = squad_metrics.score(measure.gold(asked), *measure.predicted(asked, readings))
+    kept = ("exact", "f1", "has_ans_f1", "no_ans_f1", "forced_f1")
+    return {
+        **{name: summary[name] for name in kept},
+        **{name: official[name] for name in ("best_exact", "best_f1")},
+        "questions": len(asked),
+        "parameters": reader.engine.parameters,
+    }
+
+
+def _reader(config: EvaluateConfig, device: str = "auto") -> Reader:
+    import torch
+
+    quiet_models()
+    torch.set_num_threads(config.threads or cores(1))
+    reader = Reader.from_pretrained(config.model, device=device, window=config.window, cut_questions=True)
+    if config.also:
+        reader.engine = load_mean((config.model, *config.also), device=device)
+    return reader
+
+
+def _fitted(
+    reader: Reader, settings: ModelSettings, config: EvaluateConfig, measured: set[str]
+) -> ModelSettings:
+    """The settings, with what is asked for fitted on other questions."""
+    fitted: dict[str, Any] = {}
+    # Often the same data for both: read once.
+    others = {
+        data: _read_others(reader, config, data, measured)
+        for data in dict.fromkeys((config.fit_threshold, config.fit_temperature))
+        if data is not None
+    }
+    if config.fit_threshold is not None:
+        asked, readings = others[config.fit_threshold]
+        threshold = squad_metrics.best_threshold(measure.gold(asked), *measure.predicted(asked, readings))
+        fitted.update(no_answer_threshold=threshold, fitted_on=identity(config.fit_threshold))
+    if config.fit_temperature is not None:
+        asked, readings = others[config.fit_temperature]
+        scale = calibration.best_scale(*measure.margins(asked, readings))
+        fitted.update(temperature=scale.temperature, score_shift=scale.shift)
+        fitted.update(temperature_fitted_on=identity(config.fit_temperature))
+    return replace(settings, **fitted)
+
+
+def _read_others(
+    reader: Reader, config: EvaluateConfig, data: str, measured: set[str]
+) -> tuple[list[measure.Asked], list[Reading]]:
+    """Readings of questions to fit on.
+
+    Raises:
+        InputError: some of them are measured.
+    """
+    asked = measure.questions_of(data)
+    shared = [each.question.id for each in asked if each.question.id in measured]
+    if shared:
+        raise InputError(
+            f"{data}: shares {len(shared)} questions with {config.data} ({shared[0]}, …); "
+            "what is fitted on the questions that are then measured flatters; give other data"
+        )
+    return asked, measure.read(reader, asked, config.max_answer_tokens)[0]
+
+
+def _page(
+    config: EvaluateConfig,
+    made: EvaluateReport,
+    asked: Sequence[measure.Asked],
+    readings: Sequence[Reading],
+    scores: NDArray[np.float64],
+    right: NDArray[np.float64],
+) -> page.EvaluationReport:
+    """What the HTML page shows."""
+    predictions, na_probs = measure.predicted(asked, readings)
+    scored = squad_metrics.per_question(measure.gold(asked), predictions)
+    shortest = [min((len(a.text.split()) for a in each.question.answers), default=0) for each in asked]
+    return page.EvaluationReport(
+        title=f"{telling(config.model)} on {telling(config.data)}",
+        facts=(
+            ("model", config.model),
+            ("data", config.data),
+            ("parameters", f"{made.parameters:,}"),
+            ("questions", f"{made.questions} ({made.no_ans_total} unanswerable)"),
+            ("window", f"{config.window.max_seq_len} tokens, overlap {config.window.doc_stride}"),
+            ("threshold", f"{made.no_answer_threshold:.4f} (abstain above)"),
+            ("temperature", f"{made.temperature:.3f}, shift {made.score_shift:.3f}"),
+            ("calibration", f"{made.calibration_error:.1f} % mean error of scores"),
+            ("speed", f"{made.questions_per_s:.1f} questions/s"),
+            *stage_folder.versions().items(),
+        ),
+        metrics=tuple((name, _percent(getattr(made, key)), why) for key, name, why in _METRICS),
+        na_probs=np.array(list(na_probs.values()), dtype=np.float64),
+        f1=np.asarray(scored.f1, dtype=np.float64),
+        answerable=np.asarray(scored.has_answer, dtype=np.bool_),
+        answer_tokens=np.array(shortest, dtype=np.int64),
+        threshold=made.no_answer_threshold,
+        scores=scores,
+        right=right,
+        examples=tuple(_examples(asked, readings, made.no_answer_threshold)),
+    )
+
+
+_METRICS = (
+    ("f1", "F1", "all questions, at the model's threshold"),
+    ("exact", "EM", "all questions, at the model's threshold"),
+    ("has_ans_f1", "HasAns F1", "answerable questions, at the threshold"),
+    ("no_ans_f1", "NoAns", "unanswerable questions that the model left unanswered"),
+    ("forced_f1", "Forced F1", "answerable questions when the model must answer"),
+    ("always_abstain", "Always abstain", "what answering nothing would score"),
+)
+
+
+def _examples(
+    asked: Sequence[measure.Asked], readings: Sequence[Reading], threshold: float
+) -> list[page.Example]:
+    """A spread of questions over the data, with what the model said at its threshold."""
+    chosen = np.unique(np.linspace(0, len(asked) - 1, _EXAMPLES).astype(int))
+    return [_example(asked[i], readings[i], threshold) for i in chosen]
+
+
+def _example(each: measure.Asked, reading: Reading, threshold: float) -> page.Example:
+    best = reading.spans[0] if reading.spans and reading.na_prob <= threshold else None
+    predicted = each.context[best.start : best.end] if best else None
+    golds = [answer.text for answer in each.question.answers] or [""]
+    return page.Example(
+        question=each.question.question,
+        context=each.context,
+        gold=golds[0] or None,
+        predicted=predicted,
+        start=best.start if best else 0,
+        end=best.end if best else 0,
+        na_prob=reading.na_prob,
+        f1=max(squad_metrics.f1(gold, predicted or "") for gold in golds),
+    )
+
+
+def _percent(value: Any) -> str:
+    return "–" if value is None else f"{value:.1f}"

@@ -1,0 +1,7 @@
+"""A model exported for CPUs, and the F1 and speed of the export beside the model's own."""
+
+from tinyqa_ray.configs import ExportConfig
+from tinyqa_ray.export.report import ExportReport
+from tinyqa_ray.export.stage import export
+
+__all__ = ["ExportConfig", "ExportReport", "export"]

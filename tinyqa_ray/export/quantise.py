@@ -1,0 +1,109 @@
+"""A transformers model as an OpenVINO model, and its matrices in int8."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tinyqa_ray.engines.exported import PRECISION, WEIGHT_BITS
+
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def converted(network: Any, precision: str) -> Any:
+    """An OpenVINO model with the inputs of ``network`` and its start and end logits, ``(B, T)`` each.
+
+    Args:
+        network: a question-answering model of transformers, on the CPU in float32.
+        precision: what the model says of itself.
+    """
+    import openvino
+
+    types = getattr(network.config, "type_vocab_size", 0) > 1
+    names = _INPUTS if types else _INPUTS[:2]
+    example = tuple(torch.ones(2, 16, dtype=torch.long) for _ in names)
+    with torch.no_grad(), warnings.catch_warnings():
+        # The tracer warns of branches in transformers that no shape of ours takes otherwise.
+        warnings.simplefilter("ignore")
+        model = openvino.convert_model(_Logits(network, names).eval(), example_input=example)
+    for port, name in zip(model.inputs, names, strict=True):
+        port.get_tensor().set_names({name})
+    model.set_rt_info(precision, PRECISION)
+    return model
+
+
+class _Logits(torch.nn.Module):
+    """A model that takes its inputs in order and gives plain tensors."""
+
+    def __init__(self, network: Any, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.names = names
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        output = self.network(**dict(zip(self.names, inputs, strict=True)))
+        return output.start_logits, output.end_logits
+
+
+def quantised(model: Any, samples: Sequence[dict[str, Any]], float_products: Sequence[str]) -> Any:
+    """An int8 version of an OpenVINO model, by post-training quantisation.
+
+    Weights of products take 7 bits, from -64 to 64. x86 processors without VNNI add two products of bytes in
+    16 bits: with weights of 8 bits a sum beyond 32,767 is cut off, and the logits are wrong.
+
+    Args:
+        model: see ``converted``; it stays as it is.
+        samples: inputs, by name, on which the ranges of the activations are seen.
+        float_products: names of the matrix products that stay in float, besides those of the attention
+            maps.
+    """
+    import nncf
+    from nncf.quantization import advanced_parameters as advanced
+
+    nncf.set_log_level(logging.ERROR)
+    # Its progress bars: stdout is for results.
+    with contextlib.redirect_stdout(sys.stderr):
+        made = nncf.quantize(
+            model.clone(),
+            nncf.Dataset(samples),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(samples),
+            # Attention maps in int8 cost most of the F1 that int8 costs, and are slower than in bf16.
+            ignored_scope=nncf.IgnoredScope(
+                names=list(float_products), types=["ScaledDotProductAttention"], validate=False
+            ),
+            advanced_parameters=advanced.AdvancedQuantizationParameters(
+                overflow_fix=advanced.OverflowFix.ENABLE,
+                smooth_quant_alphas=advanced.AdvancedSmoothQuantParameters(matmul=0.8),
+            ),
+        )
+    made.set_rt_info("int8", PRECISION)
+    made.set_rt_info("7", WEIGHT_BITS)
+    return made
+
+
+def down_projections(model: Any, config: Any) -> list[str]:
+    """Names of the products that bring a feed-forward block back to the model's width.
+
+    Their inputs, after the activation, spread widest, so that they lose most in int8.
+
+    Args:
+        model: see ``converted``.
+        config: the configuration of the transformers model.
+    """
+    wide = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 0)
+    return [
+        op.get_friendly_name()
+        for op in model.get_ops()
+        if op.get_type_name() == "MatMul"
+        and op.input(1).get_partial_shape().is_static
+        # Weights lie as (out, in).
+        and list(op.input(1).get_partial_shape().to_shape())[1:] == [wide]
+    ]

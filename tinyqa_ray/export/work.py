@@ -1,0 +1,172 @@
+"""The work of an export."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyqa_ray.configs import ExportConfig
+from tinyqa_ray.core import stage_folder, storage
+from tinyqa_ray.core.cluster import quiet_models
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets.windows import Windower
+from tinyqa_ray.engines.engine import Engine, padded
+from tinyqa_ray.engines.exported import FILE
+from tinyqa_ray.engines.openvino import OpenVinoEngine
+from tinyqa_ray.engines.torch_engine import TorchEngine
+from tinyqa_ray.evaluate import measure
+from tinyqa_ray.export.quantise import converted, down_projections, quantised
+from tinyqa_ray.export.report import ExportReport, Figures
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.models.settings import ModelSettings, write_settings
+from tinyqa_ray.reader.reader import Reader
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """An exported model and what it scores."""
+
+    network: Any
+    float_products: str
+    figures: Figures | None
+
+    def drop(self, model: Figures | None) -> float:
+        """F1 lost, in points, with or without abstaining, whichever lost more."""
+        if model is None or self.figures is None:
+            return 0.0
+        drop = model.f1 - self.figures.f1
+        if model.forced_f1 is not None and self.figures.forced_f1 is not None:
+            drop = max(drop, model.forced_f1 - self.figures.forced_f1)
+        return drop
+
+
+def work(
+    config: ExportConfig,
+    settings: ModelSettings,
+    stage: stage_folder.Stage,
+    progress: stage_folder.Progress | None,
+) -> ExportReport:
+    """Export the model, check what that costs, and write it into the stage's folder."""
+    quiet_models()
+    seen, held_out = _split(config)
+    network = pretrained.load_qa_model(config.model)
+    pretrained.check_window(config.model, network.config, config.window.max_seq_len)
+    windower = Windower(pretrained.load_tokenizer(config.model), config.window)
+
+    def figures(engine: Engine) -> Figures | None:
+        reader = Reader(engine, windower, settings)
+        return _figures(reader, held_out, config.max_answer_tokens, progress)
+
+    wanted = figures(TorchEngine(network, device="cpu"))
+    tried = []
+    for made, left in _candidates(config, network, windower, seen):
+        trial = _Trial(made, left, figures(OpenVinoEngine(made, network.config)))
+        if trial.drop(wanted) <= config.max_f1_drop:
+            break
+        tried.append(trial)
+    else:
+        raise InputError(_too_much_lost(config, wanted, tried, len(held_out)))
+    megabytes = _save(trial.network, config.model, network.config, settings, stage)
+    return ExportReport(
+        precision=config.precision,
+        float_products=trial.float_products,
+        megabytes=megabytes,
+        questions=len(held_out),
+        model=wanted,
+        export=trial.figures,
+    )
+
+
+def _split(config: ExportConfig) -> tuple[list[measure.Asked], list[measure.Asked]]:
+    """Questions to calibrate with, and others to check on."""
+    if config.calibration is None:
+        if config.precision == "int8":
+            raise InputError("int8 has to see real windows; give SQuAD data with --calibration")
+        return [], []
+    asked = measure.questions_of(config.calibration)
+    wanted = config.calibration_questions if config.precision == "int8" else 0
+    if len(asked) <= wanted:
+        raise InputError(
+            f"{config.calibration}: holds {len(asked)} questions, but calibration_questions is {wanted}, and "
+            "others are needed to check the export; give more data, or lower calibration_questions"
+        )
+    order = np.random.default_rng(config.seed).permutation(len(asked))
+    check = np.sort(order[wanted : wanted + config.check_questions])  # questions of a context together
+    return [asked[i] for i in order[:wanted]], [asked[i] for i in check]
+
+
+def _candidates(
+    config: ExportConfig, network: Any, windower: Windower, seen: Sequence[measure.Asked]
+) -> Iterator[tuple[Any, str]]:
+    """Exports to try, the fastest first, with what each leaves in float."""
+    model = converted(network, config.precision)
+    if config.precision != "int8":
+        yield model, "all"
+        return
+    samples = list(_samples(windower, seen, model, network.config.pad_token_id or 0))
+    yield quantised(model, samples, []), "attention maps"
+    yield quantised(model, samples, down_projections(model, network.config)), "attention maps, ffn outputs"
+
+
+def _samples(
+    windower: Windower, seen: Sequence[measure.Asked], model: Any, pad_id: int
+) -> Iterator[dict[str, Any]]:
+    """Inputs of one window each."""
+    windows = windower.windows([each.question.question for each in seen], [each.context for each in seen])
+    names = [port.get_any_name() for port in model.inputs]
+    for window in range(len(windows)):
+        ids, mask, types = padded(windows, np.array([window]), pad_id)
+        values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        yield {name: values[name] for name in names}
+
+
+def _figures(
+    reader: Reader,
+    asked: Sequence[measure.Asked],
+    max_answer_tokens: int,
+    progress: stage_folder.Progress | None,
+) -> Figures | None:
+    if not asked:
+        return None
+    measure.read(reader, asked[:16], max_answer_tokens)  # warm
+    readings, seconds = measure.read(reader, asked, max_answer_tokens, progress)
+    scored = measure.summary(asked, readings, reader.settings.no_answer_threshold)
+    return Figures(f1=scored.f1, forced_f1=scored.forced_f1, questions_per_s=len(asked) / seconds)
+
+
+def _too_much_lost(
+    config: ExportConfig, wanted: Figures | None, tried: Sequence[_Trial], questions: int
+) -> str:
+    assert wanted is not None, "without data nothing is compared"
+    found = [f"{_both(trial.figures)} with {trial.float_products} in float" for trial in tried]
+    return (
+        f"{config.model}: {config.precision} loses {min(trial.drop(wanted) for trial in tried):.2f} F1, more "
+        f"than max_f1_drop {config.max_f1_drop}: {_both(wanted)} before, {'; '.join(found)}, on {questions} "
+        "questions; calibrate on data more like yours, raise --max-f1-drop, or use --precision bf16"
+    )
+
+
+def _both(figures: Figures | None) -> str:
+    assert figures is not None
+    forced = "" if figures.forced_f1 is None else f" (forced {figures.forced_f1:.2f})"
+    return f"F1 {figures.f1:.2f}{forced}"
+
+
+def _save(model: Any, name: str, config: Any, settings: ModelSettings, stage: stage_folder.Stage) -> float:
+    """Write the model with its configuration, tokenizer and settings; its size in megabytes."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        openvino.save_model(model, Path(folder) / FILE, compress_to_fp16=False)
+        size = sum(file.stat().st_size for file in Path(folder).iterdir()) / 1e6
+        config.save_pretrained(folder)
+        pretrained.load_tokenizer(name).save_pretrained(folder)
+        for file in sorted(Path(folder).iterdir()):
+            storage.write_atomic(stage.path(file.name), file.read_bytes())
+    write_settings(stage.output, settings)
+    return round(size, 1)

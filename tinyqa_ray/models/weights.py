@@ -1,0 +1,81 @@
+"""What a model's weights are, read off the headers of its safetensors files: no weight is loaded for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from tinyqa_ray.models import pretrained
+
+Shapes = dict[str, tuple[int, ...]]
+"""Shape of each tensor, by name."""
+
+
+def check_qa_model(name: str, *, new_head: bool = False) -> None:
+    """Refuse what ``models.load_qa_model`` would refuse; a model that is whole is not loaded for that.
+
+    Args:
+        name: local folder, URL of a folder, or hub id.
+        new_head: accept an encoder without a question-answering head.
+
+    Raises:
+        InputError: as of ``models.load_qa_model``.
+    """
+    if not _is_whole(name, new_head):
+        pretrained.load_qa_model(
+            name, new_head=new_head
+        )  # it says what is wrong, or accepts what we cannot tell
+
+
+def have_one_shape(name: str, others: Sequence[str]) -> bool:
+    """Whether other models have the tensors of a model; False also where no header can be read."""
+    shapes = [_shapes_of(each) for each in (name, *others)]
+    return None not in shapes and all(each == shapes[0] for each in shapes)
+
+
+def count_parameters(name: str) -> int:
+    """Numbers in the weights of a model's folder."""
+    shapes = _shapes_of(name)
+    assert shapes is not None, f"{name} was written by this process"
+    return sum(map(math.prod, shapes.values()))
+
+
+def _is_whole(name: str, new_head: bool) -> bool:
+    """Whether the headers hold every tensor of the model in its shape; False where they cannot be read."""
+    import torch
+    from transformers import AutoModelForQuestionAnswering
+
+    found = _shapes_of(name)
+    if found is None:
+        return False
+    try:
+        with torch.device("meta"):  # shapes without memory
+            model = AutoModelForQuestionAnswering.from_config(pretrained.load_config(name))
+    except (ValueError, KeyError, RuntimeError):
+        return False
+    prefix = f"{model.base_model_prefix}."
+    known = {key.removeprefix(prefix): shape for key, shape in found.items()}
+    lacking = [
+        key
+        for key, tensor in model.state_dict().items()
+        if known.get(key.removeprefix(prefix)) != tuple(tensor.shape)
+    ]
+    return not lacking or (new_head and not any(key.startswith(prefix) for key in lacking))
+
+
+def _shapes_of(name: str) -> Shapes | None:
+    """The shapes in a model's files; None where it is a hub id, or its files cannot be read."""
+    with pretrained.readable(name) as folder:
+        files = sorted(Path(folder).glob("*.safetensors"))
+        try:
+            return dict(pair for file in files for pair in _header(file)) if files else None
+        except (OSError, SafetensorError):
+            return None
+
+
+def _header(file: Path) -> list[tuple[str, tuple[int, ...]]]:
+    with safe_open(file, "np") as tensors:
+        return [(key, tuple(tensors.get_slice(key).get_shape())) for key in tensors.keys()]  # noqa: SIM118

@@ -1,0 +1,240 @@
+"""Recipes: a whole job as a function that returns frozen configs, with every number in sight.
+
+What a function takes are the data and models; every other number is changed by an override, in one stage or
+in all (``tinyqa distill --recipe NAME --help``). Stages that teach the head are measured on ``dev``; before
+them it is still random. The recipes of the quickstart and of the model that the package ships are in
+``quickstart.py`` and ``mini.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tinyqa_ray.configs import AugmentConfig, DistillConfig, EvaluateConfig, TeacherLogitsConfig, WindowConfig
+from tinyqa_ray.recipes.mini import mini
+from tinyqa_ray.recipes.quickstart import quickstart
+from tinyqa_ray.recipes.recipe import Recipe, Stages, with_baseline
+
+__all__ = ["RECIPES", "mini", "quickstart", "tinybert", "tinyroberta"]
+
+
+def tinyroberta(
+    data: str = "squad_v2:train",
+    dev: str = "squad_v2:validation",
+    student: str = "deepset/tinyroberta-6l-768d",
+    student_layers: tuple[int, ...] | None = None,
+    teacher: str = "deepset/roberta-base-squad2",
+    large_teacher: str = "deepset/roberta-large-squad2",
+    masked_lm: str | None = "roberta-base",
+    general: str | None = None,
+    general_teacher: str = "roberta-base",
+    baseline: bool = False,
+) -> Recipe:
+    """``deepset/tinyroberta-squad2``: 6 x 768 RoBERTa; published EM 78.69, F1 81.92 on SQuAD 2.0 dev.
+
+    Stage 0 (general distillation) is in the published student that it starts from. Numbers of stage 2 are
+    the model card's; those of stage 1, which the card does not give, are our choice.
+
+    Args:
+        data: SQuAD 2.0 data to learn from.
+        dev: SQuAD 2.0 data to measure on.
+        student: Folder or hub id of the encoder that the student starts from.
+        student_layers: Layers of the student to keep, from 0; all when not given.
+        teacher: Question-answering model whose layers are taught.
+        large_teacher: Question-answering model whose predictions are taught.
+        masked_lm: Model that proposes words for the copies; with 'none', neighbours in the student's input
+            embeddings do.
+        general: Plain text files for general distillation, which then comes first.
+        general_teacher: Encoder whose layers are taught in general distillation.
+        baseline: Also teach the same student by labels alone, to compare with.
+    """
+    start, layers, general_stages = _general(general, student, student_layers, general_teacher, workers=4)
+    taught = DistillConfig(
+        data="@teacher-logits",
+        student="@intermediate/model",
+        objective=("prediction",),
+        distillation_weight=0.75,
+        temperature=1.5,
+        batch_size=96,
+        epochs=4,
+        learning_rate=3e-5,
+        warmup=0.2,
+        dev=dev,
+        checkpoint_steps=500,
+        workers=4,
+        use_gpu=True,
+    )
+    return Recipe(
+        name="tinyroberta",
+        stages=(
+            *general_stages,
+            # Cased, as the student is; words that it splits get neighbours in its own embeddings.
+            ("augmented", _copies(data, masked_lm, student)),
+            ("windows", TeacherLogitsConfig(data="@augmented", tokenizer=student, actors=16)),
+            (
+                "intermediate",
+                DistillConfig(
+                    data="@windows",
+                    student=start,
+                    student_layers=layers,
+                    teacher=teacher,
+                    objective=("intermediate",),
+                    batch_size=96,  # our choice, like the four below
+                    epochs=2,
+                    learning_rate=5e-5,
+                    warmup=0.2,
+                    checkpoint_steps=1000,
+                    workers=4,
+                    use_gpu=True,
+                ),
+            ),
+            (
+                "teacher-logits",
+                TeacherLogitsConfig(
+                    data=data,
+                    tokenizer=student,
+                    model=(large_teacher,),
+                    max_batch_tokens=32768,
+                    actors=4,
+                    num_gpus_per_actor=1.0,
+                ),
+            ),
+            *with_baseline(taught, start, layers, baseline),
+            ("evaluation", EvaluateConfig(model="@student/model", data=dev)),
+        ),
+    )
+
+
+def tinybert(
+    data: str = "squad_v2:train",
+    dev: str = "squad_v2:validation",
+    student: str = "huawei-noah/TinyBERT_General_6L_768D",
+    student_layers: tuple[int, ...] | None = None,
+    teacher: str = "deepset/bert-base-uncased-squad2",
+    masked_lm: str | None = "bert-base-uncased",
+    general: str | None = None,
+    general_teacher: str = "bert-base-uncased",
+    baseline: bool = False,
+) -> Recipe:
+    """``deepset/tinybert-6l-768d-squad2``: published EM 71.88, F1 76.36 on SQuAD 2.0 dev.
+
+    The published general student, then two stages with the numbers of the model card; what it does not
+    give (the warm-up of stage 1) is our choice.
+
+    Args:
+        data: SQuAD 2.0 data to learn from.
+        dev: SQuAD 2.0 data to measure on.
+        student: Folder or hub id of the encoder that the student starts from.
+        student_layers: Layers of the student to keep, from 0; all when not given.
+        teacher: Question-answering model whose layers and predictions are taught.
+        masked_lm: Model that proposes words for the copies; with 'none', neighbours in the student's input
+            embeddings do.
+        general: Plain text files for general distillation, which then comes first.
+        general_teacher: Encoder whose layers are taught in general distillation.
+        baseline: Also teach the same student by labels alone, to compare with.
+    """
+    start, layers, general_stages = _general(general, student, student_layers, general_teacher, workers=1)
+    taught = DistillConfig(
+        data="@teacher-logits",
+        student="@intermediate/model",
+        objective=("prediction",),
+        distillation_weight=1.0,
+        temperature=1.0,
+        batch_size=26,
+        epochs=5,
+        learning_rate=3e-5,
+        warmup=0.2,
+        head_dropout=0.1,
+        dev=dev,
+        checkpoint_steps=2000,
+        use_gpu=True,
+    )
+    return Recipe(
+        name="tinybert",
+        stages=(
+            *general_stages,
+            ("augmented", _copies(data, masked_lm, student)),
+            ("windows", TeacherLogitsConfig(data="@augmented", tokenizer=student, actors=16)),
+            (
+                "intermediate",
+                DistillConfig(
+                    data="@windows",
+                    student=start,
+                    student_layers=layers,
+                    teacher=teacher,
+                    objective=("intermediate",),
+                    batch_size=26,
+                    epochs=5,
+                    learning_rate=5e-5,
+                    warmup=0.2,  # our choice
+                    temperature=1.0,
+                    head_dropout=0.1,
+                    checkpoint_steps=2000,
+                    use_gpu=True,
+                ),
+            ),
+            (
+                "teacher-logits",
+                TeacherLogitsConfig(
+                    data=data,
+                    tokenizer=student,
+                    model=(teacher,),
+                    max_batch_tokens=32768,
+                    num_gpus_per_actor=1.0,
+                ),
+            ),
+            *with_baseline(taught, start, layers, baseline),
+            ("evaluation", EvaluateConfig(model="@student/model", data=dev)),
+        ),
+    )
+
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "tinyroberta": tinyroberta,
+    "tinybert": tinybert,
+    "quickstart": quickstart,
+    "mini": mini,
+}
+"""The recipes by name."""
+
+
+def _copies(data: str, masked_lm: str | None, student: str) -> AugmentConfig:
+    """Twenty copies of each paragraph; without a masked LM, words come from the student's embeddings."""
+    alone = masked_lm is None or masked_lm == "none"
+    return AugmentConfig(
+        data=data,
+        masked_lm=masked_lm,
+        embeddings=student if alone else None,
+        actors=4,
+        num_gpus_per_actor=1,
+    )
+
+
+def _general(
+    texts: str | None, student: str, layers: tuple[int, ...] | None, teacher: str, workers: int
+) -> tuple[str, tuple[int, ...] | None, Stages]:
+    """Stage 0, general distillation, if there are ``texts``.
+
+    Returns:
+        where the student of the next stage starts, the layers of it to keep, and the stages to run first.
+    """
+    if texts is None:
+        return student, layers, ()
+    # TinyBERT's (arXiv 1909.10351): 3 epochs of plain text at 128 tokens. The other numbers are our choice.
+    windows = TeacherLogitsConfig(
+        data=texts, tokenizer=student, window=WindowConfig(max_seq_len=128, doc_stride=0), actors=16
+    )
+    taught = DistillConfig(
+        data="@general-windows",
+        student=student,
+        student_layers=layers,
+        teacher=teacher,
+        objective=("intermediate",),
+        batch_size=256,
+        epochs=3,
+        learning_rate=5e-5,
+        checkpoint_steps=2000,
+        workers=workers,
+        use_gpu=True,
+    )
+    return "@general/model", None, (("general-windows", windows), ("general", taught))

@@ -1,0 +1,30 @@
+"""What a teacher's null score gains, so that it abstains at its fitted threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinyqa_ray.configs import TeacherLogitsConfig
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.models.settings import read_settings
+
+
+def null_shifts(config: TeacherLogitsConfig) -> list[float]:
+    """What each teacher's null gains, so that its fitted threshold comes to lie at one half.
+
+    Raises:
+        InputError: no threshold was fitted for a teacher.
+    """
+    if not config.at_thresholds:
+        return [0.0] * len(config.model)
+    given = config.settings or [None] * len(config.model)
+    fitted = [read_settings(*pair) for pair in zip(config.model, given, strict=True)]
+    for model, settings in zip(config.model, fitted, strict=True):
+        if settings.fitted_on is None:
+            raise InputError(
+                f"{model}: has no fitted threshold for at_thresholds; "
+                "fit one with tinyqa evaluate --fit-threshold DATA, and give its --output with --settings"
+            )
+    # A threshold of 0 or 1, at which all or nothing is left unanswered, would shift without bounds.
+    thresholds = np.clip([settings.no_answer_threshold for settings in fitted], 1e-6, 1 - 1e-6)
+    return [float(shift) for shift in np.log(1 / thresholds - 1)]

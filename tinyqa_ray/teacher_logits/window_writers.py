@@ -1,0 +1,191 @@
+"""Paragraphs of one shard → its windows: with labels and the teachers' logits, or of plain text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tinyqa_ray.configs import TeacherLogitsConfig
+from tinyqa_ray.core.cluster import cores, quiet_models
+from tinyqa_ray.datasets import squad
+from tinyqa_ray.datasets.windows import NO_LABEL, Windower, Windows, labels
+from tinyqa_ray.engines.load import load_engine
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.teacher_logits.null_shifts import null_shifts
+from tinyqa_ray.teacher_logits.window_dataset import logit_columns, schema
+
+Logits = NDArray[np.float32]
+
+_TEXTS_AT_ONCE = 64
+"""Texts that are tokenised together: a shard may hold very many."""
+
+
+class WindowWriter:
+    """Cuts the windows of a shard of paragraphs, labels them, and runs the teachers over them.
+
+    Several teachers are averaged, or kept apart, as ``config.teachers`` says. The average is the mean of
+    their logits, in float32, as TextBrewer's ``MultiTeacherDistiller`` takes it (arXiv 2002.12620). After a
+    softmax it is the normalised geometric mean of their distributions, and so at every temperature: the
+    windows need not know the one that the student will be taught at, which the mean of probabilities
+    would. A constant added to a teacher's logits cancels in the softmax, so none is shifted: the mean stays
+    comparable between the windows of a question, and one teacher's mean is that teacher.
+
+    Windows of a question that nobody has answered, nor said to be unanswerable, have no label. With
+    ``config.at_thresholds``, a teacher's null moves there: what a teacher learned from, it says surely, and
+    of other questions it answers too many.
+    """
+
+    def __init__(self, config: TeacherLogitsConfig, shifts: Sequence[float] | None = None) -> None:
+        """Load the teachers.
+
+        Args:
+            config: of the stage.
+            shifts: what each teacher's null gains, read once for all actors; ``null_shifts`` when not given.
+        """
+        import torch
+
+        quiet_models()
+        torch.set_num_threads(config.threads or cores(config.actors))
+        self.config = config
+        self.windower = Windower(pretrained.load_tokenizer(student_tokenizer(config)), config.window)
+        device = "cuda" if config.num_gpus_per_actor else "cpu"
+        self.teachers = [load_engine(model, device=device)[0] for model in config.model]
+        self.null_shifts = null_shifts(config) if shifts is None else shifts
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        """Paragraphs in, windows out, in the order of paragraphs and questions."""
+        paragraphs = squad.from_table(rows)
+        asked = [(p, question) for p, paragraph in enumerate(paragraphs) for question in paragraph.questions]
+        windows = self.windower.windows(
+            [question.question for _, question in asked],
+            [paragraph.context for paragraph in paragraphs],
+            [(i, p) for i, (p, _) in enumerate(asked)],
+        )
+        # The first answer is the one to learn; the others are for scoring.
+        spans = [_span(question.answers[0]) if question.answers else None for _, question in asked]
+        unlabelled = np.array([question.unlabelled for _, question in asked], dtype=bool)[windows.pair]
+        positions = labels(windows, spans)
+        for side in positions:
+            side[unlabelled] = NO_LABEL  # without answers it would be NO_ANSWER, which labels would teach
+        named = [(paragraphs[p], question.id) for p, question in asked]
+        made = _table(windows, named, positions, self._logits(windows, unlabelled))
+        return made, _counts(made, len(paragraphs), len(asked))
+
+    def _logits(self, windows: Windows, unlabelled: NDArray[np.bool_]) -> list[tuple[Logits, Logits]]:
+        """Start and end logits to be written, of all windows end to end: one pair, or one a teacher."""
+        each = []
+        nulls = (np.cumsum(windows.lengths) - windows.lengths)[unlabelled]
+        for teacher, shift in zip(self.teachers, self.null_shifts, strict=True):
+            start, end = teacher.logits(windows, self.config.max_batch_tokens)
+            sides = _end_to_end(start, np.float32), _end_to_end(end, np.float32)
+            for side in sides:
+                side[nulls] += shift / 2
+            each.append(sides)
+        if self.config.teachers == "apart" or len(each) < 2:
+            return each
+        starts, ends = zip(*each, strict=True)
+        return [(_mean(starts), _mean(ends))]
+
+
+class TextWriter:
+    """Cuts the windows of a shard of plain text."""
+
+    def __init__(self, config: TeacherLogitsConfig) -> None:
+        quiet_models()
+        self.windower = Windower(pretrained.load_tokenizer(student_tokenizer(config)), config.window)
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        """Paragraphs in, windows out, in the order of paragraphs."""
+        parts = [schema().empty_table()]
+        for first in range(0, rows.num_rows, _TEXTS_AT_ONCE):
+            part = squad.from_table(rows.slice(first, _TEXTS_AT_ONCE))
+            windows = self.windower.text_windows([paragraph.context for paragraph in part])
+            untaught = np.full(len(windows), NO_LABEL, dtype=np.int32)
+            parts.append(_table(windows, [(paragraph, None) for paragraph in part], (untaught, untaught), []))
+        made = pa.concat_tables(parts).combine_chunks()
+        return made, _counts(made, rows.num_rows, 0)
+
+
+def student_tokenizer(config: TeacherLogitsConfig) -> str:
+    """The student's tokenizer: a model's name."""
+    return config.model[0] if config.tokenizer is None else config.tokenizer
+
+
+def _counts(made: pa.Table, paragraphs: int, questions: int) -> dict[str, float]:
+    """The shard's share of ``TeacherLogitsReport``."""
+    return {
+        "paragraphs": paragraphs,
+        "questions": questions,
+        "windows": made.num_rows,
+        "tokens": len(pc.list_flatten(made["input_ids"])),
+        "answerable_windows": int((made["start_position"].to_numpy() > 0).sum()),
+    }
+
+
+def _table(
+    windows: Windows,
+    asked: Sequence[tuple[squad.Paragraph, str | None]],
+    positions: tuple[Any, Any],
+    logits: list[tuple[Logits, Logits]],
+) -> pa.Table:
+    """Windows as rows of ``schema``; logits are null without a teacher, offsets of texts alone."""
+    pairs = [asked[pair] for pair in windows.pair]
+    keys = [f"{paragraph.paragraph_id}\t{question or ''}" for paragraph, question in pairs]
+    ids = [_window_id(key, int(first)) for key, first in zip(keys, windows.first_token, strict=True)]
+    lengths = windows.lengths
+    types = pa.nulls(len(windows), pa.list_(pa.int32()))
+    if any(row.any() for row in windows.type_ids):
+        types = _lists(_end_to_end(windows.type_ids, np.int32), lengths)
+    offsets = pa.nulls(len(windows), pa.list_(pa.int32()))
+    if windows.offsets:
+        spans = [windows.window_offsets(window).reshape(-1) for window in range(len(windows))]
+        offsets = _lists(_end_to_end(spans, np.int32), 2 * windows.context_tokens)
+    columns = {
+        "window_id": ids,
+        "question_id": [question for _, question in pairs],
+        "paragraph_id": [paragraph.paragraph_id for paragraph, _ in pairs],
+        "copy": [paragraph.copy for paragraph, _ in pairs],
+        "input_ids": _lists(_end_to_end(windows.input_ids, np.int32), lengths),
+        "token_type_ids": types,
+        "context_start": windows.context_start,
+        "offsets": offsets,
+        "start_position": positions[0],
+        "end_position": positions[1],
+    }
+    for teacher, sides in enumerate(logits):
+        for name, side in zip(logit_columns(teacher), sides, strict=True):
+            columns[name] = _lists(side.astype(np.float16), lengths)
+    if not logits:
+        columns |= {name: pa.nulls(len(windows), pa.list_(pa.float16())) for name in logit_columns()}
+    return pa.table(columns, schema=schema(len(logits)))
+
+
+def _mean(logits: Sequence[Logits]) -> Logits:
+    mean: Logits = np.mean(logits, axis=0, dtype=np.float32)
+    return mean
+
+
+def _end_to_end(rows: Sequence[Any], dtype: type[np.generic]) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *rows])
+
+
+def _lists(values: NDArray[Any], lengths: NDArray[np.int32]) -> pa.Array:
+    """Rows that lie end to end, as one Arrow list array without a Python object a number."""
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
+
+
+def _window_id(key: str, first_token: int) -> int:
+    """A number that only the window's question, paragraph and place decide."""
+    digest = hashlib.sha256(f"{key}\t{first_token}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _span(answer: squad.GoldAnswer) -> tuple[int, int]:
+    return answer.answer_start, answer.answer_start + len(answer.text)

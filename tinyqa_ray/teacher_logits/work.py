@@ -1,0 +1,81 @@
+"""The work of the teachers' pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tinyqa_ray.configs import TeacherLogitsConfig
+from tinyqa_ray.core import shards, stage_folder, storage
+from tinyqa_ray.core.cluster import connected
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets import plain_text, squad
+from tinyqa_ray.datasets.windows import Windower
+from tinyqa_ray.engines.exported import is_exported
+from tinyqa_ray.models import pretrained, weights
+from tinyqa_ray.models.tokenizers import same_tokens
+from tinyqa_ray.teacher_logits.report import TeacherLogitsReport
+from tinyqa_ray.teacher_logits.window_dataset import FOLDER, save_tokenizer
+from tinyqa_ray.teacher_logits.window_writers import TextWriter, WindowWriter, student_tokenizer
+
+
+def work(
+    config: TeacherLogitsConfig,
+    shifts: Sequence[float],
+    stage: stage_folder.Stage,
+    progress: stage_folder.Progress | None,
+) -> TeacherLogitsReport:
+    """Write the windows that are left to be written, and count them."""
+    plain = plain_text.is_text(config.data)
+    if plain and config.model:
+        raise InputError(
+            f"{config.data}: is plain text, which asks no questions for the logits of {config.model[0]}; "
+            "leave --model out, and name the student with --tokenizer"
+        )
+    tokenizer = pretrained.load_tokenizer(student_tokenizer(config))
+    _check_models(config, tokenizer)
+    if plain:
+        files = _text_paragraphs(config.data, stage.path("_input"))
+    else:
+        files = _paragraphs(config.data, stage.path("_input.parquet"))
+    save_tokenizer(tokenizer, stage.output)
+    plan = shards.cut(files, config.rows_per_shard, stage.path(FOLDER), "arrow")
+    workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus_per_actor, threads=config.threads)
+    options: dict[str, Any] = {"config": stage_folder.for_workers(config, "tokenizer", "model")}
+    if not plain:
+        options["shifts"] = shifts
+    with connected():
+        counts = shards.run(plan, TextWriter if plain else WindowWriter, options, workers, progress)
+    return TeacherLogitsReport(**{name: int(value) for name, value in counts.items()})
+
+
+def _check_models(config: TeacherLogitsConfig, tokenizer: Any) -> None:
+    """Refuse, before any work, a teacher that cannot read the student's windows."""
+    Windower(tokenizer, config.window)
+    for model in config.model:
+        same_tokens(tokenizer, pretrained.load_tokenizer(model))
+    for model in config.model:
+        if not is_exported(model):
+            weights.check_qa_model(model)
+        pretrained.check_window(model, pretrained.load_config(model), config.window.max_seq_len)
+
+
+def _paragraphs(data: str, copy: str) -> list[str]:
+    """Parquet files of the paragraphs to read; other data are checked, and written to ``copy`` first."""
+    if stage_folder.is_finished(data):
+        return squad.paragraph_files(data)
+    shards.write_input(copy, squad.to_table(squad.read_squad(data)))
+    return [copy]
+
+
+def _text_paragraphs(data: str, folder: str) -> list[str]:
+    """Parquet files of the paragraphs of plain text, in ``folder``, where they are written once."""
+    written = storage.join(folder, "_FILES.json")
+    if storage.kind(written) == "absent":
+        plain_text.check_texts(data)
+        names: list[str] = []
+        for table in plain_text.paragraph_tables(data):
+            names.append(f"part-{len(names):06d}.parquet")
+            shards.write_input(storage.join(folder, names[-1]), table)
+        storage.write_json(written, names)
+    return [storage.join(folder, name) for name in storage.read_json(written)]
