@@ -195,7 +195,7 @@ def test_command_and_job_take_several_teachers(
         asked.append(config)
         return REPORT
 
-    monkeypatch.setattr("tinyqa_ray.distill.teacher_logits", stage)
+    monkeypatch.setattr("tinyqa_ray.teacher_logits.teacher_logits", stage)
     given = [*arguments, "--data", "d", "--teachers", "apart", "--output", "o"]
     main.main(["teacher-logits", *given])
     monkeypatch.setattr("sys.argv", ["teacher_logits.py", *given])
@@ -348,8 +348,8 @@ def test_reader_who_leaves_early_ends_it_quietly(arguments: list[str]) -> None:
 def test_help_of_a_recipe_is_light() -> None:
     """Torch and Ray take seconds to import."""
     script = (
-        "import sys\nfrom contextlib import suppress\nfrom tinyqa_ray import cli\n"
-        "with suppress(SystemExit): cli.main(['distill', '--recipe', 'tinyroberta', '--help'])\n"
+        "import sys\nfrom contextlib import suppress\nfrom tinyqa_ray.cli.main import main\n"
+        "with suppress(SystemExit): main(['distill', '--recipe', 'tinyroberta', '--help'])\n"
         "print(*({'torch', 'ray', 'transformers', 'datasets', 'matplotlib'} & sys.modules.keys()))"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -60,7 +60,7 @@ def test_error_within_lets_the_folder_go(folder: str) -> None:
 
 def test_killed_run_does_not_hold_a_folder_on_a_disk(tmp_path: Path) -> None:
     holding = (
-        "import sys; from tinyqa_ray import locks; hold = locks.held(sys.argv[1]); hold.__enter__(); "
+        "import sys; from tinyqa_ray.core import locks; hold = locks.held(sys.argv[1]); hold.__enter__(); "
         "print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", holding, str(tmp_path)]
