@@ -38,11 +38,11 @@ _known: dict[str, _Known] = {}
 class Contents:
     """Hashes of a run's inputs, kept in a file beside the run."""
 
-    def __init__(self, manifest: str) -> None:
+    def __init__(self, manifest: str | None = None) -> None:
         """Take over what ``manifest``, a JSON file that need not be there, says of earlier inputs."""
         self._manifest = manifest
         self._kept: dict[str, _Known] = {}
-        if storage.kind(manifest) == "file":
+        if manifest is not None and storage.kind(manifest) == "file":
             earlier = storage.read_json(manifest)["inputs"]
             self._kept = {path: _Known(**known) for path, known in earlier.items()}
         self._used: dict[str, _Known] = {}
@@ -83,6 +83,7 @@ class Contents:
 
     def save(self) -> None:
         """Write the manifest, where it is outdated."""
+        assert self._manifest is not None, "nothing was kept, so there is nowhere to write it"
         if self.outdated:
             document = {"inputs": {path: asdict(known) for path, known in self._used.items()}}
             storage.write_json(self._manifest, document)
@@ -91,7 +92,7 @@ class Contents:
 
 def identity(path: str) -> str:
     """``Contents.identity`` without a manifest."""
-    return Contents(storage.join(path, "no manifest")).identity(path)
+    return Contents().identity(path)
 
 
 def _stage_identity(success: str) -> str:
