@@ -126,7 +126,7 @@ def make_checkout(folder: Path) -> Path:
     for name in HIDDEN:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("not for a job")
-    package = folder / "tinyqa_ray" / "__init__.py"
+    package = folder / "tinyqa_ray" / "core" / "version.py"
     text = package.read_text()
     assert '__version__ = "0.1.0"' in text
     package.write_text(text.replace('__version__ = "0.1.0"', f'__version__ = "{VERSION}"'))
