@@ -207,7 +207,7 @@ def _arguments() -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
-    add("--data", default=bundled("squad2_train.json"), help="SQuAD JSON (bundled excerpt)")
+    add("--data", default=bundled.asset("squad2_train.json"), help="SQuAD JSON (bundled excerpt)")
     add("--masked-lm", help="local folder of a BERT masked LM (random, 6x384)")
     add("--word-vectors", help="GloVe text file (random, of the vocabulary's and the data's words)")
     add("--paragraphs", type=int, default=12, help="paragraphs drawn (12)")

@@ -301,8 +301,8 @@ def _table(figures: dict[str, Any]) -> Table:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
-    add("--train", default=bundled("squad2_train.json"), help="SQuAD JSON (bundled excerpt)")
-    add("--dev", default=bundled("squad2_dev.json"), help="SQuAD JSON to measure on (bundled excerpt)")
+    add("--train", default=bundled.asset("squad2_train.json"), help="SQuAD JSON (bundled excerpt)")
+    add("--dev", default=bundled.asset("squad2_dev.json"), help="SQuAD JSON to measure on (bundled excerpt)")
     add("--teacher", default=MODEL, help=f"folder or hub id ({MODEL})")
     add("--work", default="runs/benchmarks/distillation", help="folder of all stages")
     add("--arms", nargs="+", choices=[*ARMS], default=["a", "a+", "b", "c", "d", "e"], help="(a a+ b c d e)")

@@ -122,10 +122,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
     add("--model", action="append", default=[], help="local folder; may be repeated (bundled encoder)")
-    add("--calibration", default=bundled("squad2_train.json"), help="SQuAD JSON for the exports")
+    add("--calibration", default=bundled.asset("squad2_train.json"), help="SQuAD JSON for the exports")
     add("--max-f1-drop", type=float, default=0.5, help="points of F1 that an export may lose (0.5)")
-    add("--documents", default=bundled("corpus_documents.jsonl"), help="JSONL of id, text")
-    add("--questions", default=bundled("corpus_questions.jsonl"), help="JSONL of question, document_id")
+    add("--documents", default=bundled.asset("corpus_documents.jsonl"), help="JSONL of id, text")
+    add("--questions", default=bundled.asset("corpus_questions.jsonl"), help="JSONL of question, document_id")
     add("--pairs", type=_count, default=300, help="pairs drawn (300)")
     add("--corpus-documents", type=_count, default=30, help="documents of a query in corpus mode (30)")
     add("--threads", type=_count, default=cores, help="of every contestant (all cores)")

@@ -194,9 +194,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
     add("--model", help="local folder (bundled encoder with a random head)")
-    add("--calibration", default=bundled("squad2_train.json"), help="SQuAD JSON for the int8 export")
-    add("--documents", default=bundled("corpus_documents.jsonl"), help="JSONL of id, text")
-    add("--questions", default=bundled("corpus_questions.jsonl"), help="JSONL of question, document_id")
+    add("--calibration", default=bundled.asset("squad2_train.json"), help="SQuAD JSON for the int8 export")
+    add("--documents", default=bundled.asset("corpus_documents.jsonl"), help="JSONL of id, text")
+    add("--questions", default=bundled.asset("corpus_questions.jsonl"), help="JSONL of question, document_id")
     add("--requests", type=int, default=1500, help="of the part on saturation (1500)")
     add("--clients", type=int, default=16, help="callers who never pause (16)")
     add("--seconds", type=float, default=30.0, help="of each load that comes by chance (30)")

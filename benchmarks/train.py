@@ -188,8 +188,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
     add("--teacher", help="local folder (bundled encoder with a random head: speeds, but no scores)")
-    add("--data", default=bundled("squad2_train.json"), help="SQuAD JSON to train on (bundled excerpt)")
-    add("--dev", default=bundled("squad2_dev.json"), help="held-out SQuAD JSON (bundled excerpt)")
+    add("--data", default=bundled.asset("squad2_train.json"), help="SQuAD JSON to train on (bundled excerpt)")
+    add("--dev", default=bundled.asset("squad2_dev.json"), help="held-out SQuAD JSON (bundled excerpt)")
     add("--paragraphs", type=int, default=30, help="to train on (30)")
     add("--dev-paragraphs", type=int, default=40, help="to measure on (40)")
     add("--epochs", type=int, default=1, help="of each stage, against the peer (1)")
