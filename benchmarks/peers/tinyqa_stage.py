@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from peers.protocol import Job, Prepare, Query, serve
-from tinyqa_ray.answer import answer, stage
+from tinyqa_ray.answer import answer, work
 from tinyqa_ray.answer.answerer import Answerer
 from tinyqa_ray.answer.corpus import Corpus
 from tinyqa_ray.configs import AnswerConfig
