@@ -49,8 +49,8 @@ def test_mean_is_evaluated_and_nothing_is_stored_beside_a_model(
     tiny_bert: str, other: str, tiny_squad: str, tmp_path: Path
 ) -> None:
     alone = EvaluateConfig(model=other, data=tiny_squad, window=WINDOW)
-    both = EvaluateConfig(model=other, also=(other,), data=tiny_squad, window=WINDOW)
-    mixed = EvaluateConfig(model=other, also=(tiny_bert,), data=tiny_squad, window=WINDOW)
+    both = EvaluateConfig(model=other, ensemble_with=(other,), data=tiny_squad, window=WINDOW)
+    mixed = EvaluateConfig(model=other, ensemble_with=(tiny_bert,), data=tiny_squad, window=WINDOW)
     reports = [evaluate(each, str(tmp_path / str(n))) for n, each in enumerate((alone, both, mixed))]
     assert reports[0].forced_f1 == reports[1].forced_f1
     assert reports[1].parameters == 2 * reports[0].parameters
@@ -60,7 +60,7 @@ def test_mean_is_evaluated_and_nothing_is_stored_beside_a_model(
     asked = tmp_path / "fit.json"
     asked.write_text(Path(tiny_squad).read_text().replace('"id": "', '"id": "f-'))
     fitting = EvaluateConfig(
-        model=other, also=(tiny_bert,), data=tiny_squad, window=WINDOW, fit_threshold=str(asked)
+        model=other, ensemble_with=(tiny_bert,), data=tiny_squad, window=WINDOW, fit_threshold=str(asked)
     )
     before = sorted(path.name for path in Path(other).iterdir())
     report = evaluate(fitting, str(tmp_path / "fitted"))

@@ -197,14 +197,19 @@ def test_mini_student_learns_from_both_its_teachers_and_nobody_from_what_is_held
     for name in ("teacher-a", "teacher-b", "baseline"):  # labels, of what has labels
         has(found[name], data="@windows", objective=("labels",))
     has(found["student"], data="@teacher-logits", objective=("prediction",), distillation_weight=1.0)
-    has(found["student"], student="@teacher-a/model", also=("@teacher-b/model",), baseline="@baseline/model")
-    has(found["baseline"], student="@teacher-a/model", also=("@teacher-b/model",))
+    has(
+        found["student"],
+        student="@teacher-a/model",
+        soup_with=("@teacher-b/model",),
+        baseline="@baseline/model",
+    )
+    has(found["baseline"], student="@teacher-a/model", soup_with=("@teacher-b/model",))
     # Thresholds are fitted before they are used.
     assert list(found).index("teacher-b-evaluation") < list(found).index("teacher-logits")
     assert found["teacher-logits"].at_thresholds
     for name in ("teacher-a", "teacher-b", "baseline", "student"):
         has(found[f"{name}-evaluation"], data="dev.json", fit_threshold="@gathered/held-out.json")
-    has(found["teachers-evaluation"], model="@teacher-a/model", also=("@teacher-b/model",))
+    has(found["teachers-evaluation"], model="@teacher-a/model", ensemble_with=("@teacher-b/model",))
 
 
 def test_mini_without_more_has_no_more_stages(tiny_bert: str) -> None:

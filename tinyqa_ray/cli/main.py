@@ -14,6 +14,7 @@ import tyro
 
 from tinyqa_ray import configs
 from tinyqa_ray.cli import options
+from tinyqa_ray.configs import renamed
 from tinyqa_ray.core import bundled, stage_folder
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.version import __version__
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given[:1] == ["distill"] and options.names_recipe(given):
             _run_recipe("tinyqa distill", given[1:])
             return
+        renamed.refuse_old_options(given[1:], *given[:1])
         with options.pointing_to_help("tinyqa"):
             call = options.parsed(
                 lambda: _app.cli(prog="tinyqa", description=described, args=given, config=options.FLAT)
@@ -65,6 +67,7 @@ def run_job(stage: Callable[..., Any], config: type, *, recipes: bool = False) -
         if recipes and options.names_recipe(given):
             _run_recipe(program, given, as_job=True)
             return
+        renamed.refuse_old_options(given, stage_folder.stage_name(config))
         with options.pointing_to_help(program):
             call = options.parsed(lambda: tyro.cli(job, args=given, config=options.FLAT), one_line=True)
         print(json.dumps(call()))

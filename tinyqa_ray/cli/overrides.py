@@ -14,6 +14,7 @@ from typing import Any
 import tyro
 
 from tinyqa_ray.cli import options
+from tinyqa_ray.configs import renamed
 from tinyqa_ray.core import stage_folder
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.recipes import published
@@ -186,6 +187,8 @@ def _stages_of(name: str, recipe: Recipe, chosen: Collection[str], parameters: C
     having = [each for each in known if option in known[each] and stage in ("", each)]
     reached = [each for each in having if each in chosen]
     if not having:
+        named = [config for each, config in configs.items() if stage in ("", each)]
+        renamed.refuse_old_options([f"--{name}"], *map(stage_folder.stage_name, named))
         names = {*parameters, *(o for each in known.values() for o in each)}
         names |= {f"{each}.{o}" for each in known for o in known[each]} if stage else set()
         near = difflib.get_close_matches(name, sorted(names), n=3)

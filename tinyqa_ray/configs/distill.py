@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from tinyqa_ray.configs.checks import at_least, default, positive, share
+from tinyqa_ray.configs.renamed import NEW_NAMES
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.stage_folder import execution
 
@@ -20,12 +21,15 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 class DistillConfig:
     """One training stage: labels, the teacher's layers, its relations or predictions, or their sum."""
 
+    RENAMED = NEW_NAMES["distill"]
+
     data: str
     """Finished folder of windows (of 'teacher-logits')."""
     student: str
     """Folder or hub id that the student starts from."""
-    also: tuple[str, ...] = ()
-    """Other models of the same start as ``student``: it starts as the mean of the weights of all."""
+    soup_with: tuple[str, ...] = ()
+    """Other models of the same start as ``student``: it starts as the mean of the weights of all (a model
+    soup, arXiv 2203.05482)."""
     objective: tuple[Objective, ...]
     """What is taught; of several, the sum. labels: gold spans. intermediate: the teacher's attention and
     hidden states. relations: MiniLMv2's self-attention relations. prediction: the teacher's logits."""

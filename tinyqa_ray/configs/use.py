@@ -7,6 +7,7 @@ from typing import Literal
 
 from tinyqa_ray.configs.checks import at_least, default
 from tinyqa_ray.configs.data import WindowConfig
+from tinyqa_ray.configs.renamed import NEW_NAMES
 from tinyqa_ray.core import bundled
 from tinyqa_ray.core.stage_folder import execution
 
@@ -15,11 +16,13 @@ from tinyqa_ray.core.stage_folder import execution
 class EvaluateConfig:
     """How a model is measured on SQuAD 2.0 questions."""
 
+    RENAMED = NEW_NAMES["evaluate"]
+
     model: str = bundled.MODEL
     """Folder or hub id with a question-answering head."""
     data: str
     """SQuAD 2.0 JSON, a folder of paragraphs, or a hub id."""
-    also: tuple[str, ...] = ()
+    ensemble_with: tuple[str, ...] = ()
     """Other models with the same tokens: the mean of the logits of all is measured, as several teachers are
     averaged, at the first one's threshold and scores."""
     settings: str | None = None

@@ -92,9 +92,31 @@ def fingerprint(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def with_present_names(kind: type, document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage wrote of itself, with the names that the fields of its config have now.
+
+    Args:
+        kind: the stage's config. Where fields have been renamed, its ``RENAMED`` maps old names to new.
+        document: of ``_STARTED.json`` or ``_SUCCESS.json``; its fingerprint stays, that of the old names.
+    """
+    renamed: Mapping[str, str] = getattr(kind, "RENAMED", {})
+    # An old name that another field has now is the other field's where its own new name is there already.
+    names = {
+        old: new
+        for old, new in renamed.items()
+        if old not in renamed.values() or new not in document["config"]
+    }
+    parts = {
+        part: {names.get(name, name): value for name, value in document[part].items()}
+        for part in ("config", "inputs")
+    }
+    return {**document, **parts}
+
+
 def stage_name(config: Any) -> str:
-    """``TeacherLogitsConfig`` is the config of the stage ``teacher-logits``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(config).__name__.removesuffix("Config")).lower()
+    """``TeacherLogitsConfig``, or a config of that class, is of the stage ``teacher-logits``."""
+    kind = config if isinstance(config, type) else type(config)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__.removesuffix("Config")).lower()
 
 
 class Stage:
@@ -119,7 +141,7 @@ class Stage:
         )
         earlier = self._earlier()
         self.fingerprint: str = fingerprint(self.config) if earlier is None else earlier["fingerprint"]
-        """Of the config that began the run: the present one's paths may have moved."""
+        """Of the config that began the run: since then paths may have moved, and fields been renamed."""
         self._check(earlier)
 
     @property
@@ -176,9 +198,10 @@ class Stage:
         }
 
     def _earlier(self) -> dict[str, Any] | None:
-        """What an earlier run wrote of itself, if there was one."""
+        """What an earlier run wrote of itself, if there was one, in the names of today."""
         started = self.path(STARTED)
-        return self.success or (storage.read_json(started) if storage.kind(started) == "file" else None)
+        found = self.success or (storage.read_json(started) if storage.kind(started) == "file" else None)
+        return None if found is None else with_present_names(type(self.config), found)
 
     def _check(self, earlier: dict[str, Any] | None) -> None:
         """Refuse a folder that holds the run of another config, or other people's files."""

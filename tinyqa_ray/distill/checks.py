@@ -37,11 +37,10 @@ def check(config: DistillConfig) -> int:
         _check_teacher(config, config.teacher, student, layers, tokenizer)
         teacher = pretrained.load_config(config.teacher)
         pretrained.check_window(config.teacher, teacher, int(data.lengths.max()))
-    weights.check_qa_model(config.student, new_head=not config.also)
-    if config.also and not weights.have_one_shape(config.student, config.also):
-        averaged(
-            pretrained.load_qa_model(config.student), config.student, config.also
-        )  # says where they differ
+    weights.check_qa_model(config.student, new_head=not config.soup_with)
+    if config.soup_with and not weights.have_one_shape(config.student, config.soup_with):
+        # Says where they differ.
+        averaged(pretrained.load_qa_model(config.student), config.student, config.soup_with)
     if config.dev is not None:
         squad.read_squad(config.dev)
     if config.strategy != "ddp":

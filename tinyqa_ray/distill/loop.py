@@ -79,7 +79,7 @@ def build(config: DistillConfig, device: torch.device | None = None) -> Trainee:
     student = pretrained.load_qa_model(
         config.student, new_head=True, attention_dropout=config.attention_dropout
     )
-    averaged(student, config.student, config.also)
+    averaged(student, config.student, config.soup_with)
     if config.student_layers is not None:
         student = student_from_layers(student, config.student_layers)
     teacher = None

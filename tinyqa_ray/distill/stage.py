@@ -18,7 +18,7 @@ def distill(
         InputError: windows or models that cannot be read or do not fit together, a folder of another run,
             or a run that cannot go on (a loss that is not finite, no memory, no disk).
     """
-    inputs = ("data", "student", "also", "teacher", "dev", "baseline")
+    inputs = ("data", "student", "soup_with", "teacher", "dev", "baseline")
     # The optimiser's state is of no more use once the student is published.
     with stage_folder.stage(output, config, inputs=inputs, scratch=("checkpoints",)) as stage:
         if stage.finished:

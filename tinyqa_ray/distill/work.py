@@ -99,7 +99,7 @@ def _fit(config: DistillConfig, stage: stage_folder.Stage) -> Any:
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config={
-            "config": stage_folder.for_workers(config, "data", "student", "also", "teacher"),
+            "config": stage_folder.for_workers(config, "data", "student", "soup_with", "teacher"),
             "metrics_file": stage.path(METRICS),
             "failure_file": stage.path(FAILURE),
             "checkpoints": _run_folder(stage),

@@ -23,7 +23,7 @@ def evaluate(
         InputError: model or data that cannot be read, or a fit on what is measured.
     """
     settings = _before_fitting(config)
-    inputs = ("model", "also", "data", "fit_threshold", "fit_temperature")
+    inputs = ("model", "ensemble_with", "data", "fit_threshold", "fit_temperature")
     extra = {stage_folder.SETTINGS: settings.identity}
     with stage_folder.stage(output, config, inputs=inputs, extra=extra) as stage:
         if stage.finished:

@@ -97,8 +97,8 @@ def _reader(config: EvaluateConfig, device: str = "auto") -> Reader:
     quiet_models()
     torch.set_num_threads(config.threads or cores(1))
     reader = Reader.from_pretrained(config.model, device=device, window=config.window, cut_questions=True)
-    if config.also:
-        reader.engine = load_mean((config.model, *config.also), device=device)
+    if config.ensemble_with:
+        reader.engine = load_mean((config.model, *config.ensemble_with), device=device)
     return reader
 
 

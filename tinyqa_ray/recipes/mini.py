@@ -72,7 +72,7 @@ def mini(
     student = DistillConfig(
         data="@teacher-logits",
         student=f"@{_TEACHERS[0]}/model",
-        also=tuple(f"@{name}/model" for name in _TEACHERS[1:]),
+        soup_with=tuple(f"@{name}/model" for name in _TEACHERS[1:]),
         objective=("prediction",),
         # Softer than 1, at which teachers that are this sure teach no more than their best guess.
         temperature=2.0,
@@ -124,7 +124,7 @@ def mini(
                 "teachers-evaluation",
                 EvaluateConfig(
                     model=f"@{_TEACHERS[0]}/model",
-                    also=tuple(f"@{name}/model" for name in _TEACHERS[1:]),
+                    ensemble_with=tuple(f"@{name}/model" for name in _TEACHERS[1:]),
                     data=dev,
                     fit_threshold=fitted,
                     fit_temperature=fitted,

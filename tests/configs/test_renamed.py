@@ -1,0 +1,120 @@
+"""Old names of options: refused where they are typed, understood where a run wrote them down."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinyqa_ray import configs
+from tinyqa_ray.cli import main
+from tinyqa_ray.configs.renamed import NEW_NAMES, refuse_old_options
+from tinyqa_ray.core import contents, stage_folder
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.storage import write_json
+
+CONFIGS = {stage_folder.stage_name(kind): kind for kind in vars(configs).values() if hasattr(kind, "RENAMED")}
+
+DISTILL = configs.DistillConfig(data="d", student="s", soup_with=("t",), objective=("labels",))
+EVALUATE = configs.EvaluateConfig(data="d", model="m", ensemble_with=("n",))
+
+# A config, and how its fields were called and written down when some had other names.
+WRITTEN: list[tuple[Any, dict[str, Any], tuple[str, ...]]] = [
+    (DISTILL, {"also": ["t"]}, ("soup_with",)),
+    (EVALUATE, {"also": ["n"]}, ("ensemble_with",)),
+]
+
+
+def test_names_lead_to_fields_of_the_commands_own_config() -> None:
+    assert {name: kind.RENAMED for name, kind in CONFIGS.items()} == NEW_NAMES
+    for name, kind in CONFIGS.items():
+        fields = {field.name for field in kind.__dataclass_fields__.values()}
+        new = set(NEW_NAMES[name].values())
+        assert new <= fields
+        assert not (set(NEW_NAMES[name]) & fields) - new
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("distill --data d --also m", "--also is now called --soup-with"),
+        ("evaluate --also=m --data d", "--also is now called --ensemble-with"),
+    ],
+)
+def test_old_option_of_a_command_is_one_line_with_the_new_name(
+    line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main.main(line.split())
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"tinyqa: {said}\n"
+
+
+def test_old_option_of_a_job_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["jobs/distill.py", "--also", "m", "--data", "d", "--output", "o"])
+    with pytest.raises(SystemExit) as stop:
+        main.run_job(pytest.fail, configs.DistillConfig, recipes=True)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "tinyqa: --also is now called --soup-with\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--student.also m", "--student.also is now called --student.soup-with"),
+        ("--also m", "--also is now called --soup-with or --ensemble-with"),
+    ],
+)
+def test_old_option_of_a_recipe_is_one_line_too(
+    line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main.main(f"distill --recipe tinyroberta --output o {line}".split())
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"tinyqa: {said} (see tinyqa distill ")
+
+
+def test_same_word_of_another_command_passes() -> None:
+    refuse_old_options(["--also", "m", "also"], "serve", "gather")
+
+
+@pytest.mark.parametrize(
+    ("config", "old", "new"),
+    WRITTEN,
+    ids=lambda each: type(each).__name__ if hasattr(each, "RENAMED") else "",
+)
+@pytest.mark.parametrize("file", [stage_folder.STARTED, stage_folder.SUCCESS])
+def test_run_that_wrote_old_names_goes_on(
+    config: Any, old: dict[str, Any], new: tuple[str, ...], file: str, tmp_path: Path
+) -> None:
+    inputs = ("data", *new[:1])
+    hashes = {name: ", ".join(map(contents.identity, _paths(config, name))) for name in inputs}
+    document = {
+        "stage": stage_folder.stage_name(config),
+        "fingerprint": "0123456789ab",
+        "config": {k: v for k, v in stage_folder.identity_fields(config).items() if k not in new} | old,
+        "inputs": {"data": hashes["data"], next(iter(old)): hashes[new[0]]},
+        "report": {},
+    }
+    write_json(str(tmp_path / "run" / file), document)
+    with stage_folder.stage(str(tmp_path / "run"), config, inputs=inputs) as stage:
+        assert stage.finished == (file == stage_folder.SUCCESS)
+        assert stage.fingerprint == "0123456789ab"
+    assert json.loads((tmp_path / "run" / file).read_text()) == document
+    document["config"] = document["config"] | {next(iter(old)): ["other"], "data": "e"}
+    document["inputs"] = {}
+    write_json(str(tmp_path / "run" / file), document)
+    with (
+        pytest.raises(InputError, match=rf"run with other settings .*\b{new[0]} \['other'\] there"),
+        stage_folder.stage(str(tmp_path / "run"), config),
+    ):
+        pass
+
+
+def _paths(config: Any, name: str) -> tuple[str, ...]:
+    value = getattr(config, name)
+    return value if isinstance(value, tuple) else (value,)
