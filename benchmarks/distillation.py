@@ -155,7 +155,9 @@ def experiment(arguments: argparse.Namespace, work: Path) -> Recipe:
         checkpoint_steps=100,
         use_gpu=arguments.gpu,
     )
-    with_logits = TeacherLogitsConfig(data=train, model=(teacher,), num_gpus_per_actor=float(arguments.gpu))
+    with_logits = TeacherLogitsConfig(
+        data=train, teachers=(teacher,), num_gpus_per_actor=float(arguments.gpu)
+    )
     evaluated = EvaluateConfig(
         model=teacher, data=arguments.dev, fit_threshold=str(work / "calibration.json")
     )
@@ -229,7 +231,7 @@ def _minutes(recipe: Recipe, work: Path, questions: dict[str, int], copies: int)
             case DistillConfig(data=data, objective=(objective, *_)):
                 speed = WINDOWS_PER_S[objective] * (1.4 if config.precision == "bf16" else 1.0)
                 seconds += START_S + questions["train"] * sizes.get(data, 1) * config.epochs / speed
-            case TeacherLogitsConfig(data=data, model=(_, *_)):
+            case TeacherLogitsConfig(data=data, teachers=(_, *_)):
                 seconds += questions["train"] * sizes.get(data, 1) / TEACHER_WINDOWS_PER_S
             case EvaluateConfig():
                 seconds += (questions["dev"] + questions["calibration"]) / QUESTIONS_PER_S

@@ -68,7 +68,7 @@ def compare(arguments: argparse.Namespace, paragraphs: list[squad.Paragraph], mo
     """Time our pass and the plain loop in turns; then, apart, how much of our time the model takes."""
     config = TeacherLogitsConfig(
         data=arguments.data,
-        model=(model,),
+        teachers=(model,),
         threads=arguments.threads,
         num_gpus_per_actor=1.0 if arguments.device == "cuda" else 0.0,
     )
@@ -155,7 +155,7 @@ def scale(arguments: argparse.Namespace, paragraphs: list[squad.Paragraph], fold
     with connected():
         for times in (1, *SCALES):  # the first is to warm up
             data = write_copies(paragraphs, times * arguments.base, folder / f"data-{len(measured)}")
-            config = TeacherLogitsConfig(data=data, model=(model,), threads=arguments.threads)
+            config = TeacherLogitsConfig(data=data, teachers=(model,), threads=arguments.threads)
             output = str(folder / f"output-{len(measured)}")
             began = time.perf_counter()
             with peak_memory() as peak:

@@ -34,10 +34,10 @@ def tiny_windows(tiny_squad: str, tiny_bert: str, tmp_path_factory: pytest.TempP
     config = TeacherLogitsConfig(
         data=tiny_squad,
         tokenizer=tiny_bert,
-        model=(tiny_bert,),
+        teachers=(tiny_bert,),
         window=WindowConfig(max_seq_len=64, doc_stride=8, max_query_len=20),
     )
-    with stage_folder.stage(output, config, inputs=("data", "tokenizer", "model")) as stage:
+    with stage_folder.stage(output, config, inputs=("data", "tokenizer", "teachers")) as stage:
         source = stage.path("_input.parquet")
         pq.write_table(squad.to_table(squad.read_squad(tiny_squad)), source)
         pretrained.load_tokenizer(tiny_bert).save_pretrained(stage.path("tokenizer"))

@@ -104,7 +104,7 @@ def distil(job: Job, batch_size: int, folder: Path) -> dict[str, Any]:
 
 def write_windows(data: str, teacher: str, threads: int, output: Path) -> str:
     """Make the folder of a teacher-logits stage in this process."""
-    config = TeacherLogitsConfig(data=data, model=(teacher,), threads=threads)
+    config = TeacherLogitsConfig(data=data, teachers=(teacher,), threads=threads)
     with stage_folder.stage(str(output), config) as stage:
         made, counts = WindowWriter(config)(squad.to_table(squad.read_squad(data)))
         sink = pa.BufferOutputStream()

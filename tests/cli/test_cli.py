@@ -174,7 +174,7 @@ def test_vocabularies_that_differ_are_named(
     line = refused(
         capsys,
         "teacher-logits",
-        *("--data", tiny_squad, "--tokenizer", tiny_bert, "--model", tiny_roberta),
+        *("--data", tiny_squad, "--tokenizer", tiny_bert, "--teachers", tiny_roberta),
         *("--max-seq-len", "64", "--doc-stride", "16", "--max-query-len", "16"),
         *("--output", str(tmp_path / "out")),
     )
@@ -184,7 +184,8 @@ def test_vocabularies_that_differ_are_named(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--model", "A", "B"], ["--model", "A", "--model", "B"], ["--model=A", "--model", "B"]]
+    "arguments",
+    [["--teachers", "A", "B"], ["--teachers", "A", "--teachers", "B"], ["--teachers=A", "--teachers", "B"]],
 )
 def test_command_and_job_take_several_teachers(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -196,11 +197,11 @@ def test_command_and_job_take_several_teachers(
         return REPORT
 
     monkeypatch.setattr("tinyqa_ray.teacher_logits.teacher_logits", stage)
-    given = [*arguments, "--data", "d", "--teachers", "apart", "--output", "o"]
+    given = [*arguments, "--data", "d", "--combine", "apart", "--output", "o"]
     main.main(["teacher-logits", *given])
     monkeypatch.setattr("sys.argv", ["teacher_logits.py", *given])
     main.run_job(stage, TeacherLogitsConfig)
-    assert asked == [TeacherLogitsConfig(data="d", model=("A", "B"), teachers="apart")] * 2
+    assert asked == [TeacherLogitsConfig(data="d", teachers=("A", "B"), combine="apart")] * 2
     assert '"windows": 3' in capsys.readouterr().out
 
 
@@ -271,7 +272,7 @@ def test_job_says_in_one_line_what_it_made_and_whether_it_was_finished(
             return folder.report(TeacherLogitsReport) if folder.finished else folder.publish(REPORT)
 
     monkeypatch.setattr(
-        "sys.argv", ["jobs/teacher_logits.py", "--data", "d", "--model", "m", "--output", output]
+        "sys.argv", ["jobs/teacher_logits.py", "--data", "d", "--teachers", "m", "--output", output]
     )
     for was_finished in (False, True):
         main.run_job(stage, TeacherLogitsConfig)

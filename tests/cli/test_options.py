@@ -10,7 +10,7 @@ from tinyqa_ray.cli import options
 from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig
 from tinyqa_ray.core.errors import InputError
 
-# Values of --model, as one argument with "=" or as several, each followed by another option.
+# Values of --teachers, as one argument with "=" or as several, each followed by another option.
 models_given = st.lists(st.tuples(st.lists(st.sampled_from("abc"), min_size=1, max_size=3), st.booleans()))
 words = st.lists(st.sampled_from(["a", "1,2", "-1", "--seed", "--dev=x", "--dev", "--general", "b,c"]))
 
@@ -20,12 +20,12 @@ words = st.lists(st.sampled_from(["a", "1,2", "-1", "--seed", "--dev=x", "--dev"
 def test_repeated_option_means_all_its_values(groups: list[tuple[list[str], bool]]) -> None:
     arguments = ["teacher-logits"]
     for number, (names, joined) in enumerate(groups):
-        mark = [f"--model={names[0]}", *names[1:]] if joined else ["--model", *names]
+        mark = [f"--teachers={names[0]}", *names[1:]] if joined else ["--teachers", *names]
         arguments += [*mark, f"--other{number}", str(number)]
     values = [name for names, _ in groups for name in names]
     others = [each for number in range(len(groups)) for each in (f"--other{number}", str(number))]
-    expected = ["teacher-logits", *(["--model", *values] if groups else []), *others]
-    assert options.gathered(arguments, "--model") == expected
+    expected = ["teacher-logits", *(["--teachers", *values] if groups else []), *others]
+    assert options.gathered(arguments, "--teachers") == expected
     assert options.normalised(arguments) == expected
 
 
@@ -62,7 +62,7 @@ def test_comma_separates_values_that_are_no_paths(typed: str, expected: str) -> 
 
 
 def test_comma_in_a_path_or_in_text_stays() -> None:
-    arguments = ["--model", "a,b", "--data", "1,2", "Who, then?", "--dev=x,y"]
+    arguments = ["--teachers", "a,b", "--data", "1,2", "Who, then?", "--dev=x,y"]
     assert options.normalised(arguments) == arguments
 
 

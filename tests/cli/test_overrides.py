@@ -75,8 +75,8 @@ def test_one_stage_alone_goes_before_all() -> None:
 
 
 def test_several_values_and_none() -> None:
-    found = changed("--teacher-logits.model a b,c --student.dev None --attention-dropout 0")
-    assert found["teacher-logits"].model == ("a", "b,c")
+    found = changed("--teacher-logits.teachers a b,c --student.dev None --attention-dropout 0")
+    assert found["teacher-logits"].teachers == ("a", "b,c")
     assert found["student"].dev is None
     assert found["intermediate"].attention_dropout == 0.0
 
@@ -144,8 +144,9 @@ def test_mistake_is_one_line_that_names_it(line: str, complaint: str) -> None:
 
 
 def test_output_of_an_earlier_stage_is_replaced_in_a_named_stage_only() -> None:
-    with pytest.raises(InputError, match=r"--model is the output .* in evaluation; .*: --evaluation.model"):
-        changed("--model x")
+    wired = r"--model is the output .* in student-evaluation, answers; .*: --student-evaluation.model"
+    with pytest.raises(InputError, match=wired):
+        read("--recipe quickstart --output o --model x")
     assert changed("--evaluation.model x")["evaluation"].model == "x"
     assert changed("--stage evaluation --model x")["evaluation"].model == "x"
 

@@ -18,12 +18,14 @@ from tinyqa_ray.core.storage import write_json
 CONFIGS = {stage_folder.stage_name(kind): kind for kind in vars(configs).values() if hasattr(kind, "RENAMED")}
 
 DISTILL = configs.DistillConfig(data="d", student="s", soup_with=("t",), objective=("labels",))
+TEACHERS = configs.TeacherLogitsConfig(data="d", teachers=("a", "b"), combine="apart")
 EVALUATE = configs.EvaluateConfig(data="d", model="m", ensemble_with=("n",))
 
 # A config, and how its fields were called and written down when some had other names.
 WRITTEN: list[tuple[Any, dict[str, Any], tuple[str, ...]]] = [
     (DISTILL, {"also": ["t"]}, ("soup_with",)),
     (EVALUATE, {"also": ["n"]}, ("ensemble_with",)),
+    (TEACHERS, {"model": ["a", "b"], "teachers": "apart"}, ("teachers", "combine")),
 ]
 
 
@@ -41,6 +43,7 @@ def test_names_lead_to_fields_of_the_commands_own_config() -> None:
     [
         ("distill --data d --also m", "--also is now called --soup-with"),
         ("evaluate --also=m --data d", "--also is now called --ensemble-with"),
+        ("teacher-logits --data d --teachers apart --model a b", "--model is now called --teachers"),
     ],
 )
 def test_old_option_of_a_command_is_one_line_with_the_new_name(
@@ -65,6 +68,7 @@ def test_old_option_of_a_job_is_one_line_too(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
+        ("--teacher-logits.model m", "--teacher-logits.model is now called --teacher-logits.teachers"),
         ("--student.also m", "--student.also is now called --student.soup-with"),
         ("--also m", "--also is now called --soup-with or --ensemble-with"),
     ],
@@ -76,6 +80,18 @@ def test_old_option_of_a_recipe_is_one_line_too(
         main.main(f"distill --recipe tinyroberta --output o {line}".split())
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith(f"tinyqa: {said} (see tinyqa distill ")
+
+
+def test_teachers_are_not_taken_for_what_once_had_their_name(capsys: pytest.CaptureFixture[str]) -> None:
+    refuse_old_options(["--teachers", "a", "b"], "teacher-logits")
+    line = "teacher-logits --data d --output o --teachers a b --teachers apart"
+    with pytest.raises(SystemExit):
+        main.main(line.split())
+    told = capsys.readouterr().err
+    assert told.startswith("tinyqa: teachers is ('a', 'b', 'apart'); it names models now, and what")
+    assert "is called combine" in told
+    with pytest.raises(InputError, match="is called combine"):
+        configs.TeacherLogitsConfig(data="d", tokenizer="t", teachers="average")  # type: ignore[arg-type]
 
 
 def test_same_word_of_another_command_passes() -> None:

@@ -44,7 +44,7 @@ def make_windows(
         [{**each, **{name: [0.5] * len(each["input_ids"]) for name in names}} for each in rows],
         schema=schema(teachers),
     )
-    config = TeacherLogitsConfig(data="d.json", tokenizer=tokenizer, model=("t",) * bool(teachers))
+    config = TeacherLogitsConfig(data="d.json", tokenizer=tokenizer, teachers=("t",) * bool(teachers))
     report = TeacherLogitsReport(paragraphs=1, questions=1, windows=WINDOWS, tokens=0, answerable_windows=0)
     with stage_folder.stage(str(folder), config) as stage:
         sink = pa.BufferOutputStream()
@@ -111,7 +111,7 @@ def test_prediction_needs_a_teachers_logits(config: DistillConfig, tiny_bert: st
     data = make_windows(folders / "no-logits", tiny_bert, teachers=0)
     told = refused(replace(config, data=data, objective=("prediction",)))
     assert told.startswith(
-        f"{data}: its windows carry no teacher's logits; run 'teacher-logits' with --model"
+        f"{data}: its windows carry no teacher's logits; run 'teacher-logits' with --teachers"
     )
     assert check(replace(config, data=data)) == WINDOWS
 

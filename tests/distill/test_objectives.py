@@ -31,7 +31,7 @@ def data(tiny_squad: str, tiny_bert: str, tmp_path_factory: pytest.TempPathFacto
     config = TeacherLogitsConfig(
         data=tiny_squad,
         tokenizer=tiny_bert,
-        model=(tiny_bert,),
+        teachers=(tiny_bert,),
         window=WindowConfig(max_seq_len=64, doc_stride=8, max_query_len=20),
     )
     table = WindowWriter(config)(squad.to_table(squad.read_squad(tiny_squad)))[0]

@@ -28,7 +28,7 @@ REPORT = TeacherLogitsReport(paragraphs=1, questions=1, windows=9, tokens=9, ans
 def windows(folder: Path, data: str, *teachers: str) -> str:
     """A finished teacher-logits stage without its windows."""
     config = TeacherLogitsConfig(
-        data=data, tokenizer="t", model=teachers, window=WindowConfig(max_seq_len=77, doc_stride=8)
+        data=data, tokenizer="t", teachers=teachers, window=WindowConfig(max_seq_len=77, doc_stride=8)
     )
     with stage_folder.stage(str(folder), config) as stage:
         stage.publish(REPORT)

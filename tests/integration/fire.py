@@ -55,7 +55,7 @@ def commands(folder: Path, model: str) -> dict[str, list[str]]:
     pairs.write_text("\n".join(map(json.dumps, asked)), encoding="utf-8")
     shared = ["--data", str(data), "--rows-per-shard", "1"]
     window = ["--max-seq-len", "64", "--doc-stride", "16", "--max-query-len", "16"]
-    models = ["--tokenizer", model, "--model", model]
+    models = ["--tokenizer", model, "--teachers", model]
     return {
         "augment": ["augment", *shared, "--embeddings", model, "--copies", "10"],
         "teacher-logits": ["teacher-logits", *shared, *window, *models, "--threads", "1"],
@@ -87,7 +87,7 @@ def training(folder: Path, data: str, steps: int, *, dropout: float) -> DistillC
     file.write_text(json.dumps({**json.loads(file.read_text()), **rates}))
     window = WindowConfig(max_seq_len=64, doc_stride=8, max_query_len=20)
     windows = str(folder / "windows")
-    teacher_logits(TeacherLogitsConfig(data=data, model=(teacher,), window=window, threads=1), windows)
+    teacher_logits(TeacherLogitsConfig(data=data, teachers=(teacher,), window=window, threads=1), windows)
     return DistillConfig(
         data=windows,
         student=student,

@@ -28,7 +28,7 @@ def recipe(data: str, model: str, copies: int = 2) -> Recipe:
         name="tiny",
         stages=(
             ("augmented", AugmentConfig(data=data, embeddings=model, copies=copies)),
-            ("logits", TeacherLogitsConfig(data="@augmented", model=(model,), window=WINDOW)),
+            ("logits", TeacherLogitsConfig(data="@augmented", teachers=(model,), window=WINDOW)),
             (
                 "student",
                 DistillConfig(
@@ -61,7 +61,7 @@ def test_recipe_may_export_a_teacher(tiny_squad: str, tiny_bert: str, tmp_path: 
     pytest.importorskip("openvino", reason="needs the extra cpu")
     stages = (
         ("export", ExportConfig(model=tiny_bert, precision="fp32")),
-        ("logits", TeacherLogitsConfig(data=tiny_squad, model=("@export",), window=WINDOW)),
+        ("logits", TeacherLogitsConfig(data=tiny_squad, teachers=("@export",), window=WINDOW)),
     )
     tiny = Recipe(name="tiny", stages=stages)
     export, logits = run.run(tiny, str(tmp_path / "run"))

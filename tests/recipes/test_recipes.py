@@ -42,7 +42,7 @@ def test_tinyroberta_has_the_numbers_of_its_model_card() -> None:
         student="deepset/tinyroberta-6l-768d",
         teacher="deepset/roberta-base-squad2",
     )
-    has(found["teacher-logits"], model=("deepset/roberta-large-squad2",), data="squad_v2:train")
+    has(found["teacher-logits"], teachers=("deepset/roberta-large-squad2",), data="squad_v2:train")
     has(
         found["student"],
         objective=("prediction",),
@@ -71,7 +71,7 @@ def test_tinybert_has_the_numbers_of_its_model_card() -> None:
         head_dropout=0.1,
         **shared,
     )
-    has(found["teacher-logits"], model=(teacher,))
+    has(found["teacher-logits"], teachers=(teacher,))
     has(found["student"], objective=("prediction",), learning_rate=3e-5, distillation_weight=1.0, **shared)
 
 
@@ -120,7 +120,7 @@ def test_published_recipes_run_offline_on_folders(make: Any) -> None:
     if make is published.tinyroberta:
         given["large_teacher"] = "l"
     recipe = make(masked_lm="none", **given)
-    texts = ("data", "tokenizer", "model", "student", "teacher", "masked_lm", "embeddings", "dev")
+    texts = ("data", "tokenizer", "model", "student", "teacher", "teachers", "masked_lm", "embeddings", "dev")
     paths = {getattr(config, name, None) for _, config in recipe.stages for name in texts}
     flat = {each for path in paths for each in (path if isinstance(path, tuple) else (path,))}
     assert {each for each in flat if each and not each.startswith("@")} == set(given.values())
@@ -142,7 +142,7 @@ def test_general_distillation_comes_first_on_plain_text(recipe: Recipe, plain: R
     assert names[:2] == ["general-windows", "general"]
     assert [name for name in names[2:] if name != "baseline"] == [name for name, _ in plain.stages]
     found = stages(recipe)
-    has(found["general-windows"], data="texts", tokenizer="s", model=())
+    has(found["general-windows"], data="texts", tokenizer="s", teachers=())
     has(found["general"], objective=("intermediate",), student="s", student_layers=(1, 3), dev=None)
     assert found["general"].teacher in ("roberta-base", "bert-base-uncased")
     has(found["intermediate"], student="@general/model", student_layers=None)
@@ -192,7 +192,7 @@ def test_mini_student_learns_from_both_its_teachers_and_nobody_from_what_is_held
     has(found["gathered"], data=("train.json", "more.json"), hold_out=("Owls",))
     has(found["asked"], data=("train.json",), documents="d.jsonl", questions="q.jsonl", hold_out=("Owls",))
     has(found["augmented"], data="@asked", copies=3, embeddings=tiny_bert)
-    has(found["teacher-logits"], data="@augmented", model=("@teacher-a/model", "@teacher-b/model"))
+    has(found["teacher-logits"], data="@augmented", teachers=("@teacher-a/model", "@teacher-b/model"))
     assert found["teacher-a"] != found["teacher-b"]
     for name in ("teacher-a", "teacher-b", "baseline"):  # labels, of what has labels
         has(found[name], data="@windows", objective=("labels",))
@@ -222,14 +222,14 @@ def test_mini_without_more_has_no_more_stages(tiny_bert: str) -> None:
 def test_mini_teachers_answer_as_exports_if_wanted(tiny_bert: str) -> None:
     found = stages(published.mini("train.json", "dev.json", encoder=tiny_bert, exported=True))
     has(found["teacher-b-export"], model="@teacher-b/model", precision="bf16")
-    has(found["teacher-logits"], model=("@teacher-a-export", "@teacher-b-export"))
+    has(found["teacher-logits"], teachers=("@teacher-a-export", "@teacher-b-export"))
     has(found["student"], student="@teacher-a/model")
 
 
 def test_quickstart_distils_the_shipped_model(quickstart: Recipe) -> None:
     found = stages(published.quickstart())
     assert not found.keys() & {"windows", "teacher"}
-    has(found["teacher-logits"], model=(bundled.MODEL,), data="@augmented")
+    has(found["teacher-logits"], teachers=(bundled.MODEL,), data="@augmented")
     has(found["intermediate"], student=bundled.MODEL, teacher=bundled.MODEL, student_layers=(1, 3, 5))
     # Its own threshold and scores are stored with it.
     has(found["teacher-evaluation"], model=bundled.MODEL, fit_threshold=None, fit_temperature=None)

@@ -36,7 +36,7 @@ LOGITS = ["start_logits", "end_logits"]
 
 
 def config(data: str, tokenizer: str, **options: Any) -> TeacherLogitsConfig:
-    given = {"data": data, "tokenizer": tokenizer, "model": (tokenizer,), "window": WINDOW, **options}
+    given = {"data": data, "tokenizer": tokenizer, "teachers": (tokenizer,), "window": WINDOW, **options}
     return TeacherLogitsConfig(**given)
 
 
@@ -44,7 +44,9 @@ def test_every_teacher_of_another_vocabulary_is_refused_by_name(
     tiny_squad: str, tiny_bert: str, tiny_roberta: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError) as caught:
-        teacher_logits(config(tiny_squad, tiny_bert, model=(tiny_bert, tiny_roberta)), str(tmp_path / "out"))
+        teacher_logits(
+            config(tiny_squad, tiny_bert, teachers=(tiny_bert, tiny_roberta)), str(tmp_path / "out")
+        )
     assert tiny_bert in str(caught.value)
     assert f"the teacher's {tiny_roberta!r} differ" in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -58,7 +60,7 @@ def test_teacher_that_cuts_texts_otherwise_is_refused_with_text_and_tokens(
     vocabulary = tiny.wordpiece_tokenizer().get_vocab()
     BertTokenizerFast(vocab=vocabulary, do_lower_case=False).save_pretrained(cased)
     with pytest.raises(InputError) as caught:
-        teacher_logits(config(tiny_squad, tiny_bert, model=(tiny_bert, cased)), str(tmp_path / "out"))
+        teacher_logits(config(tiny_squad, tiny_bert, teachers=(tiny_bert, cased)), str(tmp_path / "out"))
     message = str(caught.value)
     assert f"the teacher's {cased!r} read 'Who is it?' as other tokens: 'who' and '[UNK]'" in message
     assert "agree on case" in message
@@ -83,8 +85,8 @@ def test_folder_that_is_no_paragraphs_is_refused_before_ray_starts(
 
 
 def test_teacher_for_plain_text_is_refused(corpus: str, tiny_bert: str, tmp_path: Path) -> None:
-    message = r"corpus\.txt: is plain text, which asks no questions .*; leave --model out"
-    for given in (config(corpus, tiny_bert), TeacherLogitsConfig(data=corpus, model=(tiny_bert,))):
+    message = r"corpus\.txt: is plain text, which asks no questions .*; leave --teachers out"
+    for given in (config(corpus, tiny_bert), TeacherLogitsConfig(data=corpus, teachers=(tiny_bert,))):
         with pytest.raises(InputError, match=message):
             teacher_logits(given, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -100,7 +102,7 @@ def test_text_that_cannot_be_read_is_refused_and_leaves_nothing(
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_bytes(text)
     with pytest.raises(InputError, match=complaint):
-        teacher_logits(config(str(tmp_path / "text"), tiny_bert, model=()), str(tmp_path / "out"))
+        teacher_logits(config(str(tmp_path / "text"), tiny_bert, teachers=()), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -120,7 +122,7 @@ def test_interrupted_pass_over_text_goes_on_to_the_same_bytes(
     corpus: str, tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plain_text, "_TABLE", 1)  # a file a paragraph
-    asked = config(corpus, tiny_bert, model=(), rows_per_shard=1)
+    asked = config(corpus, tiny_bert, teachers=(), rows_per_shard=1)
     report = teacher_logits(asked, str(tmp_path / "whole"))
     assert (report.paragraphs, report.questions, report.answerable_windows) == (4, 0, 0)
     assert report.windows > 4
@@ -176,7 +178,7 @@ def test_stage_writes_the_windows_of_every_paragraph_once(
 ) -> None:
     # Names relative to this folder, which is not the actors'.
     monkeypatch.chdir(Path(other_bert).parent)
-    asked = config(tiny_squad, tiny_bert, model=(tiny_bert, "m"), teachers="apart", rows_per_shard=3)
+    asked = config(tiny_squad, tiny_bert, teachers=(tiny_bert, "m"), combine="apart", rows_per_shard=3)
     report = teacher_logits(asked, str(tmp_path / "out"))
     files = window_files(str(tmp_path / "out"))
     assert len(files) == 3

@@ -38,7 +38,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def publish(folder: str, tokenizer: str | None, *teachers: str) -> None:
     """A finished stage with an empty file of windows, and the tokenizer of a model."""
-    config = TeacherLogitsConfig(data="d.json", tokenizer="t", model=teachers, window=SIZES)
+    config = TeacherLogitsConfig(data="d.json", tokenizer="t", teachers=teachers, window=SIZES)
     with stage_folder.stage(folder, config) as stage:
         storage.write_atomic(stage.path(FOLDER, "part-000000.arrow"), b"")
         if tokenizer is not None:
@@ -57,6 +57,16 @@ def test_finished_folder_tells_its_files_sizes_and_teachers(folder: str, tiny_be
     assert window_files(folder) == [storage.join(folder, "windows", "part-000000.arrow")]
     assert window_sizes(folder) == SIZES
     assert window_teachers(folder) == ("one", "two")
+
+
+def test_teachers_of_an_older_folder_are_found_under_the_name_they_had(folder: str) -> None:
+    publish(folder, None, "one")
+    success = storage.join(folder, stage_folder.SUCCESS)
+    document = storage.read_json(success)
+    document["config"] |= {"model": document["config"].pop("teachers"), "teachers": "average"}
+    del document["config"]["combine"]
+    storage.write_json(success, document)
+    assert window_teachers(folder) == ("one",)
 
 
 def test_folder_without_teachers_names_none(folder: str) -> None:

@@ -35,7 +35,7 @@ def model(request: pytest.FixtureRequest) -> str:
 
 
 def config(data: str, tokenizer: str, **options: Any) -> TeacherLogitsConfig:
-    given = {"data": data, "tokenizer": tokenizer, "model": (tokenizer,), "window": WINDOW, **options}
+    given = {"data": data, "tokenizer": tokenizer, "teachers": (tokenizer,), "window": WINDOW, **options}
     return TeacherLogitsConfig(**given)
 
 
@@ -81,7 +81,7 @@ def test_teacher_may_be_an_export(tiny_squad: str, tiny_bert: str, tmp_path: Pat
     export(ExportConfig(model=tiny_bert, precision="fp32"), exported)
     rows = squad.to_table(squad.read_squad(tiny_squad))
     found, wanted = (
-        WindowWriter(config(tiny_squad, tiny_bert, model=(model,)))(rows)[0]
+        WindowWriter(config(tiny_squad, tiny_bert, teachers=(model,)))(rows)[0]
         for model in (exported, tiny_bert)
     )
     plain = [name for name in found.column_names if name not in LOGITS]
@@ -117,7 +117,7 @@ def test_window_ids_are_unique_and_stay(
 ) -> None:
     ids = windows["window_id"].to_pylist()
     assert len(set(ids)) == len(ids) > len(paragraphs) * 3
-    writer = WindowWriter(config(tiny_squad, model, model=()))
+    writer = WindowWriter(config(tiny_squad, model, teachers=()))
     apart = [writer(squad.to_table([paragraph]))[0] for paragraph in paragraphs]
     assert pa.concat_tables(apart)["window_id"].to_pylist() == ids
 
@@ -138,7 +138,7 @@ def test_counts_are_those_of_the_rows(
 def test_without_a_teacher_logits_are_null(
     tiny_squad: str, tiny_bert: str, paragraphs: list[squad.Paragraph], windows: pa.Table, model: str
 ) -> None:
-    bare = WindowWriter(config(tiny_squad, model, model=()))(squad.to_table(paragraphs))[0]
+    bare = WindowWriter(config(tiny_squad, model, teachers=()))(squad.to_table(paragraphs))[0]
     assert [bare[name].null_count for name in LOGITS] == [bare.num_rows] * 2
     assert bare.drop_columns(LOGITS) == windows.drop_columns(LOGITS)
 
@@ -155,10 +155,10 @@ def test_average_is_the_mean_of_the_teachers_logits(
 ) -> None:
     rows = squad.to_table(paragraphs)
     mine, its = (
-        WindowWriter(config(tiny_squad, tiny_bert, model=(model,)))(rows)[0]
+        WindowWriter(config(tiny_squad, tiny_bert, teachers=(model,)))(rows)[0]
         for model in (tiny_bert, other_bert)
     )
-    mean = WindowWriter(config(tiny_squad, tiny_bert, model=(tiny_bert, other_bert)))(rows)[0]
+    mean = WindowWriter(config(tiny_squad, tiny_bert, teachers=(tiny_bert, other_bert)))(rows)[0]
     assert mean.schema == WINDOWS
     assert mean.drop_columns(LOGITS) == mine.drop_columns(LOGITS)
     for name in LOGITS:
@@ -194,7 +194,7 @@ def test_at_thresholds_moves_the_nulls_of_unlabelled_questions_alone(
     tiny_squad: str, tiny_bert: str, paragraphs: list[squad.Paragraph], tmp_path: Path
 ) -> None:
     teacher = str(shutil.copytree(tiny_bert, tmp_path / "teacher"))
-    wanted = config(tiny_squad, tiny_bert, model=(teacher,), at_thresholds=True)
+    wanted = config(tiny_squad, tiny_bert, teachers=(teacher,), at_thresholds=True)
     with pytest.raises(InputError, match="teacher: has no fitted threshold"):
         WindowWriter(wanted)
     evaluation = str(tmp_path / "evaluation")
@@ -221,7 +221,7 @@ def test_at_thresholds_moves_the_nulls_of_unlabelled_questions_alone(
 def test_one_teacher_is_itself_whatever_is_kept_of_several(
     tiny_squad: str, model: str, windows: pa.Table, paragraphs: list[squad.Paragraph], kept: str
 ) -> None:
-    alone = WindowWriter(config(tiny_squad, model, teachers=kept))(squad.to_table(paragraphs))[0]
+    alone = WindowWriter(config(tiny_squad, model, combine=kept))(squad.to_table(paragraphs))[0]
     assert alone == windows
 
 
@@ -229,13 +229,13 @@ def test_teachers_apart_are_in_columns_of_their_own(
     tiny_squad: str, tiny_bert: str, other_bert: str, paragraphs: list[squad.Paragraph]
 ) -> None:
     rows = squad.to_table(paragraphs)
-    apart = WindowWriter(config(tiny_squad, tiny_bert, model=(tiny_bert, other_bert), teachers="apart"))
+    apart = WindowWriter(config(tiny_squad, tiny_bert, teachers=(tiny_bert, other_bert), combine="apart"))
     made = apart(rows)[0]
     assert made.schema == schema(2)
     assert made.schema.names == [*WINDOWS.names, "start_logits_1", "end_logits_1"]
     made.validate(full=True)
     mine, its = (
-        WindowWriter(config(tiny_squad, tiny_bert, model=(model,)))(rows)[0]
+        WindowWriter(config(tiny_squad, tiny_bert, teachers=(model,)))(rows)[0]
         for model in (tiny_bert, other_bert)
     )
     assert made.select(WINDOWS.names) == mine
@@ -250,7 +250,7 @@ def test_training_reads_each_of_the_teachers_kept_apart(
     both = (tiny_bert, other_bert)
     read = []
     for name, given in (("both", both), ("mine", both[:1]), ("its", both[1:])):
-        asked = config(tiny_squad, tiny_bert, model=given, teachers="apart")
+        asked = config(tiny_squad, tiny_bert, teachers=given, combine="apart")
         path = write(WindowWriter(asked)(squad.to_table(paragraphs))[0], tmp_path / f"{name}.arrow")
         read.append(WindowData([path, path], 0).batch(np.arange(5), np.arange(20)))
     apart, *each = read
@@ -263,17 +263,17 @@ def test_training_reads_each_of_the_teachers_kept_apart(
 def test_tokenizer_is_the_first_teachers_when_not_given(
     tiny_squad: str, windows: pa.Table, model: str, paragraphs: list[squad.Paragraph]
 ) -> None:
-    bare = TeacherLogitsConfig(data=tiny_squad, model=(model,), window=WINDOW)
+    bare = TeacherLogitsConfig(data=tiny_squad, teachers=(model,), window=WINDOW)
     made = WindowWriter(bare)(squad.to_table(paragraphs))[0]
     assert made == windows
-    with pytest.raises(InputError, match="neither tokenizer nor model is given"):
+    with pytest.raises(InputError, match="neither tokenizer nor teachers are given"):
         TeacherLogitsConfig(data=tiny_squad)
-    with pytest.raises(InputError, match=r"model is 'm'; it must be a tuple .* \('m',\)"):
-        TeacherLogitsConfig(data=tiny_squad, model="m")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"teachers is 'm'; it must be a tuple .* \('m',\)"):
+        TeacherLogitsConfig(data=tiny_squad, teachers="m")  # type: ignore[arg-type]
 
 
 def text_windows(corpus: str, model: str, **options: Any) -> tuple[pa.Table, dict[str, float]]:
-    writer = TextWriter(config(corpus, model, model=(), **options))
+    writer = TextWriter(config(corpus, model, teachers=(), **options))
     return writer(next(plain_text.paragraph_tables(corpus)))
 
 

@@ -218,7 +218,7 @@ def augment(config: configs.AugmentConfig, output: str) -> None:
 
 @command
 def teacher_logits(config: configs.TeacherLogitsConfig, output: str) -> None:
-    """Write windows of tokens with labels and, with --model, the logits of one or several teachers.
+    """Write windows of tokens with labels and, with --teachers, the logits of one or several teachers.
 
     Args:
         config: What to window, and with which teachers.

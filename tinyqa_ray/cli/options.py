@@ -57,7 +57,7 @@ def normalised(arguments: Sequence[str]) -> list[str]:
 def gathered(arguments: Sequence[str], option: str, *, commas: bool = False) -> list[str]:
     """The arguments with the values of a repeated option all behind its first occurrence.
 
-    The parser takes ``--model A B``, but of ``--model A --model B`` it would keep the last alone.
+    The parser takes ``--teachers A B``, but of ``--teachers A --teachers B`` it would keep the last alone.
 
     Args:
         arguments: of a command line.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tinyqa_ray.configs.checks import at_least, default, share
+from tinyqa_ray.configs.renamed import NEW_NAMES
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.stage_folder import execution
 
@@ -137,16 +138,18 @@ class AugmentConfig:
 class TeacherLogitsConfig:
     """How paragraphs become windows with teachers' logits."""
 
+    RENAMED = NEW_NAMES["teacher-logits"]
+
     data: str
     """SQuAD 2.0 JSON, a folder of paragraphs (also augmented ones), or a hub id. For general distillation,
     plain text: a .txt file, or a folder of them, paragraphs parted by blank lines."""
     tokenizer: str | None = None
     """Folder or hub id of the student, or of any model with its tokenizer; the first teacher's when not
     given."""
-    model: tuple[str, ...] = ()
+    teachers: tuple[str, ...] = ()
     """Teachers, one or several: folders or hub ids with a question-answering head, or exports; without one,
     windows carry labels only. Plain text takes none."""
-    teachers: Literal["average", "apart"] = "average"
+    combine: Literal["average", "apart"] = "average"
     """What is kept of several teachers: the mean of their logits, or each one's in columns of its own."""
     at_thresholds: bool = False
     """Of questions without labels, which teachers have not learned, let each teacher leave those unanswered
@@ -170,12 +173,18 @@ class TeacherLogitsConfig:
     def __post_init__(self) -> None:
         at_least(self, 0, "threads", "num_gpus_per_actor")
         at_least(self, 1, "rows_per_shard", "max_batch_tokens", "actors")
-        given: object = self.model
-        if isinstance(given, str):  # a string is a sequence of names too, of one letter each
-            raise InputError(f"model is {given!r}; it must be a tuple of folders or hub ids: ({given!r},)")
-        if self.settings and len(self.settings) != len(self.model):
+        given: object = self.teachers
+        if given in ("average", "apart") or {"average", "apart"} & set(self.teachers):
             raise InputError(
-                f"{len(self.settings)} settings are given, but {len(self.model)} teachers; give one each"
+                f"teachers is {given!r}; it names models now, and what is kept of several is called combine"
             )
-        if self.tokenizer is None and not self.model:
-            raise InputError("neither tokenizer nor model is given; name the student whose windows to cut")
+        if isinstance(given, str):  # a string is a sequence of names too, of one letter each
+            raise InputError(f"teachers is {given!r}; it must be a tuple of folders or hub ids: ({given!r},)")
+        if self.settings and len(self.settings) != len(self.teachers):
+            raise InputError(
+                f"{len(self.settings)} settings are given, but {len(self.teachers)} teachers; give one each"
+            )
+        if self.tokenizer is None and not self.teachers:
+            raise InputError(
+                "neither tokenizer nor teachers are given; name the student whose windows to cut"
+            )

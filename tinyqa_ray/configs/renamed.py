@@ -9,6 +9,7 @@ from tinyqa_ray.core.errors import InputError
 NEW_NAMES: Mapping[str, Mapping[str, str]] = {
     "distill": {"also": "soup_with"},
     "evaluate": {"also": "ensemble_with"},
+    "teacher-logits": {"model": "teachers", "teachers": "combine"},
 }
 """By command, its config's fields: old name to new. Each config holds its own part as ``RENAMED``, by which
 ``core.stage_folder`` reads what earlier versions wrote of their runs."""

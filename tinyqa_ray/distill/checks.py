@@ -74,13 +74,13 @@ def _check_windows(config: DistillConfig, data: WindowData) -> None:
     if "prediction" in config.objective:
         if not data.logits:
             raise InputError(
-                f"{config.data}: its windows carry no teacher's logits; run 'teacher-logits' with --model"
+                f"{config.data}: its windows carry no teacher's logits; run 'teacher-logits' with --teachers"
             )
         given = config.teacher_weights
         if given is not None and len(given) != len(data.logits):
             raise InputError(
                 f"{len(given)} teacher_weights are given, but the windows carry the logits of "
-                f"{len(data.logits)}; give one each (several are kept with --teachers apart)"
+                f"{len(data.logits)}; give one each (several are kept with --combine apart)"
             )
     if "labels" in config.objective and not data.has_labels:
         raise InputError(

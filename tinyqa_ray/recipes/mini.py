@@ -113,7 +113,7 @@ def mini(
                 "teacher-logits",
                 TeacherLogitsConfig(
                     data="@augmented" if copies else "@asked",
-                    model=tuple(f"@{name}-export" if exported else f"@{name}/model" for name in _TEACHERS),
+                    teachers=tuple(f"@{name}-export" if exported else f"@{name}/model" for name in _TEACHERS),
                     at_thresholds=bool(hold_out),
                     settings=thresholds,
                 ),

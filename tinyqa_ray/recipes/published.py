@@ -93,7 +93,7 @@ def tinyroberta(
                 TeacherLogitsConfig(
                     data=data,
                     tokenizer=student,
-                    model=(large_teacher,),
+                    teachers=(large_teacher,),
                     max_batch_tokens=32768,
                     actors=4,
                     num_gpus_per_actor=1.0,
@@ -178,7 +178,7 @@ def tinybert(
                 TeacherLogitsConfig(
                     data=data,
                     tokenizer=student,
-                    model=(teacher,),
+                    teachers=(teacher,),
                     max_batch_tokens=32768,
                     num_gpus_per_actor=1.0,
                 ),

@@ -51,7 +51,7 @@ def quickstart(
         stages=(
             *taught_here,
             ("augmented", AugmentConfig(data=train, embeddings=start, copies=2, rows_per_shard=32)),
-            ("teacher-logits", TeacherLogitsConfig(data="@augmented", model=(by,))),
+            ("teacher-logits", TeacherLogitsConfig(data="@augmented", teachers=(by,))),
             (
                 "intermediate",
                 DistillConfig(

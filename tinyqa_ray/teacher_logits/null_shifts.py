@@ -16,10 +16,10 @@ def null_shifts(config: TeacherLogitsConfig) -> list[float]:
         InputError: no threshold was fitted for a teacher.
     """
     if not config.at_thresholds:
-        return [0.0] * len(config.model)
-    given = config.settings or [None] * len(config.model)
-    fitted = [read_settings(*pair) for pair in zip(config.model, given, strict=True)]
-    for model, settings in zip(config.model, fitted, strict=True):
+        return [0.0] * len(config.teachers)
+    given = config.settings or [None] * len(config.teachers)
+    fitted = [read_settings(*pair) for pair in zip(config.teachers, given, strict=True)]
+    for model, settings in zip(config.teachers, fitted, strict=True):
         if settings.fitted_on is None:
             raise InputError(
                 f"{model}: has no fitted threshold for at_thresholds; "

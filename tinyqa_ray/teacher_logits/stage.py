@@ -26,7 +26,7 @@ def teacher_logits(
     """
     shifts = null_shifts(config)
     extra = {stage_folder.SETTINGS: f"null shifts {shifts}"} if config.at_thresholds else {}
-    with stage_folder.stage(output, config, inputs=("data", "tokenizer", "model"), extra=extra) as stage:
+    with stage_folder.stage(output, config, inputs=("data", "tokenizer", "teachers"), extra=extra) as stage:
         if stage.finished:
             return stage.report(TeacherLogitsReport)
         from tinyqa_ray.teacher_logits.work import work

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tinyqa_ray.configs import WindowConfig
+from tinyqa_ray.configs import TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.models import pretrained
@@ -95,7 +95,8 @@ def window_teachers(folder: str) -> tuple[str, ...]:
     Raises:
         InputError: the folder is no finished teacher-logits stage.
     """
-    return tuple(stage_folder.require_finished(folder, _MADE_BY)["config"]["model"])
+    document = stage_folder.require_finished(folder, _MADE_BY)
+    return tuple(stage_folder.with_present_names(TeacherLogitsConfig, document)["config"]["teachers"])
 
 
 def save_tokenizer(tokenizer: Any, output: str) -> None:

@@ -29,7 +29,7 @@ _TEXTS_AT_ONCE = 64
 class WindowWriter:
     """Cuts the windows of a shard of paragraphs, labels them, and runs the teachers over them.
 
-    Several teachers are averaged, or kept apart, as ``config.teachers`` says. The average is the mean of
+    Several teachers are averaged, or kept apart, as ``config.combine`` says. The average is the mean of
     their logits, in float32, as TextBrewer's ``MultiTeacherDistiller`` takes it (arXiv 2002.12620). After a
     softmax it is the normalised geometric mean of their distributions, and so at every temperature: the
     windows need not know the one that the student will be taught at, which the mean of probabilities
@@ -55,7 +55,7 @@ class WindowWriter:
         self.config = config
         self.windower = Windower(pretrained.load_tokenizer(student_tokenizer(config)), config.window)
         device = "cuda" if config.num_gpus_per_actor else "cpu"
-        self.teachers = [load_engine(model, device=device)[0] for model in config.model]
+        self.teachers = [load_engine(model, device=device)[0] for model in config.teachers]
         self.null_shifts = null_shifts(config) if shifts is None else shifts
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
@@ -87,7 +87,7 @@ class WindowWriter:
             for side in sides:
                 side[nulls] += shift / 2
             each.append(sides)
-        if self.config.teachers == "apart" or len(each) < 2:
+        if self.config.combine == "apart" or len(each) < 2:
             return each
         starts, ends = zip(*each, strict=True)
         return [(_mean(starts), _mean(ends))]
@@ -114,7 +114,7 @@ class TextWriter:
 
 def student_tokenizer(config: TeacherLogitsConfig) -> str:
     """The student's tokenizer: a model's name."""
-    return config.model[0] if config.tokenizer is None else config.tokenizer
+    return config.teachers[0] if config.tokenizer is None else config.tokenizer
 
 
 def _counts(made: pa.Table, paragraphs: int, questions: int) -> dict[str, float]:

@@ -27,10 +27,10 @@ def work(
 ) -> TeacherLogitsReport:
     """Write the windows that are left to be written, and count them."""
     plain = plain_text.is_text(config.data)
-    if plain and config.model:
+    if plain and config.teachers:
         raise InputError(
-            f"{config.data}: is plain text, which asks no questions for the logits of {config.model[0]}; "
-            "leave --model out, and name the student with --tokenizer"
+            f"{config.data}: is plain text, which asks no questions for the logits of {config.teachers[0]}; "
+            "leave --teachers out, and name the student with --tokenizer"
         )
     tokenizer = pretrained.load_tokenizer(student_tokenizer(config))
     _check_models(config, tokenizer)
@@ -41,7 +41,7 @@ def work(
     save_tokenizer(tokenizer, stage.output)
     plan = shards.cut(files, config.rows_per_shard, stage.path(FOLDER), "arrow")
     workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus_per_actor, threads=config.threads)
-    options: dict[str, Any] = {"config": stage_folder.for_workers(config, "tokenizer", "model")}
+    options: dict[str, Any] = {"config": stage_folder.for_workers(config, "tokenizer", "teachers")}
     if not plain:
         options["shifts"] = shifts
     with connected():
@@ -52,9 +52,9 @@ def work(
 def _check_models(config: TeacherLogitsConfig, tokenizer: Any) -> None:
     """Refuse, before any work, a teacher that cannot read the student's windows."""
     Windower(tokenizer, config.window)
-    for model in config.model:
+    for model in config.teachers:
         same_tokens(tokenizer, pretrained.load_tokenizer(model))
-    for model in config.model:
+    for model in config.teachers:
         if not is_exported(model):
             weights.check_qa_model(model)
         pretrained.check_window(model, pretrained.load_config(model), config.window.max_seq_len)
