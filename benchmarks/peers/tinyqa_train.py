@@ -127,7 +127,7 @@ def _config(job: Job, stage: str, batch_size: int, windows: str, student: str) -
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=job["learning_rates"][stage],
-        warmup=job["warmup"],
+        warmup_ratio=job["warmup"],
         temperature=job["temperature"],
         distillation_weight=job["distillation_weight"],
         head_dropout=job["head_dropout"],

@@ -192,7 +192,7 @@ def test_described_stages_say_what_differs_from_the_defaults() -> None:
     text = " ".join(overrides.described(published.tinybert(), 100).split())
     assert (
         "student tinyqa distill --data @teacher-logits --student @intermediate/model --objective prediction "
-        "--epochs 5 --batch-size 26 --warmup 0.2 --head-dropout 0.1 --dev squad_v2:validation "
+        "--epochs 5 --batch-size 26 --warmup-ratio 0.2 --head-dropout 0.1 --dev squad_v2:validation "
         "--checkpoint-steps 2000 --use-gpu True evaluation" in text
     )
     assert "None" not in text

@@ -50,7 +50,7 @@ def test_defaults_are_accepted_and_frozen(name: str) -> None:
         ("DistillConfig", {"learning_rate": math.nan}),
         ("DistillConfig", {"epochs": -1.0}),
         ("DistillConfig", {"distillation_weight": 1.5}),
-        ("DistillConfig", {"warmup": -0.1}),
+        ("DistillConfig", {"warmup_ratio": -0.1}),
         ("DistillConfig", {"head_dropout": 2.0}),
         ("DistillConfig", {"attention_dropout": -0.5}),
         ("DistillConfig", {"checkpoint_steps": 0}),
@@ -73,9 +73,9 @@ def test_windows_that_would_not_advance_are_refused() -> None:
 
 
 def test_batch_that_does_not_divide_names_the_numbers() -> None:
-    make("DistillConfig", batch_size=24, workers=4, accumulation=3)
+    make("DistillConfig", batch_size=24, workers=4, gradient_accumulation_steps=3)
     with pytest.raises(InputError, match=r"batch_size 26 .* 4 workers x 3 accumulation steps = 12"):
-        make("DistillConfig", batch_size=26, workers=4, accumulation=3)
+        make("DistillConfig", batch_size=26, workers=4, gradient_accumulation_steps=3)
 
 
 def test_intermediate_distillation_needs_a_teacher() -> None:

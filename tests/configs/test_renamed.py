@@ -17,13 +17,24 @@ from tinyqa_ray.core.storage import write_json
 
 CONFIGS = {stage_folder.stage_name(kind): kind for kind in vars(configs).values() if hasattr(kind, "RENAMED")}
 
-DISTILL = configs.DistillConfig(data="d", student="s", soup_with=("t",), objective=("labels",))
+DISTILL = configs.DistillConfig(
+    data="d",
+    student="s",
+    soup_with=("t",),
+    objective=("labels",),
+    gradient_accumulation_steps=2,
+    warmup_ratio=0.2,
+)
 TEACHERS = configs.TeacherLogitsConfig(data="d", teachers=("a", "b"), combine="apart")
 EVALUATE = configs.EvaluateConfig(data="d", model="m", ensemble_with=("n",))
 
 # A config, and how its fields were called and written down when some had other names.
 WRITTEN: list[tuple[Any, dict[str, Any], tuple[str, ...]]] = [
-    (DISTILL, {"also": ["t"]}, ("soup_with",)),
+    (
+        DISTILL,
+        {"also": ["t"], "accumulation": 2, "warmup": 0.2},
+        ("soup_with", "gradient_accumulation_steps", "warmup_ratio"),
+    ),
     (EVALUATE, {"also": ["n"]}, ("ensemble_with",)),
     (TEACHERS, {"model": ["a", "b"], "teachers": "apart"}, ("teachers", "combine")),
 ]
@@ -42,6 +53,8 @@ def test_names_lead_to_fields_of_the_commands_own_config() -> None:
     ("line", "said"),
     [
         ("distill --data d --also m", "--also is now called --soup-with"),
+        ("distill --data d --warmup 0.1", "--warmup is now called --warmup-ratio"),
+        ("distill --accumulation=2 --data d", "--accumulation is now called --gradient-accumulation-steps"),
         ("evaluate --also=m --data d", "--also is now called --ensemble-with"),
         ("teacher-logits --data d --teachers apart --model a b", "--model is now called --teachers"),
     ],
@@ -69,6 +82,7 @@ def test_old_option_of_a_job_is_one_line_too(
     ("line", "said"),
     [
         ("--teacher-logits.model m", "--teacher-logits.model is now called --teacher-logits.teachers"),
+        ("--accumulation 2", "--accumulation is now called --gradient-accumulation-steps"),
         ("--student.also m", "--student.also is now called --student.soup-with"),
         ("--also m", "--also is now called --soup-with or --ensemble-with"),
     ],

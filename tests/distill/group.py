@@ -77,6 +77,8 @@ def gradient(config: DistillConfig, rows: Any, session: Session) -> dict[str, to
 
     taught.step = keep  # type: ignore[method-assign]
     data = WindowData(window_files(config.data), 0)
-    parts = micro_batch_parts(config.batch_size, config.accumulation, config.workers, session.world_size)
+    parts = micro_batch_parts(
+        config.batch_size, config.gradient_accumulation_steps, config.workers, session.world_size
+    )
     train_step(taught, data, rows, session, parts, 1e-3)
     return found

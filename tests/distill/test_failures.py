@@ -13,7 +13,9 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.failures import causes, explained
 from tinyqa_ray.distill.strategies import NotFiniteError
 
-CONFIG = DistillConfig(data="-", student="-", objective=("labels",), batch_size=96, workers=4, accumulation=3)
+CONFIG = DistillConfig(
+    data="-", student="-", objective=("labels",), batch_size=96, workers=4, gradient_accumulation_steps=3
+)
 
 
 class OutOfMemoryError(Exception):
@@ -95,7 +97,7 @@ def test_lack_of_memory_is_told_with_its_knobs(error: Exception) -> None:
     assert told is not None
     # 96 windows over 4 workers and 3 forwards.
     assert told.startswith("out of memory with 8 windows in a forward (")
-    assert "raise --accumulation (now 3), which keeps the batch of 96" in told
+    assert "raise --gradient-accumulation-steps (now 3), which keeps the batch of 96" in told
     assert "\n" not in told
 
 

@@ -139,7 +139,7 @@ def test_accumulation_changes_nothing_but_rounding(
     made = []
     for parts in (1, 2):
         folder = tmp_path / str(parts)
-        train(replace(still, accumulation=parts), LocalSession(folder))
+        train(replace(still, gradient_accumulation_steps=parts), LocalSession(folder))
         made.append(weights(folder))
     for name, tensor in made[0].items():
         if not name.endswith(UNSEEN):
@@ -175,9 +175,9 @@ def test_loss_that_is_not_finite_stops_before_the_step_and_names_the_windows(
     assert not strategy.optimizer.state
 
 
-def rates(warmup: float, steps: int) -> list[float]:
+def rates(warmup_ratio: float, steps: int) -> list[float]:
     """Share of the learning rate at each step, and of the one after the last."""
-    return [rate_factor(warmup, step, steps) for step in range(steps + 1)]
+    return [rate_factor(warmup_ratio, step, steps) for step in range(steps + 1)]
 
 
 def test_learning_rate_rises_and_falls_linearly() -> None:

@@ -72,7 +72,7 @@ def check_gradients(configs: list[DistillConfig], workers: int, folder: Path) ->
     rows = np.array([7, 2, 11, 0, 9, 4, 1, 6])
     group.run(workers, group.gradients, configs, rows, folder)
     for number, config in enumerate(configs):
-        alone = replace(config, workers=1, min_workers=None, accumulation=1)
+        alone = replace(config, workers=1, min_workers=None, gradient_accumulation_steps=1)
         expected = group.gradient(alone, rows, LocalSession(folder))
         found = torch.load(folder / f"{number}.pt")
         assert found.keys() == expected.keys()
@@ -84,7 +84,9 @@ def check_gradients(configs: list[DistillConfig], workers: int, folder: Path) ->
 
 def test_two_workers_give_the_gradients_of_one(config: DistillConfig, tmp_path: Path) -> None:
     taught = [replace(config, objective_weights=None, **options) for options in OBJECTIVES.values()]
-    split = [replace(each, workers=2, accumulation=parts) for each in taught for parts in (1, 2)]
+    split = [
+        replace(each, workers=2, gradient_accumulation_steps=parts) for each in taught for parts in (1, 2)
+    ]
     check_gradients(split, 2, tmp_path)
 
 
@@ -93,13 +95,15 @@ def test_workers_that_do_not_divide_the_batch_still_give_its_gradients(
     config: DistillConfig, tmp_path: Path
 ) -> None:
     """An elastic run may have three of its four workers."""
-    check_gradients([replace(config, workers=4, min_workers=2, accumulation=2)], 3, tmp_path)
+    check_gradients([replace(config, workers=4, min_workers=2, gradient_accumulation_steps=2)], 3, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def ddp(config: DistillConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """Weights that two workers make with two micro-batches a step."""
-    made = trained(replace(config, workers=2, accumulation=2), 2, tmp_path_factory.mktemp("ddp"))
+    made = trained(
+        replace(config, workers=2, gradient_accumulation_steps=2), 2, tmp_path_factory.mktemp("ddp")
+    )
     start = pretrained.load_qa_model(config.student).state_dict()
     assert max(float((tensor - start[name]).abs().max()) for name, tensor in made.items()) > 1e-3
     return made
@@ -111,7 +115,7 @@ def ddp(config: DistillConfig, tmp_path_factory: pytest.TempPathFactory) -> dict
 def test_zero_gives_the_weights_of_ddp(
     config: DistillConfig, ddp: dict[str, torch.Tensor], tmp_path: Path, strategy: Literal["zero1", "zero2"]
 ) -> None:
-    found = trained(replace(config, workers=2, accumulation=2, strategy=strategy), 2, tmp_path)
+    found = trained(replace(config, workers=2, gradient_accumulation_steps=2, strategy=strategy), 2, tmp_path)
     for name, tensor in ddp.items():
         if not name.endswith(UNSEEN):
             torch.testing.assert_close(found[name], tensor, rtol=0, atol=2e-5, msg=name)

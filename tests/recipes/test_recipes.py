@@ -50,7 +50,7 @@ def test_tinyroberta_has_the_numbers_of_its_model_card() -> None:
         batch_size=96,
         epochs=4,
         learning_rate=3e-5,
-        warmup=0.2,
+        warmup_ratio=0.2,
         distillation_weight=0.75,
         temperature=1.5,
     )
@@ -165,7 +165,16 @@ def test_baseline_is_the_student_taught_by_labels_alone(recipe: Recipe) -> None:
     has(baseline, objective=("labels",), student=found["intermediate"].student, baseline=None)
     assert student.baseline == "@baseline/model"
     # What else could make a difference is the same.
-    names = ("data", "epochs", "batch_size", "learning_rate", "warmup", "head_dropout", "seed", "workers")
+    names = (
+        "data",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "warmup_ratio",
+        "head_dropout",
+        "seed",
+        "workers",
+    )
     has(baseline, **{name: getattr(student, name) for name in names})
     assert "baseline" in wiring.references(student)
 

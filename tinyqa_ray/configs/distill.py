@@ -57,11 +57,11 @@ class DistillConfig:
     """Passes over the windows."""
     batch_size: int = 32
     """Windows in one optimiser step, over all workers and accumulation steps."""
-    accumulation: int = 1
+    gradient_accumulation_steps: int = 1
     """Forwards of a worker for one optimiser step."""
     learning_rate: float = 3e-5
     """Peak learning rate of AdamW."""
-    warmup: float = 0.1
+    warmup_ratio: float = 0.1
     """Share of the steps in which the learning rate rises; it then falls linearly to 0."""
     weight_decay: float = 0.01
     """AdamW's weight decay, of matrices only."""
@@ -106,10 +106,10 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         positive(self, "temperature", "epochs", "learning_rate", "max_grad_norm")
-        share(self, "distillation_weight", "warmup", "head_dropout")
+        share(self, "distillation_weight", "warmup_ratio", "head_dropout")
         at_least(self, 0, "weight_decay", "seed", "threads", "relation_layer", "num_gpus_per_evaluation")
-        at_least(self, 1, "batch_size", "accumulation", "checkpoint_steps", "log_steps", "keep_best")
-        at_least(self, 1, "workers", "min_workers", "relation_heads")
+        at_least(self, 1, "batch_size", "gradient_accumulation_steps", "workers", "min_workers")
+        at_least(self, 1, "checkpoint_steps", "log_steps", "keep_best", "relation_heads")
         if self.attention_dropout is not None:
             share(self, "attention_dropout")
         self._check_objectives()
@@ -156,9 +156,10 @@ class DistillConfig:
                 f"min_workers {fewest} with strategy '{self.strategy}': DeepSpeed's state is bound to its "
                 "number of workers; leave min_workers out, or use strategy 'ddp'"
             )
-        parts = self.workers * self.accumulation
+        steps = self.gradient_accumulation_steps
+        parts = self.workers * steps
         if self.batch_size % parts:
             raise InputError(
                 f"batch_size {self.batch_size} does not divide by {self.workers} workers x "
-                f"{self.accumulation} accumulation steps = {parts}; choose a multiple of {parts}"
+                f"{steps} accumulation steps = {parts}; choose a multiple of {parts}"
             )

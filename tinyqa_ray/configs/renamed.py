@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from tinyqa_ray.core.errors import InputError
 
 NEW_NAMES: Mapping[str, Mapping[str, str]] = {
-    "distill": {"also": "soup_with"},
+    "distill": {
+        "also": "soup_with",
+        "accumulation": "gradient_accumulation_steps",
+        "warmup": "warmup_ratio",
+    },
     "evaluate": {"also": "ensemble_with"},
     "teacher-logits": {"model": "teachers", "teachers": "combine"},
 }

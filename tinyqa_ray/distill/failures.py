@@ -32,10 +32,11 @@ def explained(error: BaseException, config: DistillConfig) -> str | None:
         is_memory = isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"
         is_memory = is_memory or number == errno.ENOMEM
         if is_memory or (isinstance(cause, RuntimeError) and any(words in text for words in _NO_MEMORY)):
-            windows = config.batch_size // (config.workers * config.accumulation)
+            parts = config.gradient_accumulation_steps
+            windows = config.batch_size // (config.workers * parts)
             return (
                 f"out of memory with {windows} windows in a forward ({_first_line(cause)}); raise "
-                f"--accumulation (now {config.accumulation}), which keeps the batch of {config.batch_size}, "
+                f"--gradient-accumulation-steps (now {parts}), which keeps the batch of {config.batch_size}, "
                 "or give more --workers; strategy 'zero2' spreads the optimiser's state"
             )
     return None

@@ -50,7 +50,9 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
     tokenizer = pretrained.load_tokenizer(config.student)
     data = WindowData(window_files(config.data), tokenizer.pad_token_id or 0)
     order = Order(data.lengths, config.batch_size, config.epochs, config.seed)
-    parts = micro_batch_parts(config.batch_size, config.accumulation, config.workers, session.world_size)
+    parts = micro_batch_parts(
+        config.batch_size, config.gradient_accumulation_steps, config.workers, session.world_size
+    )
     trainee = build(config, session.device)
     taught = strategy(trainee, config, session, parts)
     curves = Curves(metrics_file if session.rank == 0 else None)
@@ -58,7 +60,7 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
     while step < order.steps:
         torch.manual_seed(_draw(config.seed, step, session.rank))
         batch = order.batch(step)
-        rate = config.learning_rate * rate_factor(config.warmup, step, order.steps)
+        rate = config.learning_rate * rate_factor(config.warmup_ratio, step, order.steps)
         step += 1
         try:
             terms, grad_norm = train_step(taught, data, batch, session, parts, rate)
@@ -131,9 +133,9 @@ def train_step(
         ) from None
 
 
-def rate_factor(warmup: float, step: int, steps: int) -> float:
+def rate_factor(warmup_ratio: float, step: int, steps: int) -> float:
     """Share of the peak learning rate at a step: up over the warm-up's share of the steps, then down to 0."""
-    rising = max(1, round(warmup * steps)) if warmup else 0
+    rising = max(1, round(warmup_ratio * steps)) if warmup_ratio else 0
     if step < rising:
         return (step + 1) / rising
     return (steps - step) / max(1, steps - rising)

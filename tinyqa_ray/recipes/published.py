@@ -58,7 +58,7 @@ def tinyroberta(
         batch_size=96,
         epochs=4,
         learning_rate=3e-5,
-        warmup=0.2,
+        warmup_ratio=0.2,
         dev=dev,
         checkpoint_steps=500,
         workers=4,
@@ -82,7 +82,7 @@ def tinyroberta(
                     batch_size=96,  # our choice, like the four below
                     epochs=2,
                     learning_rate=5e-5,
-                    warmup=0.2,
+                    warmup_ratio=0.2,
                     checkpoint_steps=1000,
                     workers=4,
                     use_gpu=True,
@@ -143,7 +143,7 @@ def tinybert(
         batch_size=26,
         epochs=5,
         learning_rate=3e-5,
-        warmup=0.2,
+        warmup_ratio=0.2,
         head_dropout=0.1,
         dev=dev,
         checkpoint_steps=2000,
@@ -166,7 +166,7 @@ def tinybert(
                     batch_size=26,
                     epochs=5,
                     learning_rate=5e-5,
-                    warmup=0.2,  # our choice
+                    warmup_ratio=0.2,  # our choice
                     temperature=1.0,
                     head_dropout=0.1,
                     checkpoint_steps=2000,
