@@ -25,7 +25,9 @@ DISTILL = configs.DistillConfig(
     gradient_accumulation_steps=2,
     warmup_ratio=0.2,
 )
-TEACHERS = configs.TeacherLogitsConfig(data="d", teachers=("a", "b"), combine="apart")
+TEACHERS = configs.TeacherLogitsConfig(
+    data="d", teachers=("a", "b"), combine="apart", abstain_at_threshold=True
+)
 EVALUATE = configs.EvaluateConfig(data="d", model="m", ensemble_with=("n",))
 
 # A config, and how its fields were called and written down when some had other names.
@@ -36,7 +38,11 @@ WRITTEN: list[tuple[Any, dict[str, Any], tuple[str, ...]]] = [
         ("soup_with", "gradient_accumulation_steps", "warmup_ratio"),
     ),
     (EVALUATE, {"also": ["n"]}, ("ensemble_with",)),
-    (TEACHERS, {"model": ["a", "b"], "teachers": "apart"}, ("teachers", "combine")),
+    (
+        TEACHERS,
+        {"model": ["a", "b"], "teachers": "apart", "at_thresholds": True},
+        ("teachers", "combine", "abstain_at_threshold"),
+    ),
 ]
 
 
@@ -56,6 +62,7 @@ def test_names_lead_to_fields_of_the_commands_own_config() -> None:
         ("distill --data d --warmup 0.1", "--warmup is now called --warmup-ratio"),
         ("distill --accumulation=2 --data d", "--accumulation is now called --gradient-accumulation-steps"),
         ("evaluate --also=m --data d", "--also is now called --ensemble-with"),
+        ("teacher-logits --at-thresholds True", "--at-thresholds is now called --abstain-at-threshold"),
         ("teacher-logits --data d --teachers apart --model a b", "--model is now called --teachers"),
     ],
 )

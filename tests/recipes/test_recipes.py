@@ -215,7 +215,7 @@ def test_mini_student_learns_from_both_its_teachers_and_nobody_from_what_is_held
     has(found["baseline"], student="@teacher-a/model", soup_with=("@teacher-b/model",))
     # Thresholds are fitted before they are used.
     assert list(found).index("teacher-b-evaluation") < list(found).index("teacher-logits")
-    assert found["teacher-logits"].at_thresholds
+    assert found["teacher-logits"].abstain_at_threshold
     for name in ("teacher-a", "teacher-b", "baseline", "student"):
         has(found[f"{name}-evaluation"], data="dev.json", fit_threshold="@gathered/held-out.json")
     has(found["teachers-evaluation"], model="@teacher-a/model", ensemble_with=("@teacher-b/model",))
@@ -224,7 +224,7 @@ def test_mini_student_learns_from_both_its_teachers_and_nobody_from_what_is_held
 def test_mini_without_more_has_no_more_stages(tiny_bert: str) -> None:
     found = stages(published.mini("train.json", "dev.json", encoder=tiny_bert))
     assert not found.keys() & {"augmented", "baseline", "baseline-evaluation"}
-    has(found["teacher-logits"], data="@asked", at_thresholds=False)
+    has(found["teacher-logits"], data="@asked", abstain_at_threshold=False)
     has(found["student-evaluation"], fit_threshold=None)
 
 

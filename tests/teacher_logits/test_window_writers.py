@@ -190,11 +190,11 @@ def test_questions_that_nobody_answered_have_no_label(
         assert expected != windows[name].to_pylist()
 
 
-def test_at_thresholds_moves_the_nulls_of_unlabelled_questions_alone(
+def test_abstain_at_threshold_moves_the_nulls_of_unlabelled_questions_alone(
     tiny_squad: str, tiny_bert: str, paragraphs: list[squad.Paragraph], tmp_path: Path
 ) -> None:
     teacher = str(shutil.copytree(tiny_bert, tmp_path / "teacher"))
-    wanted = config(tiny_squad, tiny_bert, teachers=(teacher,), at_thresholds=True)
+    wanted = config(tiny_squad, tiny_bert, teachers=(teacher,), abstain_at_threshold=True)
     with pytest.raises(InputError, match="teacher: has no fitted threshold"):
         WindowWriter(wanted)
     evaluation = str(tmp_path / "evaluation")
@@ -204,7 +204,7 @@ def test_at_thresholds_moves_the_nulls_of_unlabelled_questions_alone(
     first, *others = paragraphs
     rows = unlabelled(first, others)
     moved = WindowWriter(wanted)(rows)[0]
-    plain = WindowWriter(replace(wanted, at_thresholds=False))(rows)[0]
+    plain = WindowWriter(replace(wanted, abstain_at_threshold=False))(rows)[0]
     assert moved.drop_columns(LOGITS) == plain.drop_columns(LOGITS)
     free = {question.id for question in first.questions}
     for name in LOGITS:

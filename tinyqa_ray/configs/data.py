@@ -151,7 +151,7 @@ class TeacherLogitsConfig:
     windows carry labels only. Plain text takes none."""
     combine: Literal["average", "apart"] = "average"
     """What is kept of several teachers: the mean of their logits, or each one's in columns of its own."""
-    at_thresholds: bool = False
+    abstain_at_threshold: bool = False
     """Of questions without labels, which teachers have not learned, let each teacher leave those unanswered
     that are below its own fitted threshold: its null's logits are shifted by as much."""
     settings: tuple[str, ...] = ()

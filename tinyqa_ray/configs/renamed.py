@@ -13,7 +13,11 @@ NEW_NAMES: Mapping[str, Mapping[str, str]] = {
         "warmup": "warmup_ratio",
     },
     "evaluate": {"also": "ensemble_with"},
-    "teacher-logits": {"model": "teachers", "teachers": "combine"},
+    "teacher-logits": {
+        "model": "teachers",
+        "teachers": "combine",
+        "at_thresholds": "abstain_at_threshold",
+    },
 }
 """By command, its config's fields: old name to new. Each config holds its own part as ``RENAMED``, by which
 ``core.stage_folder`` reads what earlier versions wrote of their runs."""

@@ -114,7 +114,7 @@ def mini(
                 TeacherLogitsConfig(
                     data="@augmented" if copies else "@asked",
                     teachers=tuple(f"@{name}-export" if exported else f"@{name}/model" for name in _TEACHERS),
-                    at_thresholds=bool(hold_out),
+                    abstain_at_threshold=bool(hold_out),
                     settings=thresholds,
                 ),
             ),

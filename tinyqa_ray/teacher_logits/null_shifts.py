@@ -15,14 +15,14 @@ def null_shifts(config: TeacherLogitsConfig) -> list[float]:
     Raises:
         InputError: no threshold was fitted for a teacher.
     """
-    if not config.at_thresholds:
+    if not config.abstain_at_threshold:
         return [0.0] * len(config.teachers)
     given = config.settings or [None] * len(config.teachers)
     fitted = [read_settings(*pair) for pair in zip(config.teachers, given, strict=True)]
     for model, settings in zip(config.teachers, fitted, strict=True):
         if settings.fitted_on is None:
             raise InputError(
-                f"{model}: has no fitted threshold for at_thresholds; "
+                f"{model}: has no fitted threshold for abstain_at_threshold; "
                 "fit one with tinyqa evaluate --fit-threshold DATA, and give its --output with --settings"
             )
     # A threshold of 0 or 1, at which all or nothing is left unanswered, would shift without bounds.

@@ -25,7 +25,7 @@ def teacher_logits(
             teachers for plain text, or a folder of another run.
     """
     shifts = null_shifts(config)
-    extra = {stage_folder.SETTINGS: f"null shifts {shifts}"} if config.at_thresholds else {}
+    extra = {stage_folder.SETTINGS: f"null shifts {shifts}"} if config.abstain_at_threshold else {}
     with stage_folder.stage(output, config, inputs=("data", "tokenizer", "teachers"), extra=extra) as stage:
         if stage.finished:
             return stage.report(TeacherLogitsReport)

@@ -37,8 +37,8 @@ class WindowWriter:
     comparable between the windows of a question, and one teacher's mean is that teacher.
 
     Windows of a question that nobody has answered, nor said to be unanswerable, have no label. With
-    ``config.at_thresholds``, a teacher's null moves there: what a teacher learned from, it says surely, and
-    of other questions it answers too many.
+    ``config.abstain_at_threshold``, a teacher's null moves there: what a teacher learned from, it says
+    surely, and of other questions it answers too many.
     """
 
     def __init__(self, config: TeacherLogitsConfig, shifts: Sequence[float] | None = None) -> None:
