@@ -155,9 +155,7 @@ def experiment(arguments: argparse.Namespace, work: Path) -> Recipe:
         checkpoint_steps=100,
         use_gpu=arguments.gpu,
     )
-    with_logits = TeacherLogitsConfig(
-        data=train, teachers=(teacher,), num_gpus_per_actor=float(arguments.gpu)
-    )
+    with_logits = TeacherLogitsConfig(data=train, teachers=(teacher,), num_gpus=float(arguments.gpu))
     evaluated = EvaluateConfig(
         model=teacher, data=arguments.dev, fit_threshold=str(work / "calibration.json")
     )

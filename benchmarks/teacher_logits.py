@@ -70,7 +70,7 @@ def compare(arguments: argparse.Namespace, paragraphs: list[squad.Paragraph], mo
         data=arguments.data,
         teachers=(model,),
         threads=arguments.threads,
-        num_gpus_per_actor=1.0 if arguments.device == "cuda" else 0.0,
+        num_gpus=1.0 if arguments.device == "cuda" else 0.0,
     )
     writer = WindowWriter(config)
     network = writer.teachers[0].model

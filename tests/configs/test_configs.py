@@ -45,7 +45,7 @@ def test_defaults_are_accepted_and_frozen(name: str) -> None:
         ("AugmentConfig", {"candidates": 0}),
         ("AugmentConfig", {"actors": 0}),
         ("TeacherLogitsConfig", {"max_batch_tokens": 0}),
-        ("TeacherLogitsConfig", {"num_gpus_per_actor": math.inf}),
+        ("TeacherLogitsConfig", {"num_gpus": math.inf}),
         ("DistillConfig", {"temperature": 0.0}),
         ("DistillConfig", {"learning_rate": math.nan}),
         ("DistillConfig", {"epochs": -1.0}),

@@ -62,6 +62,11 @@ def test_names_lead_to_fields_of_the_commands_own_config() -> None:
         ("distill --data d --warmup 0.1", "--warmup is now called --warmup-ratio"),
         ("distill --accumulation=2 --data d", "--accumulation is now called --gradient-accumulation-steps"),
         ("evaluate --also=m --data d", "--also is now called --ensemble-with"),
+        *(
+            (f"{command} --num-gpus-per-actor 1", "--num-gpus-per-actor is now called --num-gpus")
+            for command in ("answer", "augment", "teacher-logits")
+        ),
+        ("serve --gpu True", "--gpu is now called --num-gpus"),
         ("teacher-logits --at-thresholds True", "--at-thresholds is now called --abstain-at-threshold"),
         ("teacher-logits --data d --teachers apart --model a b", "--model is now called --teachers"),
     ],
@@ -89,6 +94,7 @@ def test_old_option_of_a_job_is_one_line_too(
     ("line", "said"),
     [
         ("--teacher-logits.model m", "--teacher-logits.model is now called --teacher-logits.teachers"),
+        ("--num-gpus-per-actor 0", "--num-gpus-per-actor is now called --num-gpus"),
         ("--accumulation 2", "--accumulation is now called --gradient-accumulation-steps"),
         ("--student.also m", "--student.also is now called --student.soup-with"),
         ("--also m", "--also is now called --soup-with or --ensemble-with"),
@@ -116,7 +122,7 @@ def test_teachers_are_not_taken_for_what_once_had_their_name(capsys: pytest.Capt
 
 
 def test_same_word_of_another_command_passes() -> None:
-    refuse_old_options(["--also", "m", "also"], "serve", "gather")
+    refuse_old_options(["--also", "m", "also"], "answer", "gather")
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_answering_is_a_command_line_that_the_job_takes_with_the_model_just_made
     cut = arguments.index("--output")
     config = tyro.cli(AnswerConfig, args=arguments[:cut] + arguments[cut + 2 :], config=options.FLAT)
     assert config.actors == cluster("rayjob-answer")["workerGroupSpecs"][0]["replicas"]
-    assert config.num_gpus_per_actor == 1
+    assert config.num_gpus == 1
     made = overrides.read(options.normalised(entrypoint("rayjob-distill")[2:]), "distill.py")
     assert config.model == f"{made.output}/student/model"
     assert "student" in made.stages

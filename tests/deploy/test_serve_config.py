@@ -49,6 +49,7 @@ def test_there_is_a_pod_for_each_replica_and_one_for_a_new_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ({"model": "m", "gpu": True}, "argument 'gpu' is now called 'num_gpus'"),
         ({"model": "m", "replicas": 2}, "unknown argument 'replicas'; allowed are model, "),
         (
             {"model": "m", "limits": {"timeout": 2}},

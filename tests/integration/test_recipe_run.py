@@ -102,7 +102,7 @@ def test_command_runs_the_first_stages_of_a_published_recipe_offline(
 ) -> None:
     line = (
         f"distill --recipe tinybert --output {tmp_path} --data {tiny_squad} --dev {tiny_squad} "
-        f"--student {tiny_bert} --teacher {tiny_bert} --masked-lm none --actors 1 --num-gpus-per-actor 0 "
+        f"--student {tiny_bert} --teacher {tiny_bert} --masked-lm none --actors 1 --num-gpus 0 "
         "--max-seq-len 64 --doc-stride 16 --max-query-len 16"
     )
     for _ in range(2):

@@ -79,7 +79,7 @@ class Answerer:
         torch.set_num_threads(config.threads or cores(config.actors))
         self.config, self.corpus = config, corpus
         self.output, self.notes = output, notes
-        device = "cuda" if config.num_gpus_per_actor else "cpu"
+        device = "cuda" if config.num_gpus else "cpu"
         self.reader = Reader.from_pretrained(
             config.model, settings=settings, window=config.window, device=device
         )

@@ -62,7 +62,7 @@ def _answered(
     """Answer all units and, where questions are asked of several documents, rank what was found."""
     work, answers, jsonl = stage.path("_work"), stage.path(FOLDER), stage.path(JSONL)
     notes = storage.join(work, "notes")
-    workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus_per_actor, threads=config.threads)
+    workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus, threads=config.threads)
     theirs = stage_folder.for_workers(config, "model")
     target = storage.join(work, "found") if corpus.merged else answers
     todo = _shards(cut.units, storage.join(work, "units.parquet"), target)

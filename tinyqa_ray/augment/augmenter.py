@@ -43,7 +43,7 @@ class Augmenter:
 
         quiet_models()
         torch.set_num_threads(config.threads or cores(config.actors))
-        device = "cuda" if config.num_gpus_per_actor else "cpu"
+        device = "cuda" if config.num_gpus else "cpu"
         if config.masked_lm is not None:
             assert config.candidates is not None
             assert config.masked_share is not None

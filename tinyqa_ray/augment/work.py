@@ -47,7 +47,7 @@ def work(
     computes = config.masked_lm is not None or config.teacher is not None
     workers = shards.Workers(
         actors=config.actors,
-        num_gpus=config.num_gpus_per_actor,
+        num_gpus=config.num_gpus,
         threads=config.threads if computes else 1,
     )
     with connected():

@@ -36,7 +36,7 @@ Recipes: {names}. What one takes, its stages, and how to change a number in them
 _OVERRIDES = """\
 overrides:
   --OPTION VALUE        in every chosen stage that has the option:
-                        --learning-rate 1e-4 --workers 2 --use-gpu False --num-gpus-per-actor 0
+                        --learning-rate 1e-4 --workers 2 --use-gpu False --num-gpus 0
   --STAGE.OPTION VALUE  in one stage: --student.learning-rate 1e-4
 What an option means: the --help of the stage's own command."""
 

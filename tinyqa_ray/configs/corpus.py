@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tinyqa_ray.configs.checks import at_least, share
 from tinyqa_ray.configs.data import WindowConfig
+from tinyqa_ray.configs.renamed import NEW_NAMES
 from tinyqa_ray.core import bundled
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.stage_folder import execution
@@ -51,6 +52,8 @@ class CandidateConfig:
 class AnswerConfig:
     """How a corpus is answered."""
 
+    RENAMED = NEW_NAMES["answer"]
+
     model: str = bundled.MODEL
     """Folder or hub id with a question-answering head, or an export."""
     settings: str | None = None
@@ -89,12 +92,12 @@ class AnswerConfig:
     """Ray actors, each with its own copy of the model."""
     threads: int = execution(0)
     """Torch threads of an actor; 0 shares the cores of a node among the actors on it."""
-    num_gpus_per_actor: float = execution(0.0)
+    num_gpus: float = execution(0.0)
     """GPUs of an actor; 0 runs on the CPU."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "top_k", "per_document_k", "max_answer_tokens", "rows_per_shard", "actors")
-        at_least(self, 0, "threads", "num_gpus_per_actor")
+        at_least(self, 0, "threads", "num_gpus")
         share(self, "min_score")
         if self.pairs is None and (self.documents is None or self.questions is None):
             absent = [name for name in ("documents", "questions") if getattr(self, name) is None]

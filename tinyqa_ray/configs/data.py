@@ -74,6 +74,8 @@ class GatherConfig:
 class AugmentConfig:
     """How paragraphs are multiplied (TinyBERT, arXiv 1909.10351, algorithm 1, made safe for answers)."""
 
+    RENAMED = NEW_NAMES["augment"]
+
     data: str
     """SQuAD 2.0 JSON, a folder of paragraphs, or a hub id."""
     masked_lm: str | None = None
@@ -114,11 +116,11 @@ class AugmentConfig:
     """Ray actors that rewrite at the same time."""
     threads: int = execution(0)
     """Torch threads of an actor; 0 shares the cores of a node among the actors on it."""
-    num_gpus_per_actor: float = execution(0.0)
+    num_gpus: float = execution(0.0)
     """GPUs of an actor; 0 runs on the CPU."""
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "copies", "seed", "threads", "num_gpus_per_actor")
+        at_least(self, 0, "copies", "seed", "threads", "num_gpus")
         haystack = self.style == "haystack"
         default(self, "candidates", 20 if haystack else 15)
         default(self, "masked_share", 0.0 if haystack else 0.15)
@@ -167,11 +169,11 @@ class TeacherLogitsConfig:
     """Ray actors, each with its own copy of the teachers."""
     threads: int = execution(0)
     """Torch threads of an actor; 0 shares the cores of a node among the actors on it."""
-    num_gpus_per_actor: float = execution(0.0)
+    num_gpus: float = execution(0.0)
     """GPUs of an actor; 0 runs on the CPU."""
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "threads", "num_gpus_per_actor")
+        at_least(self, 0, "threads", "num_gpus")
         at_least(self, 1, "rows_per_shard", "max_batch_tokens", "actors")
         given: object = self.teachers
         if given in ("average", "apart") or {"average", "apart"} & set(self.teachers):

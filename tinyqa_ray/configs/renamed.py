@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from tinyqa_ray.core.errors import InputError
 
 NEW_NAMES: Mapping[str, Mapping[str, str]] = {
+    "answer": {"num_gpus_per_actor": "num_gpus"},
+    "augment": {"num_gpus_per_actor": "num_gpus"},
     "distill": {
         "also": "soup_with",
         "accumulation": "gradient_accumulation_steps",
@@ -17,7 +19,9 @@ NEW_NAMES: Mapping[str, Mapping[str, str]] = {
         "model": "teachers",
         "teachers": "combine",
         "at_thresholds": "abstain_at_threshold",
+        "num_gpus_per_actor": "num_gpus",
     },
+    "serve": {"gpu": "num_gpus"},
 }
 """By command, its config's fields: old name to new. Each config holds its own part as ``RENAMED``, by which
 ``core.stage_folder`` reads what earlier versions wrote of their runs."""

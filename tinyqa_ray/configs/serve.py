@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tinyqa_ray.configs.checks import at_least, positive, share
+from tinyqa_ray.configs.renamed import NEW_NAMES
 from tinyqa_ray.core import bundled
 from tinyqa_ray.core.errors import InputError
 
@@ -39,6 +40,8 @@ class LimitConfig:
 class ServeConfig:
     """How a model is served on Ray Serve: an ingress that reads requests, replicas that run the model."""
 
+    RENAMED = NEW_NAMES["serve"]
+
     model: str = bundled.MODEL
     """Folder, URL of a folder or hub id with a question-answering head, or a folder of ``tinyqa export``."""
     settings: str | None = None
@@ -48,8 +51,8 @@ class ServeConfig:
     """No answer is given where its probability is above this; that of the settings when not given."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """On a GPU auto is bf16 from Ampere on, else fp16; on a CPU the export's, else fp32."""
-    gpu: bool = False
-    """Whether each replica takes a GPU."""
+    num_gpus: float = 0.0
+    """GPUs of a replica, a part of one too; 0 runs on the CPU."""
     threads: int = 0
     """Torch threads, and CPUs, of a replica; 0 uses the cores of its machine."""
     min_replicas: int = 1
@@ -75,7 +78,7 @@ class ServeConfig:
     """Limits of requests."""
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "threads", "max_batch_tokens", "min_replicas")
+        at_least(self, 0, "num_gpus", "threads", "max_batch_tokens", "min_replicas")
         at_least(self, 1, "max_replicas", "ingress_replicas")
         at_least(self, 0, "upscale_delay_s", "downscale_delay_s")
         positive(self, "target_ongoing_requests")

@@ -96,7 +96,7 @@ def tinyroberta(
                     teachers=(large_teacher,),
                     max_batch_tokens=32768,
                     actors=4,
-                    num_gpus_per_actor=1.0,
+                    num_gpus=1.0,
                 ),
             ),
             *with_baseline(taught, start, layers, baseline),
@@ -180,7 +180,7 @@ def tinybert(
                     tokenizer=student,
                     teachers=(teacher,),
                     max_batch_tokens=32768,
-                    num_gpus_per_actor=1.0,
+                    num_gpus=1.0,
                 ),
             ),
             *with_baseline(taught, start, layers, baseline),
@@ -206,7 +206,7 @@ def _copies(data: str, masked_lm: str | None, student: str) -> AugmentConfig:
         masked_lm=masked_lm,
         embeddings=student if alone else None,
         actors=4,
-        num_gpus_per_actor=1,
+        num_gpus=1,
     )
 
 

@@ -130,9 +130,11 @@ def build(arguments: dict[str, Any]) -> serve.Application:
 
 
 def _check_names(arguments: dict[str, Any], config: type) -> None:
-    """Refuse what a config does not know, which pydantic passes over in a dataclass."""
+    """Refuse what a config does not know, or knows by another name; pydantic passes over both."""
     allowed = [field.name for field in dataclasses.fields(config)]
     for name in arguments:
+        if name not in allowed and name in (renamed := getattr(config, "RENAMED", {})):
+            raise InputError(f"argument {name!r} is now called {renamed[name]!r}")
         if name not in allowed:
             raise InputError(f"unknown argument {name!r}; allowed are {', '.join(allowed)}")
 
@@ -146,7 +148,7 @@ def application(config: ServeConfig) -> serve.Application:
         "graceful_shutdown_wait_loop_s": _STOP_LOOK_S,
     }
     model = serve.deployment(ModelReplica).options(
-        ray_actor_options={"num_cpus": threads, "num_gpus": int(config.gpu)},
+        ray_actor_options={"num_cpus": threads, "num_gpus": config.num_gpus},
         max_ongoing_requests=_MANY,
         autoscaling_config={
             "min_replicas": config.min_replicas,

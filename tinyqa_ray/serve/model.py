@@ -69,9 +69,9 @@ class Model:
         """
         quiet_models()
         torch.set_num_threads(config.threads or cores(1))
-        device = "cuda" if config.gpu else "cpu"
+        device = "cuda" if config.num_gpus else "cpu"
         self.engine, _ = load_engine(config.model, device=device, precision=config.precision)
-        best = self.engine.max_batch_tokens if config.gpu else CPU_BATCH_TOKENS
+        best = self.engine.max_batch_tokens if config.num_gpus else CPU_BATCH_TOKENS
         self.queue = TokenQueue(
             self.forward,
             max_batch_tokens=config.max_batch_tokens or best,

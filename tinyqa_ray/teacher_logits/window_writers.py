@@ -54,7 +54,7 @@ class WindowWriter:
         torch.set_num_threads(config.threads or cores(config.actors))
         self.config = config
         self.windower = Windower(pretrained.load_tokenizer(student_tokenizer(config)), config.window)
-        device = "cuda" if config.num_gpus_per_actor else "cpu"
+        device = "cuda" if config.num_gpus else "cpu"
         self.teachers = [load_engine(model, device=device)[0] for model in config.teachers]
         self.null_shifts = null_shifts(config) if shifts is None else shifts
 

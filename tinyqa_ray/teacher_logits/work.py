@@ -40,7 +40,7 @@ def work(
         files = _paragraphs(config.data, stage.path("_input.parquet"))
     save_tokenizer(tokenizer, stage.output)
     plan = shards.cut(files, config.rows_per_shard, stage.path(FOLDER), "arrow")
-    workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus_per_actor, threads=config.threads)
+    workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus, threads=config.threads)
     options: dict[str, Any] = {"config": stage_folder.for_workers(config, "tokenizer", "teachers")}
     if not plain:
         options["shifts"] = shifts
