@@ -12,7 +12,7 @@ import pytest
 from tinyqa_ray.core import storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill import watch as module
-from tinyqa_ray.distill.curves import RowReader
+from tinyqa_ray.distill.metrics_log import RowReader
 from tinyqa_ray.distill.watch import dev_figures, watched
 
 WAIT_S = 120.0

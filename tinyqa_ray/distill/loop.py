@@ -13,7 +13,7 @@ from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.attention import attend_in_fp32
 from tinyqa_ray.distill.batches import Index, Order, WindowData, micro_batch_parts, micro_batches
-from tinyqa_ray.distill.curves import Curves
+from tinyqa_ray.distill.metrics_log import MetricsLog
 from tinyqa_ray.distill.objectives import Trainee
 from tinyqa_ray.distill.session import Session
 from tinyqa_ray.distill.strategies import NotFiniteError, Strategy, strategy
@@ -55,8 +55,8 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
     )
     trainee = build(config, session.device)
     taught = strategy(trainee, config, session, parts)
-    curves = Curves(metrics_file if session.rank == 0 else None)
-    step = begun = resume(session, taught, curves)
+    metrics = MetricsLog(metrics_file if session.rank == 0 else None)
+    step = begun = resume(session, taught, metrics)
     while step < order.steps:
         torch.manual_seed(_draw(config.seed, step, session.rank))
         batch = order.batch(step)
@@ -66,13 +66,13 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
             terms, grad_norm = train_step(taught, data, batch, session, parts, rate)
         except NotFiniteError as error:
             raise NotFiniteError(f"step {step} of {order.steps}: {error}") from None
-        curves.count(len(batch), int(data.lengths[batch].sum()))
+        metrics.count(len(batch), int(data.lengths[batch].sum()))
         if step % config.log_steps == 0 or step == order.steps:
-            curves.add(step, order.steps, terms, grad_norm, rate, taught.loss_scale)
+            metrics.add(step, order.steps, terms, grad_norm, rate, taught.loss_scale)
         if step % config.checkpoint_steps == 0 and step < order.steps:
-            save(session, taught, curves, tokenizer, step, order.steps)
+            save(session, taught, metrics, tokenizer, step, order.steps)
     if begun < order.steps:  # else a kill came after the last checkpoint
-        save(session, taught, curves, tokenizer, step, order.steps)
+        save(session, taught, metrics, tokenizer, step, order.steps)
 
 
 def build(config: DistillConfig, device: torch.device | None = None) -> Trainee:
@@ -141,14 +141,16 @@ def rate_factor(warmup_ratio: float, step: int, steps: int) -> float:
     return (steps - step) / max(1, steps - rising)
 
 
-def save(session: Session, taught: Strategy, curves: Curves, tokenizer: Any, step: int, steps: int) -> None:
+def save(
+    session: Session, taught: Strategy, metrics: MetricsLog, tokenizer: Any, step: int, steps: int
+) -> None:
     """Checkpoint the run; where it is to be measured, and at the end, with the student as a model folder."""
     measure = taught.trainee.config.dev is not None
 
     def write(folder: Path) -> None:
         taught.save(folder)
         if session.rank == 0:
-            torch.save({"format": FORMAT, "step": step, "metrics": curves.rows}, folder / STATE)
+            torch.save({"format": FORMAT, "step": step, "metrics": metrics.rows}, folder / STATE)
             if measure or step == steps:
                 student = taught.trainee.student
                 weights = {name: tensor.float() for name, tensor in student.state_dict().items()}
@@ -158,7 +160,7 @@ def save(session: Session, taught: Strategy, curves: Curves, tokenizer: Any, ste
     session.checkpoint(write, {"step": step, "steps": steps}, measure=measure)
 
 
-def resume(session: Session, taught: Strategy, curves: Curves) -> int:
+def resume(session: Session, taught: Strategy, metrics: MetricsLog) -> int:
     """Load the newest checkpoint, if there is one, and return the steps done.
 
     Raises:
@@ -174,7 +176,7 @@ def resume(session: Session, taught: Strategy, curves: Curves) -> int:
                 f"continues format {FORMAT}; finish it with the version that began it, or delete the folder"
             )
         taught.load(folder)
-    curves.resume(state["metrics"])
+    metrics.resume(state["metrics"])
     return int(state["step"])
 
 

@@ -10,7 +10,7 @@ from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.names import telling
 from tinyqa_ray.distill.card import ModelCard, model_card
-from tinyqa_ray.distill.curves import read_rows
+from tinyqa_ray.distill.metrics_log import read_rows
 from tinyqa_ray.distill.page import ModelFigures, TrainingPage, training_html
 from tinyqa_ray.distill.report import DistillReport
 from tinyqa_ray.distill.trackers import MLflow, TensorBoard, Tracker

@@ -10,7 +10,7 @@ from typing import Any
 
 from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.distill.curves import RowReader
+from tinyqa_ray.distill.metrics_log import RowReader
 from tinyqa_ray.distill.trackers import Tracker, dev_values, training_values
 
 Row = Mapping[str, float | None]
@@ -28,14 +28,14 @@ def watched(
     What a tracker or ``progress`` raises is logged once: it costs the curve, not the run.
     """
     done = threading.Event()
-    eye = _Eye(metrics_file, dev_folder, progress, logs)
+    monitor = RunMonitor(metrics_file, dev_folder, progress, logs)
     wait_s = _POLL_S if storage.is_local(metrics_file) else _REMOTE_POLL_S
 
     def watch() -> None:
         while not done.wait(wait_s):
             # A store that does not answer is asked again.
-            with eye.survived(), suppress(OSError, InputError):
-                eye.look()
+            with monitor.survived(), suppress(OSError, InputError):
+                monitor.poll()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -47,7 +47,7 @@ def watched(
         done.set()
         thread.join()
         try:
-            eye.look()
+            monitor.poll()
         finally:
             for log in logs:
                 log.close(failed=failed)
@@ -64,7 +64,7 @@ def _dev_files(dev_folder: str) -> list[str]:
     return [file for file in storage.list_files(dev_folder, ".json") if file.startswith(prefix)]
 
 
-class _Eye:
+class RunMonitor:
     """Reads what is new in the files of a run, and passes it on."""
 
     def __init__(
@@ -81,7 +81,8 @@ class _Eye:
         self._dev: Row = {}
         self._said: set[str] = set()
 
-    def look(self) -> None:
+    def poll(self) -> None:
+        """Read what is new since the last call, and pass it on."""
         for file in _dev_files(self._dev_folder):
             if file > self._dev_file:
                 with self.survived():

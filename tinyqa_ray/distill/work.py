@@ -20,9 +20,9 @@ from tinyqa_ray.distill.checkpoints import (
     whole_checkpoints,
 )
 from tinyqa_ray.distill.checks import check, check_room
-from tinyqa_ray.distill.curves import read_rows
 from tinyqa_ray.distill.failures import explained
 from tinyqa_ray.distill.loop import MODEL, train
+from tinyqa_ray.distill.metrics_log import read_rows
 from tinyqa_ray.distill.report import DistillReport
 from tinyqa_ray.distill.session import RaySession
 from tinyqa_ray.distill.shown import DEV, METRICS, show, trackers

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tinyqa_ray.core import storage
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.distill.curves import Curves, RowReader, read_rows
+from tinyqa_ray.distill.metrics_log import MetricsLog, RowReader, read_rows
 
 TERMS = {"attention": 1.0, "hidden": 2.5}
 
@@ -35,17 +35,17 @@ class Clock:
         monkeypatch.setattr(storage, "write_atomic", slow)
 
 
-def add(curves: Curves, step: int, steps: int = 100, **options: Any) -> None:
+def add(metrics: MetricsLog, step: int, steps: int = 100, **options: Any) -> None:
     given = {"terms": TERMS, "grad_norm": 0.5, "learning_rate": 3e-5, "loss_scale": None, **options}
-    curves.add(step, steps, **given)
+    metrics.add(step, steps, **given)
 
 
 def test_row_tells_step_loss_and_its_terms(tmp_path: Path) -> None:
     file = str(tmp_path / "metrics.jsonl")
-    curves = Curves(file)
-    add(curves, 5)
+    metrics = MetricsLog(file)
+    add(metrics, 5)
     (row,) = read_rows(file)
-    assert row == curves.rows[0]
+    assert row == metrics.rows[0]
     assert {key: row[key] for key in ("step", "steps", "loss", "attention", "hidden")} == {
         "step": 5,
         "steps": 100,
@@ -57,45 +57,45 @@ def test_row_tells_step_loss_and_its_terms(tmp_path: Path) -> None:
 
 
 def test_loss_scale_of_fp16_is_told(tmp_path: Path) -> None:
-    curves = Curves(str(tmp_path / "metrics.jsonl"))
-    add(curves, 5, loss_scale=65536.0, grad_norm=math.inf)
+    metrics = MetricsLog(str(tmp_path / "metrics.jsonl"))
+    add(metrics, 5, loss_scale=65536.0, grad_norm=math.inf)
     (row,) = read_rows(str(tmp_path / "metrics.jsonl"))
     assert (row["loss_scale"], row["grad_norm"]) == (65536.0, None)
 
 
 def test_speed_is_that_since_the_row_before(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    curves = Curves(None)
+    metrics = MetricsLog(None)
     for seconds, batches in ((2.0, 4), (5.0, 1)):
         for _ in range(batches):
-            curves.count(8, 800)
+            metrics.count(8, 800)
         clock.now_s += seconds
-        add(curves, 5)
-    speeds = [(row["samples_per_s"], row["tokens_per_s"]) for row in curves.rows]
+        add(metrics, 5)
+    speeds = [(row["samples_per_s"], row["tokens_per_s"]) for row in metrics.rows]
     assert speeds == [(16.0, 1600.0), (1.6, 160.0)]
 
 
 def test_clock_that_stood_still_gives_a_finite_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(monkeypatch)
-    curves = Curves(None)
-    curves.count(8, 800)
-    add(curves, 5)
-    assert math.isfinite(curves.rows[0]["tokens_per_s"])
+    metrics = MetricsLog(None)
+    metrics.count(8, 800)
+    add(metrics, 5)
+    assert math.isfinite(metrics.rows[0]["tokens_per_s"])
 
 
 def test_rank_without_a_file_keeps_its_rows_to_itself(tmp_path: Path) -> None:
-    curves = Curves(None)
-    add(curves, 5)
-    assert len(curves.rows) == 1
+    metrics = MetricsLog(None)
+    add(metrics, 5)
+    assert len(metrics.rows) == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_resumed_curve_has_no_gap_and_no_repeat(tmp_path: Path) -> None:
     file = str(tmp_path / "metrics.jsonl")
-    first = Curves(file)
+    first = MetricsLog(file)
     for step in (5, 10, 15):
         add(first, step)
-    second = Curves(file)
+    second = MetricsLog(file)
     second.resume(first.rows[:2])  # as of the checkpoint of step 10
     assert [row["step"] for row in read_rows(file)] == [5, 10], "what came after it is no longer true"
     for step in (15, 20):
@@ -108,15 +108,15 @@ def test_slow_store_is_written_less_often_but_the_last_step_always(
 ) -> None:
     file = str(tmp_path / "metrics.jsonl")
     clock = Clock(monkeypatch, cost_s=1.0)
-    curves = Curves(file)
+    metrics = MetricsLog(file)
     for step in range(1, 101):
         clock.now_s += 1.0
-        add(curves, step)
+        add(metrics, step)
         if step == 1:
             assert len(read_rows(file)) == 1, "the driver waits for the first row"
     assert 4 <= clock.writes <= 7
-    assert read_rows(file) == curves.rows
-    assert len(curves.rows) == 100
+    assert read_rows(file) == metrics.rows
+    assert len(metrics.rows) == 100
 
 
 def test_one_write_that_took_minutes_does_not_hide_the_rows_for_an_hour(
@@ -124,23 +124,23 @@ def test_one_write_that_took_minutes_does_not_hide_the_rows_for_an_hour(
 ) -> None:
     file = str(tmp_path / "metrics.jsonl")
     clock = Clock(monkeypatch, cost_s=200.0)
-    curves = Curves(file)
-    add(curves, 1)
+    metrics = MetricsLog(file)
+    add(metrics, 1)
     clock.now_s += 59.0
-    add(curves, 2)
+    add(metrics, 2)
     assert len(read_rows(file)) == 1
     clock.now_s += 2.0
-    add(curves, 3)
+    add(metrics, 3)
     assert len(read_rows(file)) == 3
 
 
 def test_fast_store_gets_every_row_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = str(tmp_path / "metrics.jsonl")
     clock = Clock(monkeypatch, cost_s=0.001)
-    curves = Curves(file)
+    metrics = MetricsLog(file)
     for step in range(1, 6):
         clock.now_s += 0.1
-        add(curves, step)
+        add(metrics, step)
         assert len(read_rows(file)) == step
 
 
@@ -230,10 +230,10 @@ def test_numbers_are_read_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory, values: list[float]
 ) -> None:
     file = str(tmp_path_factory.mktemp("rows") / "metrics.jsonl")
-    curves = Curves(file)
+    metrics = MetricsLog(file)
     for step, value in enumerate(values, start=1):
-        add(curves, step, len(values), terms={"label": value}, grad_norm=value)
-    assert read_rows(file) == curves.rows
+        add(metrics, step, len(values), terms={"label": value}, grad_norm=value)
+    assert read_rows(file) == metrics.rows
     assert [row["label"] for row in read_rows(file)] == values
     written = Path(file).read_text().splitlines()
     assert [json.loads(line)["step"] for line in written] == list(range(1, len(values) + 1))

@@ -20,7 +20,7 @@ _LONGEST_PAUSE_S = 60.0
 """Between two writes of the rows, whatever they cost."""
 
 
-class Curves:
+class MetricsLog:
     """Rows of a run's metrics; they travel with the checkpoint, so a resumed curve has no gap or repeat."""
 
     def __init__(self, file: str | None) -> None:
