@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from machine import show
 
+from tinyqa_ray.distill.activation_recorder import attention_scores
 from tinyqa_ray.distill.losses import attention_loss, prefers_gram, score_loss
-from tinyqa_ray.distill.taps import attention_scores
 
 ROWS, HEADS, REPEATS = 8, 12, 7
 LENGTHS = (64, 96, 128, 192, 256, 384)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.distill.activation_recorder import attention_scores
 from tinyqa_ray.distill.losses import (
     PredictionKind,
     attention_loss,
@@ -21,7 +22,6 @@ from tinyqa_ray.distill.losses import (
     relation_loss,
     score_loss,
 )
-from tinyqa_ray.distill.taps import attention_scores
 
 Array = NDArray[np.float64]
 

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.distill.activation_recorder import encoder_layers
 from tinyqa_ray.distill.losses import hidden_loss
 from tinyqa_ray.distill.students import (
     Projections,
@@ -26,7 +27,6 @@ from tinyqa_ray.distill.students import (
     layer_pairs,
     student_from_layers,
 )
-from tinyqa_ray.distill.taps import encoder_layers
 
 TOKENS = torch.tensor([[5, 9, 3, 11, 7], [4, 2, 8, 1, 1]])
 INPUTS = {"input_ids": TOKENS, "attention_mask": (TOKENS != 1).long()}

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.distill.batches import Batch
-from tinyqa_ray.distill.losses import attention_loss, hidden_loss, prefers_gram, relation_loss, score_loss
-from tinyqa_ray.distill.students import LayerPairs, Projections, layer_pairs
-from tinyqa_ray.distill.taps import (
+from tinyqa_ray.distill.activation_recorder import (
     QKV,
-    Tap,
-    Tapped,
+    ActivationRecorder,
+    Activations,
     attention_heads,
     attention_probabilities,
     attention_scores,
     encoder_layers,
 )
+from tinyqa_ray.distill.batches import Batch
+from tinyqa_ray.distill.losses import attention_loss, hidden_loss, prefers_gram, relation_loss, score_loss
+from tinyqa_ray.distill.students import LayerPairs, Projections, layer_pairs
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -40,7 +40,7 @@ class LayerObjective(nn.Module):
     projections_read: tuple[str, ...]
     """Which of "query", "key", "value" are compared."""
 
-    def forward(self, mine: Tapped, its: Tapped, batch: Batch) -> Terms:
+    def forward(self, mine: Activations, its: Activations, batch: Batch) -> Terms:
         """Loss terms of what student and teacher computed over the same windows."""
         raise NotImplementedError
 
@@ -66,7 +66,7 @@ class Intermediate(LayerObjective):
         self.heads = attention_heads(student.config)
         self.maps = config.attention_maps
 
-    def forward(self, mine: Tapped, its: Tapped, batch: Batch) -> Terms:
+    def forward(self, mine: Activations, its: Activations, batch: Batch) -> Terms:
         """Terms "attention" and "hidden", each summed over its pairs."""
         attention = [self._attention(mine.layers[s], its.layers[t], batch) for s, t in self.layer_pairs]
         hidden = [
@@ -112,7 +112,7 @@ class Relations(LayerObjective):
         layer = last if config.relation_layer is None else config.relation_layer
         self.layer_pairs = ((len(encoder_layers(student)) - 1, layer),)
 
-    def forward(self, mine: Tapped, its: Tapped, batch: Batch) -> Terms:
+    def forward(self, mine: Activations, its: Activations, batch: Batch) -> Terms:
         """Terms "query", "key" and "value"."""
         ((s, t),) = self.layer_pairs
         student, teacher = mine.layers[s], its.layers[t]
@@ -139,19 +139,19 @@ class Beside(nn.Module):
         self.objectives = nn.ModuleDict(objectives)
         what = {name for each in objectives.values() for name in each.projections_read}
 
-        def tap(model: PreTrainedModel, side: int) -> Tap:
+        def recorder(model: PreTrainedModel, side: int) -> ActivationRecorder:
             layers = [pair[side] for each in objectives.values() for pair in each.layer_pairs]
             hidden = [pair[side] for each in objectives.values() for pair in each.hidden_pairs]
-            return Tap(model, layers, what, hidden)
+            return ActivationRecorder(model, layers, what, hidden)
 
-        self._taps = tap(student, 0), tap(teacher, 1)
+        self._recorders = recorder(student, 0), recorder(teacher, 1)
 
     def forward(self, batch: Batch) -> dict[str, Terms]:
         """Run the teacher; by objective, the terms against the student's latest forward."""
         teacher = self._teacher[0].to(batch.input_ids.device)
         with torch.no_grad():
             teacher(**inputs(batch, uses_types(teacher)))
-        mine, its = (tap.take() for tap in self._taps)
+        mine, its = (each.take() for each in self._recorders)
         return {name: objective(mine, its, batch) for name, objective in self.objectives.items()}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.distill.taps import encoder_layers
+from tinyqa_ray.distill.activation_recorder import encoder_layers
 from tinyqa_ray.models import pretrained
 
 LayerPairs = tuple[tuple[int, int], ...]

@@ -1,8 +1,8 @@
 """Queries, keys, values and hidden states of an encoder, read by hooks during a normal forward.
 
-transformers 5 refuses ``output_attentions`` under SDPA attention. A tap reads the projections that attention
-is made of instead: student and teacher keep the fast kernel, and attention maps are computed only for the
-layers that a loss asks for.
+transformers 5 refuses ``output_attentions`` under SDPA attention. The recorder reads the projections that
+attention is made of instead: student and teacher keep the fast kernel, and attention maps are computed only
+for the layers that a loss asks for.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class QKV:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tapped:
-    """What a tap read in one forward, still attached to the autograd graph."""
+class Activations:
+    """What was recorded of one forward, still attached to the autograd graph."""
 
     layers: Mapping[int, QKV]
     """By layer, from 0."""
@@ -69,7 +69,7 @@ class Tapped:
     """[B, T, D] by index: 0 is the embeddings, i the output of layer i - 1."""
 
 
-class Tap:
+class ActivationRecorder:
     """Hooks on chosen layers of an encoder; ``take`` returns what the last forward computed there.
 
     The hooks sit on the inner modules: the model may be wrapped (DDP, say) before or after. Use it as a
@@ -97,7 +97,7 @@ class Tap:
         _check_indices("layer", layers, len(modules) - 1)
         _check_indices("hidden state", hidden_states, len(modules))
         if unknown := sorted(set(what) - set(_PROJECTIONS)):
-            raise InputError(f"cannot tap {', '.join(unknown)}; a layer has {', '.join(_PROJECTIONS)}")
+            raise InputError(f"cannot record {', '.join(unknown)}; a layer has {', '.join(_PROJECTIONS)}")
         self._layers = sorted(set(layers))
         self._what = sorted(set(what))
         self._hidden_states = sorted(set(hidden_states))
@@ -119,7 +119,7 @@ class Tap:
                 handle = modules[index - 1].register_forward_hook(self._keep_output("hidden", index))
             self._handles.append(handle)
 
-    def __enter__(self) -> Tap:
+    def __enter__(self) -> ActivationRecorder:
         return self
 
     def __exit__(
@@ -134,7 +134,7 @@ class Tap:
         self._handles.clear()
         self._seen.clear()
 
-    def take(self) -> Tapped:
+    def take(self) -> Activations:
         """Return what the last forward computed, and forget it, so that no graph is kept alive.
 
         Raises:
@@ -142,8 +142,8 @@ class Tap:
         """
         seen, self._seen = self._seen, {}
         if len(seen) != len(self._layers) * len(self._what) + len(self._hidden_states):
-            raise RuntimeError("the tapped model has not finished a forward since the tap was last taken")
-        return Tapped(
+            raise RuntimeError("the recorded model has not finished a forward since the last take")
+        return Activations(
             layers={layer: QKV(**{name: seen[name, layer] for name in self._what}) for layer in self._layers},
             hidden_states={index: seen["hidden", index] for index in self._hidden_states},
         )

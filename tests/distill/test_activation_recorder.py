@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.distill.taps import (
-    Tap,
+from tinyqa_ray.distill.activation_recorder import (
+    ActivationRecorder,
     attention_heads,
     attention_probabilities,
     attention_scores,
@@ -77,9 +77,9 @@ def test_scores_give_the_attentions_of_the_eager_model(family: str) -> None:
     model = make_model(family)
     assert model.config._attn_implementation == "sdpa"
     heads = attention_heads(model.config)
-    with Tap(model, layers=(0, 2), what=("query", "key")) as tap:
+    with ActivationRecorder(model, layers=(0, 2), what=("query", "key")) as recorder:
         model(**INPUTS)
-        layers = tap.take().layers
+        layers = recorder.take().layers
     assert sorted(layers) == [0, 2]
     for index, layer in layers.items():
         assert layer.query is not None
@@ -96,9 +96,9 @@ def test_scores_give_the_attentions_of_the_eager_model(family: str) -> None:
 def test_hidden_states_are_those_of_the_model_and_logits_do_not_change(family: str) -> None:
     model = make_model(family)
     reference = model(**INPUTS, output_hidden_states=True)
-    with Tap(model, layers=(1,), hidden_states=(0, 1, 3)) as tap:
+    with ActivationRecorder(model, layers=(1,), hidden_states=(0, 1, 3)) as recorder:
         logits = model(**INPUTS).start_logits
-        hidden_states = tap.take().hidden_states
+        hidden_states = recorder.take().hidden_states
     torch.testing.assert_close(logits, reference.start_logits)
     assert sorted(hidden_states) == [0, 1, 3]
     for index, hidden in hidden_states.items():
@@ -108,14 +108,14 @@ def test_hidden_states_are_those_of_the_model_and_logits_do_not_change(family: s
 @every_family
 def test_values_are_the_projection_of_the_layers_input(family: str) -> None:
     model = make_model(family)
-    with Tap(model, layers=(1,), what=("value",), hidden_states=(1,)) as tap:
+    with ActivationRecorder(model, layers=(1,), what=("value",), hidden_states=(1,)) as recorder:
         model(**INPUTS)
-        tapped = tap.take()
+        recorded = recorder.take()
     name = "attention.v_lin" if family == "distilbert" else "attention.self.value"
     projection = encoder_layers(model)[1].get_submodule(name)
-    value = tapped.layers[1].value
+    value = recorded.layers[1].value
     assert value is not None
-    torch.testing.assert_close(value, projection(tapped.hidden_states[1]))
+    torch.testing.assert_close(value, projection(recorded.hidden_states[1]))
 
 
 @checkpointed
@@ -129,14 +129,14 @@ def test_gradients_flow_through_a_tap(family: str, checkpointing: bool) -> None:
                 module.p = 0.0
         if checkpointing:
             model.gradient_checkpointing_enable()
-        with Tap(model, layers=(1,), hidden_states=(2,)) as tap:
+        with ActivationRecorder(model, layers=(1,), hidden_states=(2,)) as recorder:
             logits = model(**INPUTS).start_logits
-            tapped = tap.take()
-            layer = tapped.layers[1]
+            recorded = recorder.take()
+            layer = recorded.layers[1]
             assert layer.query is not None
             assert layer.key is not None
             loss = attention_scores(layer.query, layer.key, 4).square().mean()
-            loss = loss + tapped.hidden_states[2].square().mean() + logits.square().mean()
+            loss = loss + recorded.hidden_states[2].square().mean() + logits.square().mean()
             loss.backward()
         return [parameter.grad for parameter in encoder_layers(model)[1].parameters()]
 
@@ -149,14 +149,17 @@ def test_gradients_flow_through_a_tap(family: str, checkpointing: bool) -> None:
 def test_layers_run_again_by_checkpointing_are_not_kept() -> None:
     model = make_model("bert").train()
     model.gradient_checkpointing_enable()
-    with Tap(model, layers=(1,)) as projections, Tap(model, hidden_states=(0,)) as embeddings:
+    with (
+        ActivationRecorder(model, layers=(1,)) as projections,
+        ActivationRecorder(model, hidden_states=(0,)) as embeddings,
+    ):
         loss = model(**INPUTS).start_logits.square().mean()
         projections.take()
         embeddings.take()
         loss.backward()
-        for tap in (projections, embeddings):
+        for recorder in (projections, embeddings):
             with pytest.raises(RuntimeError, match="not finished a forward"):
-                tap.take()
+                recorder.take()
 
 
 @pytest.fixture
@@ -167,18 +170,18 @@ def one_process_group(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_process_group")
-@pytest.mark.parametrize("tap_first", [True, False])
-def test_a_tap_works_on_a_model_wrapped_in_ddp(tap_first: bool) -> None:
+@pytest.mark.parametrize("recorder_first", [True, False])
+def test_a_recorder_works_on_a_model_wrapped_in_ddp(recorder_first: bool) -> None:
     model = make_model("roberta")
     wrapped: nn.Module
-    if tap_first:
-        tap = Tap(model, layers=(2,))
+    if recorder_first:
+        recorder = ActivationRecorder(model, layers=(2,))
         wrapped = nn.parallel.DistributedDataParallel(model)
     else:
         wrapped = nn.parallel.DistributedDataParallel(model)
-        tap = Tap(wrapped, layers=(2,))
+        recorder = ActivationRecorder(wrapped, layers=(2,))
     wrapped(**INPUTS)
-    query = tap.take().layers[2].query
+    query = recorder.take().layers[2].query
     assert query is not None
     assert query.requires_grad
     assert len(encoder_layers(wrapped)) == 3
@@ -186,19 +189,19 @@ def test_a_tap_works_on_a_model_wrapped_in_ddp(tap_first: bool) -> None:
 
 def test_the_last_forward_wins_and_is_given_once() -> None:
     model = make_model("bert")
-    tap = Tap(model, hidden_states=(3,))
+    recorder = ActivationRecorder(model, hidden_states=(3,))
     with pytest.raises(RuntimeError, match="not finished a forward"):
-        tap.take()
+        recorder.take()
     model(input_ids=TOKENS[:1])
     last = model(**INPUTS, output_hidden_states=True).hidden_states[3]
-    torch.testing.assert_close(tap.take().hidden_states[3], last)
+    torch.testing.assert_close(recorder.take().hidden_states[3], last)
     with pytest.raises(RuntimeError, match="not finished a forward"):
-        tap.take()
+        recorder.take()
 
 
 def test_a_closed_tap_leaves_no_hook() -> None:
     model = make_model("bert")
-    with Tap(model, layers=(0, 1, 2), hidden_states=(0, 3)):
+    with ActivationRecorder(model, layers=(0, 1, 2), hidden_states=(0, 3)):
         assert any(module._forward_hooks for module in model.modules())
     for module in model.modules():
         assert not module._forward_hooks
@@ -207,7 +210,7 @@ def test_a_closed_tap_leaves_no_hook() -> None:
 
 def test_two_taps_on_one_model_do_not_disturb_each_other() -> None:
     model = make_model("bert")
-    with Tap(model, layers=(0,)) as first, Tap(model, layers=(2,)) as second:
+    with ActivationRecorder(model, layers=(0,)) as first, ActivationRecorder(model, layers=(2,)) as second:
         model(**INPUTS)
         assert list(first.take().layers) == [0]
         assert list(second.take().layers) == [2]
@@ -231,9 +234,9 @@ def test_unsupported_family_is_refused_by_name() -> None:
 def test_what_a_model_does_not_have_is_refused() -> None:
     model = make_model("bert")
     with pytest.raises(InputError, match="no layer 3; the model has layers 0 to 2"):
-        Tap(model, layers=(1, 3))
+        ActivationRecorder(model, layers=(1, 3))
     with pytest.raises(InputError, match="no hidden state -1; the model has hidden states 0 to 3"):
-        Tap(model, hidden_states=(-1,))
-    with pytest.raises(InputError, match="cannot tap scores; a layer has query, key, value"):
-        Tap(model, layers=(1,), what=("query", "scores"))
+        ActivationRecorder(model, hidden_states=(-1,))
+    with pytest.raises(InputError, match="cannot record scores; a layer has query, key, value"):
+        ActivationRecorder(model, layers=(1,), what=("query", "scores"))
     assert not any(module._forward_hooks for module in model.modules())
