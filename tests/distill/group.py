@@ -67,18 +67,18 @@ def gradients(configs: Sequence[DistillConfig], rows: Any, folder: Path) -> None
 
 def gradient(config: DistillConfig, rows: Any, session: Session) -> dict[str, torch.Tensor]:
     """Gradients by parameter, before clipping."""
-    trainee = build(config)
-    taught = DataParallel(trainee, config, session)
+    module = build(config)
+    strategy = DataParallel(module, config, session)
     found: dict[str, torch.Tensor] = {}
 
     def keep(learning_rate: float) -> float:
-        found.update({name: p.grad.clone() for name, p in trainee.named_parameters() if p.grad is not None})
+        found.update({name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None})
         return 1.0
 
-    taught.step = keep  # type: ignore[method-assign]
+    strategy.step = keep  # type: ignore[method-assign]
     data = WindowData(window_files(config.data), 0)
     parts = micro_batch_parts(
         config.batch_size, config.gradient_accumulation_steps, config.workers, session.world_size
     )
-    train_step(taught, data, rows, session, parts, 1e-3)
+    train_step(strategy, data, rows, session, parts, 1e-3)
     return found

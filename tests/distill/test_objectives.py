@@ -17,9 +17,9 @@ from tinyqa_ray.distill.batches import Batch, WindowData
 from tinyqa_ray.distill.layers import Intermediate
 from tinyqa_ray.distill.loop import build, train_step
 from tinyqa_ray.distill.losses import label_loss, prediction_loss
-from tinyqa_ray.distill.objectives import Trainee
+from tinyqa_ray.distill.objectives import DistillationModule
 from tinyqa_ray.distill.session import LocalSession
-from tinyqa_ray.distill.strategies import DataParallel, adamw
+from tinyqa_ray.distill.strategies import OPTIMIZER, DataParallel, adamw
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.teacher_logits.window_writers import WindowWriter
 
@@ -58,19 +58,21 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny.save_qa_model(tmp_path_factory.mktemp("narrow") / "m", layers=1, hidden=16, seed=1))
 
 
-def trainee(student: str, *objective: str, teacher: str | None = None, **options: Any) -> Trainee:
+def distillation(
+    student: str, *objective: str, teacher: str | None = None, **options: Any
+) -> DistillationModule:
     given = {"data": "-", "student": student, "objective": objective, "teacher": teacher, **options}
     return build(DistillConfig(**{"learning_rate": 1e-3, "attention_dropout": 0.0, **given}))
 
 
-def loss(model: Trainee, batch: Batch) -> torch.Tensor:
+def loss(model: DistillationModule, batch: Batch) -> torch.Tensor:
     return torch.stack(list(model(batch).values())).sum()
 
 
 @pytest.mark.parametrize("maps", ["scores", "probabilities"])
 def test_student_that_is_its_teacher_has_nothing_to_learn(tiny_bert: str, batch: Batch, maps: str) -> None:
-    same = trainee(tiny_bert, "intermediate", teacher=tiny_bert, attention_maps=maps).eval()
-    other = trainee(tiny_bert, "intermediate", teacher=tiny_bert, attention_maps=maps).eval()
+    same = distillation(tiny_bert, "intermediate", teacher=tiny_bert, attention_maps=maps).eval()
+    other = distillation(tiny_bert, "intermediate", teacher=tiny_bert, attention_maps=maps).eval()
     with torch.no_grad():
         for parameter in other.student.parameters():
             parameter.mul_(1.5)
@@ -95,14 +97,14 @@ OBJECTIVES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 LAYERS = {"intermediate", "relations"}
 
 
-def one_of(name: str, student: str, teacher: str) -> Trainee:
-    """The trainee of an entry of ``OBJECTIVES``."""
+def one_of(name: str, student: str, teacher: str) -> DistillationModule:
+    """The model of an entry of ``OBJECTIVES``."""
     objectives, options = OBJECTIVES[name]
     beside = teacher if LAYERS & set(objectives) else None
-    return trainee(student, *objectives, teacher=beside, **options)
+    return distillation(student, *objectives, teacher=beside, **options)
 
 
-def one_step(model: Trainee, data: WindowData, folder: Path) -> dict[str, float]:
+def one_step(model: DistillationModule, data: WindowData, folder: Path) -> dict[str, float]:
     session = LocalSession(folder)
     return train_step(DataParallel(model, model.config, session), data, ROWS, session, 1, 1e-3)[0]
 
@@ -131,7 +133,7 @@ def test_loss_falls_and_the_teacher_stays(
 def test_step_after_an_evaluation_trains_again_and_the_teacher_never_does(
     student: str, tiny_bert: str, data: WindowData, tmp_path: Path
 ) -> None:
-    model = trainee(student, "intermediate", teacher=tiny_bert)
+    model = distillation(student, "intermediate", teacher=tiny_bert)
     seen: list[tuple[bool, bool]] = []
     assert model.beside is not None
     (teacher,) = model.beside._teacher
@@ -144,10 +146,22 @@ def test_step_after_an_evaluation_trains_again_and_the_teacher_never_does(
     assert all(module.training for module in model.student.modules())
 
 
+def test_checkpoint_names_its_parts_as_earlier_versions_did(
+    narrow: str, tiny_bert: str, tmp_path: Path
+) -> None:
+    """A run that one of them began is continued."""
+    model = distillation(narrow, "intermediate", teacher=tiny_bert)
+    DataParallel(model, model.config, LocalSession(tmp_path)).save(tmp_path)
+    state = torch.load(tmp_path / OPTIMIZER, weights_only=True)
+    assert state.keys() == {"trainee", "optimizer", "scaler"}
+    projections = {name for name in state["trainee"] if not name.startswith("student.")}
+    assert projections == {f"beside.objectives.intermediate.projections.maps.{i}.weight" for i in range(2)}
+
+
 def test_projections_to_a_wider_teacher_are_trained(
     narrow: str, tiny_bert: str, data: WindowData, tmp_path: Path
 ) -> None:
-    model = trainee(narrow, "intermediate", teacher=tiny_bert)
+    model = distillation(narrow, "intermediate", teacher=tiny_bert)
     assert model.beside is not None
     objective = model.beside.objectives["intermediate"]
     assert isinstance(objective, Intermediate)
@@ -176,7 +190,7 @@ def test_every_trained_parameter_gets_a_gradient(
 def test_prediction_mixes_the_teacher_and_the_labels_by_weight(
     student: str, batch: Batch, weight: float
 ) -> None:
-    model = trainee(student, "prediction", distillation_weight=weight, temperature=1.5).eval()
+    model = distillation(student, "prediction", distillation_weight=weight, temperature=1.5).eval()
     output = model.student(
         input_ids=batch.input_ids,
         attention_mask=batch.token_mask.long(),
@@ -202,11 +216,11 @@ def test_micro_batches_add_up_to_the_global_batch(
 
 
 def test_dropout_before_the_head_is_drawn_in_training_only(student: str, batch: Batch) -> None:
-    model = trainee(student, "labels", head_dropout=0.9).eval()
+    model = distillation(student, "labels", head_dropout=0.9).eval()
     for module in model.student.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    plain = trainee(student, "labels").eval()
+    plain = distillation(student, "labels").eval()
     assert torch.equal(loss(model, batch), loss(plain, batch))
     model.train()
     assert not torch.equal(loss(model, batch), loss(model, batch))
@@ -217,15 +231,15 @@ def test_teacher_with_other_heads_is_refused_for_attention_but_serves_for_relati
 ) -> None:
     teacher = tiny.save_qa_model(tmp_path / "wide", hidden=64, heads=8)
     with pytest.raises(InputError, match=r"student has 4 attention heads, the teacher 8"):
-        trainee(student, "intermediate", teacher=teacher)
-    assert loss(trainee(student, "relations", teacher=teacher), batch).isfinite()
+        distillation(student, "intermediate", teacher=teacher)
+    assert loss(distillation(student, "relations", teacher=teacher), batch).isfinite()
 
 
 def test_sum_of_objectives_is_the_weighted_sum_of_each(student: str, tiny_bert: str, batch: Batch) -> None:
     weights = (2.0, 0.5, 3.0)
     names = ("labels", "intermediate", "prediction")
-    mixed = trainee(student, *names, teacher=tiny_bert, objective_weights=weights).eval()
-    alone = [trainee(student, name, teacher=tiny_bert).eval() for name in names]
+    mixed = distillation(student, *names, teacher=tiny_bert, objective_weights=weights).eval()
+    alone = [distillation(student, name, teacher=tiny_bert).eval() for name in names]
     expected = sum(weight * loss(model, batch) for weight, model in zip(weights, alone, strict=True))
     torch.testing.assert_close(loss(mixed, batch), expected)
     assert mixed.student.qa_outputs.weight.requires_grad
@@ -244,8 +258,8 @@ def test_several_teachers_are_averaged_by_their_weights(
         start_logits=torch.cat([batch.start_logits, other[0]]),
         end_logits=torch.cat([batch.end_logits, other[1]]),
     )
-    model = trainee(student, "prediction", teacher_weights=weights).eval()
-    plain = trainee(student, "prediction").eval()
+    model = distillation(student, "prediction", teacher_weights=weights).eval()
+    plain = distillation(student, "prediction").eval()
     first, second = (
         float(loss(plain, each).detach())
         for each in (batch, replace(batch, start_logits=other[0], end_logits=other[1]))

@@ -124,7 +124,7 @@ class Relations(LayerObjective):
         }
 
 
-class Beside(nn.Module):
+class TeacherComparison(nn.Module):
     """A teacher run on line over the student's windows, and the objectives that compare the two."""
 
     def __init__(

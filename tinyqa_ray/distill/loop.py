@@ -14,9 +14,9 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.attention import attend_in_fp32
 from tinyqa_ray.distill.batches import Index, Order, WindowData, micro_batch_parts, micro_batches
 from tinyqa_ray.distill.metrics_log import MetricsLog
-from tinyqa_ray.distill.objectives import Trainee
+from tinyqa_ray.distill.objectives import DistillationModule
 from tinyqa_ray.distill.session import Session
-from tinyqa_ray.distill.strategies import NotFiniteError, Strategy, strategy
+from tinyqa_ray.distill.strategies import NotFiniteError, Strategy, make_strategy
 from tinyqa_ray.distill.students import averaged, student_from_layers
 from tinyqa_ray.engines.torch_engine import pick_dtype
 from tinyqa_ray.models import pretrained
@@ -53,29 +53,29 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
     parts = micro_batch_parts(
         config.batch_size, config.gradient_accumulation_steps, config.workers, session.world_size
     )
-    trainee = build(config, session.device)
-    taught = strategy(trainee, config, session, parts)
+    module = build(config, session.device)
+    strategy = make_strategy(module, config, session, parts)
     metrics = MetricsLog(metrics_file if session.rank == 0 else None)
-    step = begun = resume(session, taught, metrics)
+    step = begun = resume(session, strategy, metrics)
     while step < order.steps:
         torch.manual_seed(_draw(config.seed, step, session.rank))
         batch = order.batch(step)
         rate = config.learning_rate * rate_factor(config.warmup_ratio, step, order.steps)
         step += 1
         try:
-            terms, grad_norm = train_step(taught, data, batch, session, parts, rate)
+            terms, grad_norm = train_step(strategy, data, batch, session, parts, rate)
         except NotFiniteError as error:
             raise NotFiniteError(f"step {step} of {order.steps}: {error}") from None
         metrics.count(len(batch), int(data.lengths[batch].sum()))
         if step % config.log_steps == 0 or step == order.steps:
-            metrics.add(step, order.steps, terms, grad_norm, rate, taught.loss_scale)
+            metrics.add(step, order.steps, terms, grad_norm, rate, strategy.loss_scale)
         if step % config.checkpoint_steps == 0 and step < order.steps:
-            save(session, taught, metrics, tokenizer, step, order.steps)
+            save(session, strategy, metrics, tokenizer, step, order.steps)
     if begun < order.steps:  # else a kill came after the last checkpoint
-        save(session, taught, metrics, tokenizer, step, order.steps)
+        save(session, strategy, metrics, tokenizer, step, order.steps)
 
 
-def build(config: DistillConfig, device: torch.device | None = None) -> Trainee:
+def build(config: DistillConfig, device: torch.device | None = None) -> DistillationModule:
     """The student as the stage starts from it, with its objectives and teacher, in the device's precision."""
     torch.manual_seed(config.seed)  # of a new head and of projections
     student = pretrained.load_qa_model(
@@ -92,7 +92,7 @@ def build(config: DistillConfig, device: torch.device | None = None) -> Trainee:
     dtype = autocast_dtype(config.precision, device)
     if device.type == "cpu" and dtype == torch.bfloat16:
         attend_in_fp32(student)
-    return Trainee(student, config, teacher, dtype)
+    return DistillationModule(student, config, teacher, dtype)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -101,7 +101,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def train_step(
-    taught: Strategy, data: WindowData, batch: Index, session: Session, parts: int, learning_rate: float
+    strategy: Strategy, data: WindowData, batch: Index, session: Session, parts: int, learning_rate: float
 ) -> tuple[dict[str, float], float]:
     """One optimiser step over one global batch.
 
@@ -111,20 +111,20 @@ def train_step(
     Raises:
         NotFiniteError: loss or gradient is not finite; nothing was changed.
     """
-    taught.trainee.train()
+    strategy.module.train()
     sums: dict[str, torch.Tensor] = {}
     for number, rows in enumerate(micro_batches(batch, session.rank, session.world_size, parts), start=1):
         last = number == parts
-        terms = taught.forward(data.batch(rows, batch).to(session.device), last=last)
+        terms = strategy.forward(data.batch(rows, batch).to(session.device), last=last)
         loss = torch.stack(list(terms.values())).sum()
-        taught.backward(loss, last=last)
+        strategy.backward(loss, last=last)
         for name, term in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach()
     totals = dict(zip(sums, session.total(torch.stack(list(sums.values()))).tolist(), strict=True))
     try:
         if not all(map(math.isfinite, totals.values())):
             raise NotFiniteError("the loss is not finite")
-        return totals, taught.step(learning_rate)
+        return totals, strategy.step(learning_rate)
     except NotFiniteError as error:
         shown = ", ".join(f"{name} {value:g}" for name, value in totals.items())
         raise NotFiniteError(
@@ -142,17 +142,17 @@ def rate_factor(warmup_ratio: float, step: int, steps: int) -> float:
 
 
 def save(
-    session: Session, taught: Strategy, metrics: MetricsLog, tokenizer: Any, step: int, steps: int
+    session: Session, strategy: Strategy, metrics: MetricsLog, tokenizer: Any, step: int, steps: int
 ) -> None:
     """Checkpoint the run; where it is to be measured, and at the end, with the student as a model folder."""
-    measure = taught.trainee.config.dev is not None
+    measure = strategy.module.config.dev is not None
 
     def write(folder: Path) -> None:
-        taught.save(folder)
+        strategy.save(folder)
         if session.rank == 0:
             torch.save({"format": FORMAT, "step": step, "metrics": metrics.rows}, folder / STATE)
             if measure or step == steps:
-                student = taught.trainee.student
+                student = strategy.module.student
                 weights = {name: tensor.float() for name, tensor in student.state_dict().items()}
                 student.save_pretrained(folder / MODEL, state_dict=weights)
                 tokenizer.save_pretrained(folder / MODEL)
@@ -160,7 +160,7 @@ def save(
     session.checkpoint(write, {"step": step, "steps": steps}, measure=measure)
 
 
-def resume(session: Session, taught: Strategy, metrics: MetricsLog) -> int:
+def resume(session: Session, strategy: Strategy, metrics: MetricsLog) -> int:
     """Load the newest checkpoint, if there is one, and return the steps done.
 
     Raises:
@@ -175,7 +175,7 @@ def resume(session: Session, taught: Strategy, metrics: MetricsLog) -> int:
                 f"the run's checkpoint has format {state.get('format', 1)}, this version of tinyqa-ray "
                 f"continues format {FORMAT}; finish it with the version that began it, or delete the folder"
             )
-        taught.load(folder)
+        strategy.load(folder)
     metrics.resume(state["metrics"])
     return int(state["step"])
 

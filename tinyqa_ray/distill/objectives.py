@@ -11,10 +11,10 @@ from torch.nn import functional
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig, Objective
 from tinyqa_ray.distill.batches import Batch
 from tinyqa_ray.distill.layers import (
-    Beside,
     Intermediate,
     LayerObjective,
     Relations,
+    TeacherComparison,
     Terms,
     freeze_after_relations,
     inputs,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Trainee(nn.Module):
+class DistillationModule(nn.Module):
     """A student with its objectives: a batch in, loss terms out. This is what data parallelism wraps.
 
     Args:
@@ -54,10 +54,11 @@ class Trainee(nn.Module):
             for name in config.objective
             if name in LAYER_OBJECTIVES
         }
-        self.beside: Beside | None = None
+        # A checkpoint names parameters by these attributes: `student`, `beside`.
+        self.beside: TeacherComparison | None = None
         if compared:
             assert teacher is not None
-            self.beside = Beside(student, teacher, compared)
+            self.beside = TeacherComparison(student, teacher, compared)
         if len(compared) == len(config.objective):
             # Layers alone are taught: the head gets no gradient, which data parallelism must know.
             student.qa_outputs.requires_grad_(False)

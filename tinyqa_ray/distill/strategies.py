@@ -20,7 +20,7 @@ from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.batches import Batch
 from tinyqa_ray.distill.layers import Terms
-from tinyqa_ray.distill.objectives import Trainee
+from tinyqa_ray.distill.objectives import DistillationModule
 from tinyqa_ray.distill.session import Session
 
 OPTIMIZER = "optimizer.pt"
@@ -35,7 +35,7 @@ class NotFiniteError(RuntimeError):
 class Strategy(Protocol):
     """What the training step needs of data parallelism."""
 
-    trainee: Trainee
+    module: DistillationModule
 
     @property
     def loss_scale(self) -> float | None:
@@ -61,16 +61,18 @@ class Strategy(Protocol):
         """Take up where ``save`` left off."""
 
 
-def strategy(trainee: Trainee, config: DistillConfig, session: Session, parts: int) -> Strategy:
+def make_strategy(
+    module: DistillationModule, config: DistillConfig, session: Session, parts: int
+) -> Strategy:
     """The config's strategy; ``parts`` is the number of micro-batches of a worker in a step."""
     if config.strategy == "ddp":
-        return DataParallel(trainee, config, session)
-    return ZeRO(trainee, config, session, parts)
+        return DataParallel(module, config, session)
+    return ZeRO(module, config, session, parts)
 
 
-def adamw(trainee: nn.Module, config: DistillConfig) -> torch.optim.AdamW:
+def adamw(module: nn.Module, config: DistillConfig) -> torch.optim.AdamW:
     """AdamW over what is trained; biases and layer norms do not decay."""
-    trained = _trained(trainee)
+    trained = _trained(module)
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
@@ -81,11 +83,11 @@ def adamw(trainee: nn.Module, config: DistillConfig) -> torch.optim.AdamW:
 class DataParallel:
     """AdamW on every worker, gradients averaged by DistributedDataParallel where there are several."""
 
-    def __init__(self, trainee: Trainee, config: DistillConfig, session: Session) -> None:
-        self.trainee, self.config, self.session = trainee, config, session
-        self.wrapped = session.wrap(trainee)
-        self.optimizer = adamw(trainee, config)
-        scaled = trainee.autocast == torch.float16
+    def __init__(self, module: DistillationModule, config: DistillConfig, session: Session) -> None:
+        self.module, self.config, self.session = module, config, session
+        self.wrapped = session.wrap(module)
+        self.optimizer = adamw(module, config)
+        scaled = module.autocast == torch.float16
         self.scaler = torch.amp.GradScaler(session.device.type, _FIRST_LOSS_SCALE, enabled=scaled)
 
     @property
@@ -124,7 +126,7 @@ class DataParallel:
         """See ``Strategy``; rank 0 has all."""
         if self.session.rank == 0:
             state = {
-                "trainee": self.trainee.state_dict(),
+                "trainee": self.module.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
             }
@@ -133,7 +135,7 @@ class DataParallel:
     def load(self, folder: Path) -> None:
         """See ``Strategy``."""
         state = torch.load(folder / OPTIMIZER, map_location=self.session.device, weights_only=True)
-        self.trainee.load_state_dict(state["trainee"])
+        self.module.load_state_dict(state["trainee"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
 
@@ -144,9 +146,11 @@ class ZeRO:
     On CPUs it runs over gloo. fp16 and bf16 keep the weights in that precision, with fp32 masters.
     """
 
-    def __init__(self, trainee: Trainee, config: DistillConfig, session: Session, parts: int) -> None:
+    def __init__(
+        self, module: DistillationModule, config: DistillConfig, session: Session, parts: int
+    ) -> None:
         deepspeed = _deepspeed(session)
-        self.trainee, self.session, self.parts = trainee, session, parts
+        self.module, self.session, self.parts = module, session, parts
         settings = {
             "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only multiplies it
             "gradient_accumulation_steps": parts,
@@ -156,14 +160,14 @@ class ZeRO:
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 10**9,
             "fp16": {
-                "enabled": trainee.autocast == torch.float16,
+                "enabled": module.autocast == torch.float16,
                 "initial_scale_power": int(math.log2(_FIRST_LOSS_SCALE)),
             },
-            "bf16": {"enabled": trainee.autocast == torch.bfloat16},
+            "bf16": {"enabled": module.autocast == torch.bfloat16},
         }
-        trainee.to(session.device)
+        module.to(session.device)
         self.engine, *_ = deepspeed.initialize(
-            model=trainee, optimizer=adamw(trainee, config), config=settings, dist_init_required=False
+            model=module, optimizer=adamw(module, config), config=settings, dist_init_required=False
         )
 
     @property
