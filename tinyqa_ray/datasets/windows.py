@@ -30,7 +30,7 @@ NO_LABEL = -1
 
 
 @dataclass(frozen=True, slots=True)
-class _Glue:
+class PairTemplate:
     """What the tokenizer puts around a pair: ids before the question, between, after the context.
 
     Around a text alone, which takes the place of the context, nothing is between.
@@ -109,8 +109,8 @@ class Windower:
         self._tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._glue = _glue(self._tokenizer)
-        self._text_glue = _text_glue(self._tokenizer)
+        self._pair_template = _pair_template(self._tokenizer)
+        self._text_template = _text_template(self._tokenizer)
 
     def windows(
         self,
@@ -146,7 +146,7 @@ class Windower:
         made = _Rows()
         for number, (q, c) in enumerate(pairs):
             room, step = self._room(question_ids[q], context_ids[c])
-            made.cut(self._glue, number, question_ids[q], context_ids[c], room, step)
+            made.cut(self._pair_template, number, question_ids[q], context_ids[c], room, step)
         return made.windows(
             [offsets[c] for _, c in pairs], None if numbers is None else [numbers[c] for _, c in pairs]
         )
@@ -167,10 +167,10 @@ class Windower:
         """
         made = _Rows()
         nothing = np.empty(0, dtype=np.int32)
-        room = self.config.max_seq_len - len(self._text_glue)
+        room = self.config.max_seq_len - len(self._text_template)
         for number, encoding in enumerate(self._encode(texts)):
             if len(encoding):
-                made.cut(self._text_glue, number, nothing, _ids(encoding), room, room)
+                made.cut(self._text_template, number, nothing, _ids(encoding), room, room)
         return made.windows([])
 
     def resized(self, config: WindowConfig) -> Windower:
@@ -183,7 +183,7 @@ class Windower:
         """Tokens of each question that leaves a context too little of a window, 0 of every other one."""
         if self.cut_questions:
             return [0] * len(questions)
-        room = self.config.max_seq_len - len(self._glue) - self.config.doc_stride
+        room = self.config.max_seq_len - len(self._pair_template) - self.config.doc_stride
         tokens = (len(encoding) for encoding in self._encode(questions))
         return [count if count >= room else 0 for count in tokens]
 
@@ -193,7 +193,7 @@ class Windower:
 
     def _room(self, question: Int, context: Int) -> tuple[int, int]:
         """Context tokens of a window, and by how many the next one is further on."""
-        room = self.config.max_seq_len - len(question) - len(self._glue)
+        room = self.config.max_seq_len - len(question) - len(self._pair_template)
         step = room - self.config.doc_stride
         if step <= 0 and len(context) > room:
             raise InputError(
@@ -215,15 +215,17 @@ class _Rows:
         self.context_start: list[int] = []
         self.context_tokens: list[int] = []
 
-    def cut(self, glue: _Glue, pair: int, question: Int, context: Int, room: int, step: int) -> None:
+    def cut(
+        self, template: PairTemplate, pair: int, question: Int, context: Int, room: int, step: int
+    ) -> None:
         """Add the windows of a pair: ``room`` tokens of its context each, ``step`` further on each time."""
-        head = np.concatenate([glue.before, question, glue.between])
+        head = np.concatenate([template.before, question, template.between])
         first = 0
         while True:
             part = context[first : first + room]
-            self.input_ids.append(np.concatenate([head, part, glue.after]))
-            types = np.full(len(self.input_ids[-1]), glue.context_type, dtype=np.int32)
-            types[: len(head)] = glue.question_type
+            self.input_ids.append(np.concatenate([head, part, template.after]))
+            types = np.full(len(self.input_ids[-1]), template.context_type, dtype=np.int32)
+            types[: len(head)] = template.question_type
             self.type_ids.append(types)
             self.pair.append(pair)
             self.first_token.append(first)
@@ -314,7 +316,7 @@ def _word_numbers(encoding: Encoding) -> Int:
     return np.array([-1 if word is None else word for word in encoding.word_ids], dtype=np.int32)
 
 
-def _glue(tokenizer: Tokenizer) -> _Glue:
+def _pair_template(tokenizer: Tokenizer) -> PairTemplate:
     """Read the template of a pair off the tokenizer by encoding one."""
     probe = tokenizer.encode("a", "b")
     sequence = probe.sequence_ids
@@ -323,7 +325,7 @@ def _glue(tokenizer: Tokenizer) -> _Glue:
     end_second = len(sequence) - sequence[::-1].index(1)
     assert end_first <= second, "the tokenizer puts the context first"
     ids = np.array(probe.ids, dtype=np.int32)
-    return _Glue(
+    return PairTemplate(
         ids[:first],
         ids[end_first:second],
         ids[end_second:],
@@ -332,10 +334,10 @@ def _glue(tokenizer: Tokenizer) -> _Glue:
     )
 
 
-def _text_glue(tokenizer: Tokenizer) -> _Glue:
+def _text_template(tokenizer: Tokenizer) -> PairTemplate:
     """Read the template of a text alone off the tokenizer by encoding one."""
     probe = tokenizer.encode("a")
     sequence = probe.sequence_ids
     first, end = sequence.index(0), len(sequence) - sequence[::-1].index(0)
     ids, kind = np.array(probe.ids, dtype=np.int32), int(probe.type_ids[first])
-    return _Glue(ids[:first], ids[:0], ids[end:], kind, kind)
+    return PairTemplate(ids[:first], ids[:0], ids[end:], kind, kind)
