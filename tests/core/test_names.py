@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyqa_ray.core.names import hub_id, telling
+from tinyqa_ray.core.names import display_name, hub_id
 
 
 @pytest.mark.parametrize(
@@ -24,14 +24,14 @@ from tinyqa_ray.core.names import hub_id, telling
         ("/", "this folder"),
     ],
 )
-def test_telling_end_of_a_source(source: str, told: str) -> None:
-    assert telling(source) == told
+def test_display_name_is_the_telling_end_of_a_source(source: str, told: str) -> None:
+    assert display_name(source) == told
 
 
 @settings(deadline=None)
 @given(st.lists(st.text("abz.-_", min_size=1, max_size=8), min_size=2, max_size=6))
 def test_absolute_path_tells_none_of_its_first_folders(parts: list[str]) -> None:
-    told = telling("/secret-home/" + "/".join(parts))
+    told = display_name("/secret-home/" + "/".join(parts))
     assert "secret-home" not in told or set(parts) <= {".", ".."}
     assert not told.startswith("/")
 

@@ -18,7 +18,7 @@ def hub_id(source: str) -> tuple[str, str | None] | None:
     return match[1], match[2]
 
 
-def telling(source: str) -> str:
+def display_name(source: str) -> str:
     """A source without the machine's folders: hub ids whole, ``/home/a/student/model`` as ``student``."""
     if hub_id(source):
         return source

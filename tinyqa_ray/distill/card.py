@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
-from tinyqa_ray.core.names import hub_id, telling
+from tinyqa_ray.core.names import display_name, hub_id
 from tinyqa_ray.distill.page import FIGURES_EXPLAINED, ModelFigures, comparison, known
 
 # best_f1 stays out: its threshold was chosen on what is measured.
@@ -122,7 +122,7 @@ def _front_matter(card: ModelCard) -> str:
 
     measured: dict[str, Any] = {}
     if card.dev is not None:
-        name, split = hub_id(card.dev) or (telling(card.dev), None)
+        name, split = hub_id(card.dev) or (display_name(card.dev), None)
         results = [
             EvalResult(
                 task_type="question-answering",
@@ -161,7 +161,7 @@ def _what(card: ModelCard) -> str:
     learned = " and ".join(_LEARNED.get(str(name), str(name)) for name in names)
     return (
         f"A model for extractive question answering{size}: it marks the answer to a question in a text, or "
-        f"says that the text holds none. It started from `{telling(card.student)}`"
+        f"says that the text holds none. It started from `{display_name(card.student)}`"
         + (f" and learned {learned}" if learned else "")
         + "; made with tinyqa-ray."
     )
@@ -170,7 +170,7 @@ def _what(card: ModelCard) -> str:
 def _figures(card: ModelCard) -> str:
     if card.dev is None or not any(map(known, card.model.figures.values())):
         return "Not measured: the run was given no dev questions."
-    explained = f"On `{telling(card.dev)}`. {FIGURES_EXPLAINED}"
+    explained = f"On `{display_name(card.dev)}`. {FIGURES_EXPLAINED}"
     if card.recipe.get("publish") == "best":
         explained += " The model is the best of its run on these questions, which flatters it too."
     return f"{_markdown(comparison((card.model, *card.compared)))}\n\n{explained}"
@@ -194,14 +194,14 @@ def _sources(card: ModelCard) -> str:
     named = {"Learned from": card.data, "Teachers": card.teachers, "Measured on": (card.dev,)}
     lines = []
     for label, sources in named.items():
-        told = ", ".join(f"`{telling(source)}`" for source in sources if source is not None)
+        told = ", ".join(f"`{display_name(source)}`" for source in sources if source is not None)
         lines.append(f"- {label}: {told or 'none'}")
     return "\n".join(lines)
 
 
 def _text(value: object) -> str:
     if isinstance(value, str):
-        return telling(value) if "/" in value or "\\" in value else value
+        return display_name(value) if "/" in value or "\\" in value else value
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_text, value))
     return "–" if value is None else str(value)

@@ -8,7 +8,7 @@ from typing import Any
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
 from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.core.names import telling
+from tinyqa_ray.core.names import display_name
 from tinyqa_ray.distill.card import ModelCard, model_card
 from tinyqa_ray.distill.metrics_log import read_rows
 from tinyqa_ray.distill.page import ModelFigures, TrainingPage, training_html
@@ -61,7 +61,7 @@ def show(
     facts = {**hardware, **stage_folder.versions()}
     recipe = stage_folder.identity_fields(config)
     page = TrainingPage(
-        title=f"{telling(stage.output)}: {', '.join(config.objective)}",
+        title=f"{display_name(stage.output)}: {', '.join(config.objective)}",
         facts=tuple((name, _shown(value)) for name, value in {**recipe, **facts}.items()),
         rows=read_rows(stage.path(METRICS)),
         dev=dev,
@@ -69,7 +69,7 @@ def show(
     )
     storage.write_atomic(stage.path(REPORT), training_html(page).encode())
     card = ModelCard(
-        name=telling(stage.output),
+        name=display_name(stage.output),
         student=config.student,
         model=student,
         max_seq_len=window_sizes(config.data).max_seq_len,
@@ -106,7 +106,7 @@ def _others(config: DistillConfig, stage: stage_folder.Stage) -> Iterator[ModelF
                 continue  # gone since, or an encoder without a head: there is nothing to compare
             storage.write_json(file, {"model": model, **_measured(config, model)})
         figures = storage.read_json(file)
-        yield _figures(f"{role} {telling(model)}", figures, int(figures["parameters"]), role)
+        yield _figures(f"{role} {display_name(model)}", figures, int(figures["parameters"]), role)
 
 
 def _measured(config: DistillConfig, model: str) -> dict[str, Any]:

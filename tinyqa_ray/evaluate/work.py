@@ -14,7 +14,7 @@ from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.core.contents import identity
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.core.names import telling
+from tinyqa_ray.core.names import display_name
 from tinyqa_ray.engines.ensemble import load_mean
 from tinyqa_ray.evaluate import calibration, measure, page, squad_metrics
 from tinyqa_ray.evaluate.report import EvaluateReport
@@ -156,7 +156,7 @@ def _page(
     scored = squad_metrics.per_question(measure.gold(asked), predictions)
     shortest = [min((len(a.text.split()) for a in each.question.answers), default=0) for each in asked]
     return page.EvaluationReport(
-        title=f"{telling(config.model)} on {telling(config.data)}",
+        title=f"{display_name(config.model)} on {display_name(config.data)}",
         facts=(
             ("model", config.model),
             ("data", config.data),

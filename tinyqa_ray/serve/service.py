@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tinyqa_ray.configs import ServeConfig
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.core.names import telling
+from tinyqa_ray.core.names import display_name
 from tinyqa_ray.core.version import __version__
 from tinyqa_ray.datasets.windows import Windower, Windows
 from tinyqa_ray.engines.load import fitting_window
@@ -59,7 +59,7 @@ class Service:
         """
         self.config = config
         self.run = run
-        self.name = telling(config.model)
+        self.name = display_name(config.model)
         model_config = pretrained.load_config(config.model)
         tokenizer = pretrained.load_tokenizer(config.model)
         self.window = fitting_window(pretrained.max_window_tokens(model_config))
