@@ -246,7 +246,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
     add("--model", help="teacher: local folder or hub id (bundled encoder with a random head)")
-    add("--data", default=bundled.asset("squad2_train.json"), help="SQuAD JSON or paragraphs (bundled excerpt)")
+    data = bundled.asset("squad2_train.json")
+    add("--data", default=data, help="SQuAD JSON or paragraphs (bundled excerpt)")
     add("--paragraphs", type=int, help="paragraphs to take (all)")
     add("--threads", type=int, default=cores, help="torch threads (all cores)")
     add("--repeats", type=int, default=3, help="rounds (3)")

@@ -108,10 +108,10 @@ def timed(config: AnswerConfig, folder: Path) -> dict[str, Any]:
     marks: dict[str, tuple[float, float]] = {}
     wrapped: dict[str, Callable[..., Any]] = {name: _marked(marks, name) for name in ("prepare", "plan")}
     wrapped["Answerer"] = functools.partial(TimedAnswerer, times=str(times))
-    before = {name: getattr(stage, name) for name in wrapped}
+    before = {name: getattr(work, name) for name in wrapped}
     try:
         for name, own in wrapped.items():
-            setattr(stage, name, own)
+            setattr(work, name, own)
         began = time.time()
         with connected():
             started = time.time()
@@ -120,7 +120,7 @@ def timed(config: AnswerConfig, folder: Path) -> dict[str, Any]:
         ended = time.time()
     finally:
         for name, own in before.items():
-            setattr(stage, name, own)
+            setattr(work, name, own)
     units = [json.loads(line) for file in times.iterdir() for line in file.read_text().splitlines()]
     first, loaded = min(each[0] for each in units), min(each[2] for each in units)
     last = max(each[3] for each in units)
@@ -145,7 +145,7 @@ def timed(config: AnswerConfig, folder: Path) -> dict[str, Any]:
 
 def _marked(marks: dict[str, tuple[float, float]], name: str) -> Callable[..., Any]:
     """A function of the stage that also notes when it began and ended."""
-    function = getattr(stage, name)
+    function = getattr(work, name)
 
     def call(*given: Any, **named: Any) -> Any:
         began = time.time()
