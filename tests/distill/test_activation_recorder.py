@@ -208,7 +208,7 @@ def test_a_closed_tap_leaves_no_hook() -> None:
         assert not module._forward_pre_hooks
 
 
-def test_two_taps_on_one_model_do_not_disturb_each_other() -> None:
+def test_two_recorders_on_one_model_do_not_disturb_each_other() -> None:
     model = make_model("bert")
     with ActivationRecorder(model, layers=(0,)) as first, ActivationRecorder(model, layers=(2,)) as second:
         model(**INPUTS)
