@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import (
     NO_ANSWER,
     NO_LABEL,
+    SPACES,
     Windower,
     Windows,
     labels,
     pad,
     token_budget_batches,
     whole,
+    without_spaces,
 )
 
 TOKENIZERS = {"bert": tiny.wordpiece_tokenizer(), "roberta": tiny.bytelevel_tokenizer()}
@@ -43,8 +46,8 @@ texts = st.text(st.characters(codec="utf-8"), max_size=60) | st.lists(
 ).map(" ".join)
 
 
-def windower(family: str, config: WindowConfig = SMALL) -> Windower:
-    return Windower(TOKENIZERS[family], config)
+def windower(family: str, config: WindowConfig = SMALL, *, keep_spaces: bool = False) -> Windower:
+    return Windower(TOKENIZERS[family], config, keep_spaces=keep_spaces)
 
 
 def own_windows(family: str, question: str, context: str) -> Any:
@@ -58,6 +61,7 @@ def own_windows(family: str, question: str, context: str) -> Any:
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
         return_token_type_ids=True,
+        split_special_tokens=True,  # what is typed in a text is text
     )
 
 
@@ -75,15 +79,41 @@ def assert_equal_to_own(windows: Windows, own: Any) -> None:
 @settings(deadline=None, max_examples=80)
 @given(question=st.text(st.characters(codec="utf-8"), max_size=3), context=texts)
 def test_windows_equal_the_tokenizers_own(family: str, question: str, context: str) -> None:
-    assert_equal_to_own(
-        windower(family).windows([question], [context]), own_windows(family, question, context)
-    )
+    windows = windower(family, keep_spaces=True).windows([question], [context])
+    assert_equal_to_own(windows, own_windows(family, question, context))
+
+
+@FAMILIES
+@settings(deadline=None, max_examples=80)
+@given(context=texts)
+def test_offsets_show_the_tokens_of_the_tokenizer_without_white_space(family: str, context: str) -> None:
+    (clean,) = windower(family).windows(["Who?"], [context]).offsets
+    (own,) = windower(family, keep_spaces=True).windows(["Who?"], [context]).offsets
+    for (start, end), (own_start, own_end) in zip(clean.tolist(), own.tolist(), strict=True):
+        assert context[start:end] == context[own_start:own_end].strip()
+
+
+@given(
+    st.lists(st.integers(0, 40), min_size=2, max_size=12), st.text("ab \t\u2003", min_size=40, max_size=40)
+)
+def test_span_without_spaces_is_the_stripped_text(edges: list[int], text: str) -> None:
+    edges.sort()
+    spans = np.array(list(itertools.pairwise(edges)), np.int32)
+    clean = without_spaces(spans, text)
+    assert (np.diff(clean, axis=0) >= 0).all(), "in order, as labels are searched for in them"
+    for first, last in itertools.combinations_with_replacement(range(len(spans)), 2):
+        assert text[clean[first, 0] : clean[last, 1]] == text[spans[first, 0] : spans[last, 1]].strip()
+
+
+def test_all_white_space_of_unicode_is_known() -> None:
+    assert [chr(point) for point in range(0x110000) if chr(point).isspace()] == [chr(p) for p in SPACES]
 
 
 @FAMILIES
 @pytest.mark.parametrize("context", [*ODD, " ".join(ODD), "", CONTEXT])
 def test_odd_text_equals_the_tokenizers_own(family: str, context: str) -> None:
-    assert_equal_to_own(windower(family).windows(["Who?"], [context]), own_windows(family, "Who?", context))
+    windows = windower(family, keep_spaces=True).windows(["Who?"], [context])
+    assert_equal_to_own(windows, own_windows(family, "Who?", context))
 
 
 @FAMILIES
@@ -278,7 +308,7 @@ def test_batches_hold_every_window_once_within_the_budget(lengths: list[int], bu
 @FAMILIES
 @pytest.mark.parametrize("text", ["The owl.", *ODD[:-1]])
 def test_window_of_a_short_text_equals_the_tokenizers_own(family: str, text: str) -> None:
-    own = TOKENIZERS[family](text, return_token_type_ids=True)
+    own = TOKENIZERS[family](text, return_token_type_ids=True, split_special_tokens=True)
     windows = windower(family, WindowConfig(max_seq_len=128, doc_stride=32)).text_windows([text])
     if len(own["input_ids"]) == 2:  # nothing but special tokens
         assert len(windows) == 0
@@ -304,7 +334,8 @@ def test_windows_of_long_texts_lose_no_token_and_repeat_none(
         mine = np.flatnonzero(windows.pair == number)
         shown = [windows.input_ids[w].tolist() for w in mine]
         assert all(ids[0] == before and ids[-1] == after for ids in shown)
-        tokens = TOKENIZERS[family](text, add_special_tokens=False)["input_ids"]
+        tokenizer = TOKENIZERS[family]
+        tokens = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         assert [token for ids in shown for token in ids[1:-1]] == tokens
         assert [len(ids) for ids in shown[:-1]] == [max_seq_len] * (len(shown) - 1)
         assert windows.first_token[mine].tolist() == list(range(0, len(tokens), max_seq_len - 2))

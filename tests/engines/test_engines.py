@@ -83,7 +83,7 @@ def test_token_types_reach_the_model(engine: tuple[TorchEngine, Windower]) -> No
     forward, windower = engine
     windows = some_windows(windower)
     before, _ = forward.logits(windows)
-    forward.uses_types = False
+    forward.inputs = ("input_ids", "attention_mask")
     after, _ = forward.logits(windows)
     assert not np.allclose(before[0], after[0], atol=1e-3)
 

@@ -203,7 +203,9 @@ def test_empty_answer_is_given_only_when_impossible_is_handled(bert: QuestionAns
     assert all(answer["answer"] for answer in forced)
     for answers in free:
         empty = [answer for answer in answers if not answer["answer"]]
-        assert [(answer["start"], answer["end"]) for answer in empty] == [(0, 0)]
+        # transformers adds one of score 0 where a window has fewer spans than are asked for.
+        assert [(answer["start"], answer["end"]) for answer in empty] in ([(0, 0)], [(0, 0), (0, 0)])
+        assert all(answer["score"] == 0.0 for answer in empty[1:])
 
 
 def test_blank_context_gets_the_empty_answer(bert: QuestionAnsweringPipeline) -> None:
@@ -305,7 +307,7 @@ def test_top_spans_equal_those_of_a_search_one_by_one(
     logits = rng.normal(0, 3, (2, rows, tokens)).astype(np.float32)
     shown = np.arange(tokens) >= begin[:, None]
     shares = shown | (np.arange(tokens) == 0)
-    found = top_spans(logits[0], logits[1], shares, shown, begin, max_answer_tokens=longest, k=k)
+    found = top_spans(logits[0], logits[1], shares, begin, max_answer_tokens=longest, k=k)
     for row in range(rows):
         p, q = (np.where(shares[row], np.exp(side[row].astype(float)), 0) for side in logits)
         p, q = p / p.sum(), q / q.sum()
@@ -326,9 +328,8 @@ def test_top_spans_equal_those_of_a_search_one_by_one(
 
 def test_certain_logits_do_not_underflow_to_no_answer() -> None:
     logits = np.array([[900.0, -5.0, 0.0]], np.float32)
-    shown = np.array([[False, True, True]])
     every = np.ones((1, 3), bool)
-    found = top_spans(logits, logits, every, shown, np.array([1], np.int32), max_answer_tokens=2, k=1)
+    found = top_spans(logits, logits, every, np.array([1], np.int32), max_answer_tokens=2, k=1)
     assert (found.first.tolist(), found.last.tolist(), found.null.tolist()) == ([[1]], [[1]], [1.0])
 
 

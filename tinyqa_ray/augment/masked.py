@@ -23,7 +23,7 @@ from tinyqa_ray.augment.rewriting import Span
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import whole
 from tinyqa_ray.engines.torch_engine import pick_device, pick_dtype
-from tinyqa_ray.models import pretrained
+from tinyqa_ray.models import families, pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,7 +87,7 @@ class MaskedCandidates:
         last = len(probe) - probe.sequence_ids[::-1].index(0)
         self._before = np.array(probe.ids[:first], dtype=np.int64)
         self._after = np.array(probe.ids[last:], dtype=np.int64)
-        reach = min(pretrained.max_window_tokens(model.config), tokenizer.model_max_length)
+        reach = min(families.max_window_tokens(model.config), tokenizer.model_max_length)
         self._room = reach - len(self._before) - len(self._after)
 
     @classmethod

@@ -7,6 +7,7 @@ tokenizer would glue them. Everything is ragged: windows are padded only when a 
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from tinyqa_ray.core.errors import InputError
 
 Int = NDArray[np.int32]
 
+SPACES = np.array([point for point in range(0x3001) if chr(point).isspace()], dtype=np.uint32)
+"""All white space of Unicode."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 NO_ANSWER = 0
@@ -39,6 +42,9 @@ class PairTemplate:
     before: Int
     between: Int
     after: Int
+    before_types: Int
+    between_types: Int
+    after_types: Int
     question_type: int
     context_type: int
 
@@ -87,7 +93,14 @@ class Windows:
 class Windower:
     """Cuts windows with a fast tokenizer, equal to its own ``only_second`` truncation with overflow."""
 
-    def __init__(self, tokenizer: Any, config: WindowConfig, *, cut_questions: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        config: WindowConfig,
+        *,
+        cut_questions: bool = True,
+        keep_spaces: bool = False,
+    ) -> None:
         """Take a private copy of ``tokenizer`` (a fast one of transformers), so that its settings stay.
 
         Args:
@@ -95,9 +108,13 @@ class Windower:
             config: sizes of the windows.
             cut_questions: cut questions to ``max_query_len``; otherwise they stay whole, and one that
                 leaves its context no room is refused.
+            keep_spaces: leave offsets as the tokenizer gives them. Some take in the space before a word
+                (DeBERTa, ALBERT, ModernBERT, GPT-2); otherwise a token's span never begins or ends with
+                white space, and that of white space alone has no text (its start is not below its end).
 
         Raises:
-            InputError: the tokenizer has no fast (Rust) form, and so no offsets.
+            InputError: the tokenizer has no fast (Rust) form, and so no offsets; it pads on the left; or its
+                offsets leave out letters.
         """
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(
@@ -106,9 +123,17 @@ class Windower:
             )
         self.config = config
         self.cut_questions = cut_questions
-        self._tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        if getattr(tokenizer, "padding_side", "right") == "left":
+            raise InputError(
+                f"{tokenizer.name_or_path}: its tokenizer pads on the left, so the model was taught to read "
+                "the context before the question; only models that read the question first are supported"
+            )
+        self.keep_spaces = keep_spaces
+        self._tokenizer = Tokenizer.from_str(_untrimmed(tokenizer.backend_tokenizer.to_str(), keep_spaces))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        # "</s>" typed in a text is text, not the end of a sequence.
+        self._tokenizer.encode_special_tokens = True
         self._pair_template = _pair_template(self._tokenizer)
         self._text_template = _text_template(self._tokenizer)
 
@@ -141,7 +166,7 @@ class Windower:
         question_ids = [_ids(encoding)[:longest] for encoding in self._encode(questions)]
         encodings = self._encode(contexts)
         context_ids = [_ids(encoding) for encoding in encodings]
-        offsets = [np.array(e.offsets, dtype=np.int32).reshape(-1, 2) for e in encodings]
+        offsets = [self._offsets(e, context) for e, context in zip(encodings, contexts, strict=True)]
         numbers = [_word_numbers(encoding) for encoding in encodings] if words else None
         made = _Rows()
         for number, (q, c) in enumerate(pairs):
@@ -187,6 +212,11 @@ class Windower:
         tokens = (len(encoding) for encoding in self._encode(questions))
         return [count if count >= room else 0 for count in tokens]
 
+    def _offsets(self, encoding: Encoding, text: str) -> Int:
+        """Character spans of the tokens of a text, ``(tokens, 2)``."""
+        found = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+        return found if self.keep_spaces else without_spaces(found, text)
+
     def _encode(self, texts: Sequence[str]) -> list[Encoding]:
         """The texts' tokens, without special tokens."""
         return self._tokenizer.encode_batch([whole(text) for text in texts], add_special_tokens=False)
@@ -220,13 +250,19 @@ class _Rows:
     ) -> None:
         """Add the windows of a pair: ``room`` tokens of its context each, ``step`` further on each time."""
         head = np.concatenate([template.before, question, template.between])
+        head_types = np.concatenate(
+            [
+                template.before_types,
+                np.full(len(question), template.question_type, np.int32),
+                template.between_types,
+            ]
+        )
         first = 0
         while True:
             part = context[first : first + room]
             self.input_ids.append(np.concatenate([head, part, template.after]))
-            types = np.full(len(self.input_ids[-1]), template.context_type, dtype=np.int32)
-            types[: len(head)] = template.question_type
-            self.type_ids.append(types)
+            context_types = np.full(len(part), template.context_type, np.int32)
+            self.type_ids.append(np.concatenate([head_types, context_types, template.after_types]))
             self.pair.append(pair)
             self.first_token.append(first)
             self.context_start.append(len(head))
@@ -252,6 +288,33 @@ class _Rows:
 def whole(text: str) -> str:
     """``text`` with lone surrogates, which no tokenizer takes, as U+FFFD: same length, same offsets."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def without_spaces(offsets: Int, text: str) -> Int:
+    """Character spans of tokens without the white space at their ends.
+
+    Args:
+        offsets: half-open spans in ``text``, ``(tokens, 2)``, in order.
+        text: the text that the tokens are of.
+
+    Returns:
+        spans, ``(tokens, 2)``, in order. That of white space alone begins where the next text begins and ends
+        where the last text ended, so that no span from one token to another has white space at its ends.
+    """
+    if not len(offsets):
+        return offsets
+    points = np.frombuffer(whole(text).encode("utf-32-le"), dtype=np.uint32)
+    blank = np.isin(points, SPACES)
+    starts, ends = offsets[:, 0], offsets[:, 1]
+    if not blank[starts[starts < len(points)]].any() and not blank[ends[ends > 0] - 1].any():
+        return offsets
+    places = np.arange(len(points))
+    # For each place the next one that is not blank, and the end of the last one before it.
+    following = np.append(
+        np.minimum.accumulate(np.where(blank, len(points), places)[::-1])[::-1], len(points)
+    )
+    preceding = np.append(0, np.maximum.accumulate(np.where(blank, 0, places + 1)))
+    return np.stack([following[starts], preceding[ends]], axis=1).astype(np.int32)
 
 
 def labels(windows: Windows, spans: Sequence[tuple[int, int] | None]) -> tuple[Int, Int]:
@@ -308,6 +371,22 @@ def token_budget_batches(lengths: NDArray[np.int32], max_tokens: int) -> list[ND
     return batches
 
 
+def _untrimmed(tokenizer: str, keep_spaces: bool) -> str:
+    """A tokenizer's JSON with offsets as its tokens are, unless they are to be kept as they come.
+
+    Byte-level tokenizers trim the space before a word from its offsets. Where theirs expects a space that is
+    not there, the word loses its first letter; ``without_spaces`` trims only what is there.
+    """
+    if keep_spaces:
+        return tokenizer
+    document = json.loads(tokenizer)
+    post = document.get("post_processor") or {}
+    for each in (post, *post.get("processors", ())):
+        if "trim_offsets" in each:
+            each["trim_offsets"] = False
+    return json.dumps(document)
+
+
 def _ids(encoding: Encoding) -> Int:
     return np.array(encoding.ids, dtype=np.int32)
 
@@ -324,13 +403,16 @@ def _pair_template(tokenizer: Tokenizer) -> PairTemplate:
     end_first = len(sequence) - sequence[::-1].index(0)
     end_second = len(sequence) - sequence[::-1].index(1)
     assert end_first <= second, "the tokenizer puts the context first"
-    ids = np.array(probe.ids, dtype=np.int32)
+    ids, types = np.array(probe.ids, dtype=np.int32), np.array(probe.type_ids, dtype=np.int32)
     return PairTemplate(
         ids[:first],
         ids[end_first:second],
         ids[end_second:],
-        int(probe.type_ids[first]),
-        int(probe.type_ids[second]),
+        types[:first],
+        types[end_first:second],
+        types[end_second:],
+        int(types[first]),
+        int(types[second]),
     )
 
 
@@ -339,5 +421,6 @@ def _text_template(tokenizer: Tokenizer) -> PairTemplate:
     probe = tokenizer.encode("a")
     sequence = probe.sequence_ids
     first, end = sequence.index(0), len(sequence) - sequence[::-1].index(0)
-    ids, kind = np.array(probe.ids, dtype=np.int32), int(probe.type_ids[first])
-    return PairTemplate(ids[:first], ids[:0], ids[end:], kind, kind)
+    ids, types = np.array(probe.ids, dtype=np.int32), np.array(probe.type_ids, dtype=np.int32)
+    kind = int(types[first])
+    return PairTemplate(ids[:first], ids[:0], ids[end:], types[:first], types[:0], types[end:], kind, kind)

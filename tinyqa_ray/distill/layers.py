@@ -22,6 +22,7 @@ from tinyqa_ray.distill.activation_recorder import (
 from tinyqa_ray.distill.batches import Batch
 from tinyqa_ray.distill.losses import attention_loss, hidden_loss, prefers_gram, relation_loss, score_loss
 from tinyqa_ray.distill.students import LayerPairs, Projections, layer_pairs
+from tinyqa_ray.models import families
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -150,7 +151,7 @@ class TeacherComparison(nn.Module):
         """Run the teacher; by objective, the terms against the student's latest forward."""
         teacher = self._teacher[0].to(batch.input_ids.device)
         with torch.no_grad():
-            teacher(**inputs(batch, uses_types(teacher)))
+            teacher(**inputs(batch, families.uses_types(teacher)))
         mine, its = (each.take() for each in self._recorders)
         return {name: objective(mine, its, batch) for name, objective in self.objectives.items()}
 
@@ -200,11 +201,6 @@ def check_relations(
     if layer is not None and not 0 <= layer < depth:
         raise InputError(f"relation_layer is {layer}; the teacher has layers 0 to {depth - 1}")
     return count
-
-
-def uses_types(model: PreTrainedModel) -> bool:
-    """Whether a model tells question and context apart by token types."""
-    return getattr(model.config, "type_vocab_size", 0) > 1
 
 
 def inputs(batch: Batch, types: bool) -> dict[str, Tensor]:

@@ -18,9 +18,9 @@ from tinyqa_ray.distill.layers import (
     Terms,
     freeze_after_relations,
     inputs,
-    uses_types,
 )
 from tinyqa_ray.distill.losses import label_loss, prediction_loss
+from tinyqa_ray.models import families
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,7 +47,7 @@ class DistillationModule(nn.Module):
         self.student = student
         self.config = config
         self.autocast = autocast
-        self.uses_types = uses_types(student)
+        self.uses_types = families.uses_types(student)
         kinds: dict[str, type[Any]] = {"intermediate": Intermediate, "relations": Relations}
         compared: dict[str, LayerObjective] = {
             name: kinds[name](student, teacher, config)
@@ -61,11 +61,12 @@ class DistillationModule(nn.Module):
             self.beside = TeacherComparison(student, teacher, compared)
         if len(compared) == len(config.objective):
             # Layers alone are taught: the head gets no gradient, which data parallelism must know.
-            student.qa_outputs.requires_grad_(False)
+            for part in families.head_modules(student):
+                part.requires_grad_(False)
             if config.objective == ("relations",):
                 freeze_after_relations(student)
         if config.head_dropout:
-            student.qa_outputs.register_forward_pre_hook(self._drop)
+            families.head_modules(student)[0].register_forward_pre_hook(self._drop)
 
     def forward(self, batch: Batch) -> Terms:
         """Weighted loss terms of a micro-batch, as parts of the global batch's (see ``losses``)."""

@@ -15,7 +15,7 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Windows
 from tinyqa_ray.engines.engine import Engine, Index, Logits, padded
 from tinyqa_ray.engines.exported import FILE, PRECISION, WEIGHT_BITS, require_openvino
-from tinyqa_ray.models import pretrained
+from tinyqa_ray.models import families, pretrained
 
 _ROUND = 8
 """Lengths are rounded up to this, so that few shapes are compiled for."""
@@ -40,7 +40,7 @@ class OpenVinoEngine(Engine):
 
         self.threads = self.lanes = threads or torch.get_num_threads()
         self.pad_id: int = config.pad_token_id or 0
-        self._reach = pretrained.max_window_tokens(config)
+        self._reach = families.max_window_tokens(config)
         self.precision: str = model.get_rt_info(PRECISION).astype(str)
         core = openvino.Core()
         # Around its int8 matrices a model runs in bf16 where the CPU computes in it: measured, that

@@ -10,12 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from tinyqa_ray.core import processor
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Windows
 from tinyqa_ray.engines.engine import Engine, Index, Logits, padded
+from tinyqa_ray.models import families
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +44,8 @@ class TorchEngine(Engine):
         self.device = pick_device(device)
         self.model = model.to(self.device).eval()
         self.pad_id: int = model.config.pad_token_id or 0
-        self.uses_types = getattr(model.config, "type_vocab_size", 0) > 1
+        self.inputs = families.input_names(model)
+        self.can_be_padded = families.can_be_padded(model.config)
         self.name = f"torch {str(model.dtype).removeprefix('torch.')} on {self.device}"
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.max_batch_tokens = 1024 if self.device.type == "cpu" else 32768
@@ -130,17 +133,25 @@ class TorchEngine(Engine):
             with self._lock:
                 self._inside -= 1
 
-    @torch.inference_mode()
     def _launch(self, windows: Windows, batch: Index) -> torch.Tensor:
         """Start and end logits of a batch, ``(2, B, T)``, on the device."""
+        lengths = windows.lengths[batch]
+        if self.can_be_padded or len(set(lengths.tolist())) == 1:
+            return self._forward(windows, batch)
+        made = torch.zeros(2, len(batch), int(lengths.max()), device=self.device)
+        for length in sorted(set(lengths.tolist())):
+            rows = np.flatnonzero(lengths == length)
+            made[:, torch.from_numpy(rows), :length] = self._forward(windows, batch[rows]).float()
+        return made
+
+    @torch.inference_mode()
+    def _forward(self, windows: Windows, batch: Index) -> torch.Tensor:
         ids, mask, types = padded(windows, batch, self.pad_id)
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        if self.uses_types:
-            inputs["token_type_ids"] = types
+        values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         output = self._call(
             **{
-                name: torch.from_numpy(array).to(self.device, non_blocking=True)
-                for name, array in inputs.items()
+                name: torch.from_numpy(values[name]).to(self.device, non_blocking=True)
+                for name in self.inputs
             }
         )
         return torch.stack([output.start_logits, output.end_logits])

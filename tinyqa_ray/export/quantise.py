@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.engines.exported import PRECISION, WEIGHT_BITS
-
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+from tinyqa_ray.models import families, pretrained
 
 
 def converted(network: Any, precision: str) -> Any:
@@ -25,13 +25,18 @@ def converted(network: Any, precision: str) -> Any:
     """
     import openvino
 
-    types = getattr(network.config, "type_vocab_size", 0) > 1
-    names = _INPUTS if types else _INPUTS[:2]
+    names = families.input_names(network)
     example = tuple(torch.ones(2, 16, dtype=torch.long) for _ in names)
     with torch.no_grad(), warnings.catch_warnings():
         # The tracer warns of branches in transformers that no shape of ours takes otherwise.
         warnings.simplefilter("ignore")
-        model = openvino.convert_model(_Logits(network, names).eval(), example_input=example)
+        try:
+            model = openvino.convert_model(_Logits(network, names).eval(), example_input=example)
+        except Exception as error:  # of any library that the tracer runs through
+            raise InputError(
+                f"a model of the family {network.config.model_type} does not convert to OpenVINO "
+                f"({pretrained.first_line(error)}); use it without an export"
+            ) from error
     for port, name in zip(model.inputs, names, strict=True):
         port.get_tensor().set_names({name})
     model.set_rt_info(precision, PRECISION)

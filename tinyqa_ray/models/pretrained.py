@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from tinyqa_ray.core import bundled, local_copies, storage
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.models import families
 
 if TYPE_CHECKING:
     import torch
@@ -94,31 +95,32 @@ def load_qa_model(
 
     with readable(name) as folder:
         refuse_pickles(name, folder)
+        config = load_config(name)
+        families.refuse_unreadable(name, config)
         try:
             model, info = AutoModelForQuestionAnswering.from_pretrained(
                 folder,
                 dtype=dtype or torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,
-                attn_implementation="sdpa",
                 output_loading_info=True,
-                **_dropout(load_config(name), attention_dropout),
+                **families.attention_dropout(config, attention_dropout),
             )
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise InputError(
                 f"{name}: no question-answering model could be loaded ({first_line(error)})"
             ) from None
     missing = sorted(info["missing_keys"])
-    head = [key for key in missing if key.startswith("qa_outputs")]
+    head = families.head_keys(model.base_model_prefix, missing)
     if head and not new_head:
         raise InputError(
             f"{name}: has no question-answering head ({', '.join(head)} missing); "
             "fine-tune it first (tinyqa distill --objective labels) or give another model"
         )
-    body = [key for key in missing if not key.startswith("qa_outputs")]
+    body = [key for key in missing if key not in head]
     if body:
         raise InputError(f"{name}: lacks {len(body)} weights ({body[0]}, …); the file is not whole")
-    return model.eval()
+    return families.settle(model.eval())
 
 
 def input_embeddings(name: str) -> NDArray[np.float32]:
@@ -139,21 +141,13 @@ def input_embeddings(name: str) -> NDArray[np.float32]:
     return matrix
 
 
-def max_window_tokens(config: Any) -> int:
-    """Tokens that a model's position embeddings reach; a RoBERTa loses those up to its padding id."""
-    positions = int(getattr(config, "max_position_embeddings", 0)) or 1 << 30
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        return positions - int(config.pad_token_id) - 1
-    return positions
-
-
 def check_window(name: str, config: Any, max_seq_len: int) -> None:
     """Refuse windows that are longer than a model reaches.
 
     Raises:
         InputError: with both lengths.
     """
-    reach = max_window_tokens(config)
+    reach = families.max_window_tokens(config)
     if max_seq_len > reach:
         raise InputError(f"max_seq_len is {max_seq_len}, but {name} reads at most {reach} tokens; lower it")
 
@@ -161,14 +155,6 @@ def check_window(name: str, config: Any, max_seq_len: int) -> None:
 def model_bytes(folder: str) -> int:
     """Size of the weights in a model's folder, in bytes."""
     return sum(map(storage.size, storage.list_files(folder, ".safetensors")))
-
-
-def _dropout(config: Any, attention_dropout: float | None) -> dict[str, float]:
-    """Attention dropout under the name that the model's family gives it."""
-    if attention_dropout is None:
-        return {}
-    names = [name for name in ("attention_probs_dropout_prob", "attention_dropout") if hasattr(config, name)]
-    return {names[0]: attention_dropout}
 
 
 def refuse_pickles(name: str, folder: str) -> None:

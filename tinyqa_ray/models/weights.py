@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from tinyqa_ray.models import pretrained
+from tinyqa_ray.models import families, pretrained
 
 Shapes = dict[str, tuple[int, ...]]
 """Shape of each tensor, by name."""
@@ -25,9 +25,8 @@ def check_qa_model(name: str, *, new_head: bool = False) -> None:
         InputError: as of ``models.load_qa_model``.
     """
     if not _is_whole(name, new_head):
-        pretrained.load_qa_model(
-            name, new_head=new_head
-        )  # it says what is wrong, or accepts what we cannot tell
+        # Loading says what is wrong, or accepts what the headers do not tell.
+        pretrained.load_qa_model(name, new_head=new_head)
 
 
 def have_one_shape(name: str, others: Sequence[str]) -> bool:
@@ -51,9 +50,11 @@ def _is_whole(name: str, new_head: bool) -> bool:
     found = _shapes_of(name)
     if found is None:
         return False
+    config = pretrained.load_config(name)
+    families.refuse_unreadable(name, config)
     try:
         with torch.device("meta"):  # shapes without memory
-            model = AutoModelForQuestionAnswering.from_config(pretrained.load_config(name))
+            model = AutoModelForQuestionAnswering.from_config(config)
     except (ValueError, KeyError, RuntimeError):
         return False
     prefix = f"{model.base_model_prefix}."

@@ -13,7 +13,7 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Windower
 from tinyqa_ray.engines.engine import Engine
 from tinyqa_ray.engines.load import fitting_window, load_engine
-from tinyqa_ray.models import pretrained
+from tinyqa_ray.models import families, pretrained
 from tinyqa_ray.models.settings import ModelSettings, read_settings
 from tinyqa_ray.reader.answers import Answer, answers, ranked, refusal, refused, with_document
 from tinyqa_ray.reader.spans import Reading, readings
@@ -64,7 +64,7 @@ class Reader:
         """
         engine, config = load_engine(model, device=device, precision=precision, compiled=compiled)
         if window is None:
-            window = fitting_window(pretrained.max_window_tokens(config))
+            window = fitting_window(families.max_window_tokens(config))
         pretrained.check_window(model, config, window.max_seq_len)
         windower = Windower(pretrained.load_tokenizer(model), window, cut_questions=cut_questions)
         if not isinstance(settings, ModelSettings):

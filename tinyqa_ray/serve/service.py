@@ -18,7 +18,7 @@ from tinyqa_ray.core.names import display_name
 from tinyqa_ray.core.version import __version__
 from tinyqa_ray.datasets.windows import Windower, Windows
 from tinyqa_ray.engines.load import fitting_window
-from tinyqa_ray.models import pretrained
+from tinyqa_ray.models import families, pretrained
 from tinyqa_ray.models.settings import read_settings
 from tinyqa_ray.reader.answers import Answer, answers, ranked, refusal, with_document
 from tinyqa_ray.reader.reader import too_long_questions
@@ -62,7 +62,7 @@ class Service:
         self.name = display_name(config.model)
         model_config = pretrained.load_config(config.model)
         tokenizer = pretrained.load_tokenizer(config.model)
-        self.window = fitting_window(pretrained.max_window_tokens(model_config))
+        self.window = fitting_window(families.max_window_tokens(model_config))
         self.settings = read_settings(config.model, config.settings)
         self.set_threshold(config.threshold)
         self._windower = Windower(tokenizer, self.window, cut_questions=False)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.datasets.windows import Windower, Windows
-from tinyqa_ray.models import pretrained
+from tinyqa_ray.models import families, pretrained
 from tinyqa_ray.reader.transformers_pipeline.inputs import Pair, PipelineOptions
-from tinyqa_ray.reader.transformers_pipeline.spans import character_spans, context_masks, pooled, top_spans
+from tinyqa_ray.reader.transformers_pipeline.spans import character_spans, pooled, sharing_tokens, top_spans
 
 Result = dict[str, Any]
 Run = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
@@ -36,7 +36,7 @@ class PipelineReading:
         """
         self.tokenizer = tokenizer
         self._config = config
-        self._windower = Windower(tokenizer, self._window(options), cut_questions=False)
+        self._windower = Windower(tokenizer, self._window(options), cut_questions=False, keep_spaces=True)
 
     def windows(self, pairs: Sequence[Pair], options: PipelineOptions) -> Windows:
         """The windows of some pairs.
@@ -78,9 +78,9 @@ class PipelineReading:
         # Spans that are widened to the same words leave room for others.
         k = 2 * options.top_k + 10 if options.align_to_words else options.top_k
         for batch, start, end in runs:
-            shares, shown = context_masks(windows, batch, start.shape[1], self.tokenizer.cls_token_id)
+            shares = sharing_tokens(windows, batch, start.shape[1], self.tokenizer.cls_token_id)
             begin = windows.context_start[batch]
-            found = top_spans(start, end, shares, shown, begin, max_answer_tokens=options.max_answer_len, k=k)
+            found = top_spans(start, end, shares, begin, max_answer_tokens=options.max_answer_len, k=k)
             null[batch] = found.null
             for row, window in enumerate(batch):
                 real = np.isfinite(found.log_probability[row])
@@ -89,11 +89,18 @@ class PipelineReading:
                     windows, window, first, last, align_to_words=options.align_to_words
                 )
                 scores = np.exp(found.log_probability[row, real])
-                spans[window] = list(zip(starts.tolist(), ends.tolist(), scores.tolist(), strict=True))
+                # A byte-level token of a space alone shows no text; with others of its word it does.
+                text = starts < ends
+                spans[window] = list(
+                    zip(starts[text].tolist(), ends[text].tolist(), scores[text].tolist(), strict=True)
+                )
+                if options.handle_impossible_answer and shares[row, 0] and 0 < real.sum() < k:
+                    # The pipeline of transformers goes on to the opening token, whose probability is 0.
+                    spans[window].append((0, 0, 0.0))
         return spans, null
 
     def _window(self, options: PipelineOptions) -> WindowConfig:
-        reach = pretrained.max_window_tokens(self._config)
+        reach = families.max_window_tokens(self._config)
         size = options.max_seq_len or min(384, self.tokenizer.model_max_length, reach)
         pretrained.check_window("the model", self._config, size)
         stride = min(128, size // 2) if options.doc_stride is None else options.doc_stride

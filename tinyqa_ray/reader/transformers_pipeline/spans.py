@@ -39,8 +39,8 @@ class WindowSpans:
     null: Float
 
 
-def context_masks(windows: Windows, batch: Index, tokens: int, cls_id: int | None) -> tuple[Mask, Mask]:
-    """Which tokens of some windows share the probability, and at which an answer may start.
+def sharing_tokens(windows: Windows, batch: Index, tokens: int, cls_id: int | None) -> Mask:
+    """Which tokens of some windows share the probability.
 
     Args:
         windows: W windows.
@@ -49,26 +49,19 @@ def context_masks(windows: Windows, batch: Index, tokens: int, cls_id: int | Non
         cls_id: the token that stands for no answer where it opens a window; None when there is none.
 
     Returns:
-        two ``(B, T)``: the context's tokens and the opening ``cls_id``; the context's tokens that show
-        text (a byte-level token of spaces alone shows none, and would make an empty answer).
+        ``(B, T)``: the context's tokens and the opening ``cls_id``.
     """
     position = np.arange(tokens)
     begin, count = windows.context_start[batch, None], windows.context_tokens[batch, None]
-    context = (position >= begin) & (position < begin + count)
-    shown = context.copy()
-    for row, window in enumerate(batch):
-        offsets = windows.window_offsets(window)
-        shown[row, context[row]] = offsets[:, 0] < offsets[:, 1]
-    shares = context
+    shares: Mask = (position >= begin) & (position < begin + count)
     shares[:, 0] |= np.array([windows.input_ids[window][0] == cls_id for window in batch])
-    return shares, shown
+    return shares
 
 
 def top_spans(
     start_logits: NDArray[np.float32],
     end_logits: NDArray[np.float32],
     shares: Mask,
-    shown: Mask,
     context_start: NDArray[np.int32],
     *,
     max_answer_tokens: int,
@@ -82,8 +75,7 @@ def top_spans(
     Args:
         start_logits: ``(B, T)``.
         end_logits: ``(B, T)``.
-        shares: ``(B, T)``, see ``context_masks``.
-        shown: ``(B, T)``, see ``context_masks``.
+        shares: ``(B, T)``, see ``sharing_tokens``.
         context_start: position of the first context token, ``(B,)``.
         max_answer_tokens: longest span, in tokens.
         k: spans a window; fewer where the whole batch has fewer.
@@ -96,8 +88,10 @@ def top_spans(
     column = context_start[:, None] + np.arange(width)
     inside = column < shares.shape[1]
     column = np.where(inside, column, 0)
-    start = np.where(inside, np.take_along_axis(np.where(shown, start, -np.inf), column, 1), -np.inf)
-    end = np.where(inside, np.take_along_axis(np.where(shares, end, -np.inf), column, 1), -np.inf)
+    start, end = (
+        np.where(inside, np.take_along_axis(np.where(shares, side, -np.inf), column, 1), -np.inf)
+        for side in (start, end)
+    )
     lengths = min(max_answer_tokens, width)
     beyond = np.full((len(end), lengths - 1), -np.inf)
     ends = np.lib.stride_tricks.sliding_window_view(np.concatenate([end, beyond], 1), lengths, axis=1)
