@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from tinyqa_ray import configs
-from tinyqa_ray.cli import options
+from tinyqa_ray.cli import arguments
 from tinyqa_ray.configs import renamed
 from tinyqa_ray.core import bundled, stage_folder
 from tinyqa_ray.core.errors import InputError
@@ -26,28 +26,28 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register a subcommand; parsing returns the call to make, so that its errors are not the parser's."""
 
     @functools.wraps(function)
-    def bound(*arguments: Any, **options: Any) -> Callable[[], None]:
-        return functools.partial(function, *arguments, **options)
+    def bound(*given: Any, **options: Any) -> Callable[[], None]:
+        return functools.partial(function, *given, **options)
 
     _app.command(name=function.__name__.replace("_", "-"))(bound)
     return function
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Run the shell's command; a user's mistake is one line on stderr and exit code 2."""
-    given = options.normalised(sys.argv[1:] if arguments is None else arguments)
+    given = arguments.normalised(sys.argv[1:] if words is None else words)
     if given == ["--version"]:
         print(f"tinyqa {__version__}")
         return
     described = "Small question-answering models: made by distillation, run over corpora, on Ray."
-    with options.mistakes_in_one_line():
-        if given[:1] == ["distill"] and options.names_recipe(given):
+    with arguments.mistakes_in_one_line():
+        if given[:1] == ["distill"] and arguments.names_recipe(given):
             _run_recipe("tinyqa distill", given[1:])
             return
         renamed.refuse_old_options(given[1:], *given[:1])
-        with options.pointing_to_help("tinyqa"):
-            call = options.parsed(
-                lambda: _app.cli(prog="tinyqa", description=described, args=given, config=options.FLAT)
+        with arguments.pointing_to_help("tinyqa"):
+            call = arguments.parsed(
+                lambda: _app.cli(prog="tinyqa", description=described, args=given, config=arguments.FLAT)
             )
         call()
 
@@ -62,21 +62,21 @@ def run_job(stage: Callable[..., Any], config: type, *, recipes: bool = False) -
         return functools.partial(_summary, stage, config, output)
 
     job.__annotations__ = {"config": config, "output": str}
-    program, *given = sys.argv[:1] + options.normalised(sys.argv[1:])
-    with options.mistakes_in_one_line():
-        if recipes and options.names_recipe(given):
+    program, *given = sys.argv[:1] + arguments.normalised(sys.argv[1:])
+    with arguments.mistakes_in_one_line():
+        if recipes and arguments.names_recipe(given):
             _run_recipe(program, given, as_job=True)
             return
         renamed.refuse_old_options(given, stage_folder.stage_name(config))
-        with options.pointing_to_help(program):
-            call = options.parsed(lambda: tyro.cli(job, args=given, config=options.FLAT), one_line=True)
+        with arguments.pointing_to_help(program):
+            call = arguments.parsed(lambda: tyro.cli(job, args=given, config=arguments.FLAT), one_line=True)
         print(json.dumps(call()))
 
 
 def run_pipeline() -> None:
     """The door of the job that runs a whole recipe: ``--recipe``, as ``tinyqa distill`` takes it."""
-    with options.mistakes_in_one_line():
-        _run_recipe(sys.argv[0], options.normalised(sys.argv[1:]), as_job=True)
+    with arguments.mistakes_in_one_line():
+        _run_recipe(sys.argv[0], arguments.normalised(sys.argv[1:]), as_job=True)
 
 
 @command
@@ -298,11 +298,11 @@ def _summary(stage: Callable[..., Any], config: Any, output: str) -> dict[str, A
     return {"stage": name, "output": output, "was_finished": was_finished, **asdict(report)}
 
 
-def _run_recipe(program: str, arguments: Sequence[str], *, as_job: bool = False) -> None:
+def _run_recipe(program: str, words: Sequence[str], *, as_job: bool = False) -> None:
     """Run the stages that a command line with ``--recipe`` asks for, and print their reports as JSON."""
-    from tinyqa_ray.cli import overrides
+    from tinyqa_ray.cli import recipe_arguments
 
-    call = overrides.read(arguments, program)
+    call = recipe_arguments.read(words, program)
     from tinyqa_ray.cli import console
 
     # What Ray writes belongs in a job's log.

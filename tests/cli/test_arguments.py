@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyqa_ray.cli import options
+from tinyqa_ray.cli import arguments as command_line
 from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig
 from tinyqa_ray.core.errors import InputError
 
@@ -25,8 +25,8 @@ def test_repeated_option_means_all_its_values(groups: list[tuple[list[str], bool
     values = [name for names, _ in groups for name in names]
     others = [each for number in range(len(groups)) for each in (f"--other{number}", str(number))]
     expected = ["teacher-logits", *(["--teachers", *values] if groups else []), *others]
-    assert options.gathered(arguments, "--teachers") == expected
-    assert options.normalised(arguments) == expected
+    assert command_line.gathered(arguments, "--teachers") == expected
+    assert command_line.normalised(arguments) == expected
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_repeated_option_means_all_its_values(groups: list[tuple[list[str], bool
     ],
 )
 def test_layers_come_with_commas_or_spaces(typed: str) -> None:
-    found = options.normalised(["distill", *typed.split(), "--seed", "1"])
+    found = command_line.normalised(["distill", *typed.split(), "--seed", "1"])
     assert found == ["distill", "--student-layers", "1", "3", "5", "--seed", "1"]
 
 
@@ -58,18 +58,18 @@ def test_layers_come_with_commas_or_spaces(typed: str) -> None:
     ],
 )
 def test_comma_separates_values_that_are_no_paths(typed: str, expected: str) -> None:
-    assert options.normalised(typed.split()) == expected.split()
+    assert command_line.normalised(typed.split()) == expected.split()
 
 
 def test_comma_in_a_path_or_in_text_stays() -> None:
     arguments = ["--teachers", "a,b", "--data", "1,2", "Who, then?", "--dev=x,y"]
-    assert options.normalised(arguments) == arguments
+    assert command_line.normalised(arguments) == arguments
 
 
 @settings(deadline=None)
 @given(words)
 def test_what_is_of_no_option_with_several_values_is_left_alone(arguments: list[str]) -> None:
-    assert options.normalised(arguments) == arguments
+    assert command_line.normalised(arguments) == arguments
 
 
 @settings(deadline=None)
@@ -80,11 +80,27 @@ def test_what_is_of_no_option_with_several_values_is_left_alone(arguments: list[
     )
 )
 def test_options_are_told_from_values(named: dict[str, tuple[str, ...]]) -> None:
-    assert options.grouped(options.flattened(named)) == named
+    words = [word for name, values in named.items() for word in (f"--{name}", *values)]
+    assert command_line.grouped(words) == named
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("--jsonl True --top-k 2", "--jsonl --top-k 2"),
+        ("--jsonl=False", "--no-jsonl"),
+        ("--use_gpu False --use-gpu True", "--no-use-gpu --use-gpu"),
+        ("--student.use-gpu False", "--student.no-use-gpu"),
+        ("--jsonl --questions True", "--jsonl --questions True"),
+        ("--no-jsonl", "--no-jsonl"),
+    ],
+)
+def test_switch_may_have_a_value_or_none(typed: str, expected: str) -> None:
+    assert command_line.normalised(typed.split()) == expected.split()
 
 
 def test_last_of_a_repeated_option_counts() -> None:
-    assert options.grouped(["--seed", "1", "--batch_size=2", "--seed", "3"]) == {
+    assert command_line.grouped(["--seed", "1", "--batch_size=2", "--seed", "3"]) == {
         "seed": ("3",),
         "batch-size": ("2",),
     }
@@ -93,16 +109,16 @@ def test_last_of_a_repeated_option_counts() -> None:
 @pytest.mark.parametrize("arguments", [["stray", "--seed", "1"], ["-x", "1"], ["--seed", "1", "-x"]])
 def test_word_of_no_option_is_refused(arguments: list[str]) -> None:
     with pytest.raises(InputError, match=r"^'(stray|-x)' belongs to no option"):
-        options.grouped(arguments)
+        command_line.grouped(arguments)
 
 
 def test_options_of_a_config_are_those_of_its_window_too() -> None:
-    found = options.settings(TeacherLogitsConfig)
-    assert found["doc-stride"] == (("window", "doc_stride"), int)
-    assert found["rows-per-shard"] == (("rows_per_shard",), int)
+    found = command_line.hints(TeacherLogitsConfig)
+    assert found["doc-stride"] is int
+    assert found["rows-per-shard"] is int
     assert "window" not in found
-    assert options.takes_several(options.settings(DistillConfig)["student-layers"][1])
-    assert not options.takes_several(options.settings(DistillConfig)["dev"][1])
+    assert command_line.takes_several(command_line.hints(DistillConfig)["student-layers"])
+    assert not command_line.takes_several(command_line.hints(DistillConfig)["dev"])
 
 
 def test_refused_value_is_the_configs_own_line() -> None:
@@ -114,11 +130,11 @@ def test_refused_value_is_the_configs_own_line() -> None:
 
     with (
         pytest.raises(InputError, match=r"^seed is -1; it must be at least 0 \(see tinyqa --help\)$"),
-        options.pointing_to_help("tinyqa"),
+        command_line.pointing_to_help("tinyqa"),
     ):
-        options.parsed(parse)
+        command_line.parsed(parse)
 
 
 def test_broken_pipe_of_something_else_is_no_quiet_end(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(BrokenPipeError), options.mistakes_in_one_line():
+    with pytest.raises(BrokenPipeError), command_line.mistakes_in_one_line():
         raise BrokenPipeError

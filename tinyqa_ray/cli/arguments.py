@@ -1,4 +1,4 @@
-"""The words of a command line: put in order, read, and refused in one line."""
+"""What tyro leaves to us: the forms in which people type values, and mistakes in one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 import tyro
@@ -18,40 +18,68 @@ import tyro
 from tinyqa_ray import configs
 from tinyqa_ray.core.errors import InputError
 
-FLAT = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
-"""Options have no prefix of the config they belong to, and a switch takes True or False."""
+FLAT = (tyro.conf.OmitArgPrefixes,)
+"""Options have no prefix of the config they belong to."""
 
 _RULE = re.compile("[╭╰]|[─-]{3,}$")
 """A line of the parser's box: it has corners only where the output is in Unicode."""
 
-Option = tuple[tuple[str, ...], Any]
-"""Where an option's value belongs in a config (``("window", "doc_stride")``), and its type."""
 
-
-def settings(config: type) -> dict[str, Option]:
-    """A config's options by name: ``learning-rate`` and, without a prefix, its window's ``doc-stride``."""
-    found: dict[str, Option] = {}
+def hints(config: type) -> dict[str, Any]:
+    """Types of a config's options by name: ``learning-rate`` and, of its window, ``doc-stride``."""
+    found: dict[str, Any] = {}
     for name, hint in get_type_hints(config).items():
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            inner = settings(hint).items()
-            found |= {option: ((name, *path), inner_hint) for option, (path, inner_hint) in inner}
+            found |= hints(hint)
         else:
-            found[name.replace("_", "-")] = ((name,), hint)
+            found[name.replace("_", "-")] = hint
+    return found
+
+
+@functools.cache
+def all_hints() -> dict[str, Any]:
+    """Types of all configs' options, and of a recipe's ``stage``, by name."""
+    given = [getattr(configs, name) for name in configs.__all__]
+    found: dict[str, Any] = {"stage": tuple[Any, ...]}
+    for config in given:
+        if dataclasses.is_dataclass(config) and isinstance(config, type):
+            found |= hints(config)
     return found
 
 
 def normalised(arguments: Sequence[str]) -> list[str]:
-    """The arguments with every option of several values given once, its values apart.
+    """The arguments as tyro takes them.
 
-    ``--student-layers 1,3 --student-layers 5`` becomes ``--student-layers 1 3 5``. A comma separates no
-    paths, since a path may hold one: those come apart, or with the option repeated.
+    An option of several values is given once, with its values apart: ``--layers 1,3 --layers 5`` becomes
+    ``--layers 1 3 5``. A comma does not separate paths, since a path may hold one: give them apart, or repeat
+    the option. A switch has no value: ``--jsonl True`` becomes ``--jsonl``, and ``--use-gpu False`` becomes
+    ``--no-use-gpu``.
     """
     result = list(arguments)
     for option in dict.fromkeys(_spelt(argument) for argument in arguments if is_option(argument)):
-        takes_commas = _several_values().get(option.rpartition(".")[2].removeprefix("--"))
-        if takes_commas is not None:
-            result = gathered(result, option, commas=takes_commas)
+        stage, dot, name = option.removeprefix("--").rpartition(".")
+        hint = all_hints().get(name)
+        if hint is bool:
+            result = _switched(result, option, f"--{stage}{dot}no-{name}")
+        elif takes_several(hint):
+            result = gathered(result, option, commas=tuple[str, ...] not in (hint, *get_args(hint)))
     return result
+
+
+def _switched(arguments: Sequence[str], option: str, negated: str) -> list[str]:
+    """The arguments with a switch that has a value, True or False, as one that has none."""
+    made: list[str] = []
+    switch = False
+    for argument in arguments:
+        word, _, value = argument.partition("=")
+        if switch and argument in ("True", "False"):
+            made[-1] = option if argument == "True" else negated
+        elif is_option(argument) and _spelt(word) == option and value in ("", "True", "False"):
+            made.append(negated if value == "False" else option)
+        else:
+            made.append(argument)
+        switch = made[-1] == option and not value
+    return made
 
 
 def gathered(arguments: Sequence[str], option: str, *, commas: bool = False) -> list[str]:
@@ -105,11 +133,6 @@ def grouped(arguments: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(values) for name, values in found.items()}
 
 
-def flattened(options: Mapping[str, Sequence[str]]) -> list[str]:
-    """Grouped options as the words of a command line."""
-    return [word for name, values in options.items() for word in (f"--{name}", *values)]
-
-
 def is_option(argument: str) -> bool:
     """Whether a word names an option; a negative number is a value."""
     return argument.startswith("-") and not re.match(r"-\.?\d", argument)
@@ -118,19 +141,6 @@ def is_option(argument: str) -> bool:
 def takes_several(hint: Any) -> bool:
     """Whether a type is a tuple, or None or one."""
     return any(get_origin(each) is tuple for each in (hint, *get_args(hint)))
-
-
-@functools.cache
-def _several_values() -> dict[str, bool]:
-    """Options of several values, and whether a comma separates them: not where they may be paths."""
-    found = {"stage": True}
-    for name in configs.__all__:
-        config = getattr(configs, name)
-        if dataclasses.is_dataclass(config) and isinstance(config, type):
-            for option, (_, hint) in settings(config).items():
-                if takes_several(hint):
-                    found[option] = tuple[str, ...] not in (hint, *get_args(hint))
-    return found
 
 
 def _spelt(argument: str) -> str:
