@@ -21,9 +21,8 @@ from matplotlib.figure import Figure
 from tinyqa_ray.configs import EvaluateConfig
 from tinyqa_ray.core import bundled, storage
 from tinyqa_ray.engines.ensemble import load_mean
-from tinyqa_ray.evaluate import calibration, evaluate, measure, squad_metrics
+from tinyqa_ray.evaluate import calibration, evaluate, measure
 from tinyqa_ray.reader import Reader
-from tinyqa_ray.reader.spans import Reading
 
 TEACHERS = ("teacher-a", "teacher-b")
 MODELS = {"student": bundled.MODEL, "student, int8": bundled.INT8}
@@ -52,7 +51,7 @@ def main() -> None:
             figures[name] = measured(Path(folder) / name)
     speeds = questions_per_s(run, asked[: arguments.questions])
     reader = Reader.from_pretrained()
-    readings, _ = measure.read(reader, asked, MAX_ANSWER_TOKENS)
+    scored = measure.Scored.of(asked, measure.read(reader, asked, MAX_ANSWER_TOKENS)[0])
     made = {
         "figures": figures,
         "kept": {
@@ -61,10 +60,10 @@ def main() -> None:
         },
         "questions_per_s": speeds,
         "speed_of_student_to_teachers": round(speeds["student"] / speeds["teachers"], 2),
-        "failures": failures(reader, asked, readings),
+        "failures": failures(reader, scored),
     }
     if arguments.plot:
-        plot(reader, asked, readings, arguments.plot)
+        plot(reader, scored, arguments.plot)
     if arguments.output:
         text = json.dumps({"benchmark": "mini", **made, "machine": machine()}, indent=2, ensure_ascii=False)
         Path(arguments.output).write_text(text + "\n")
@@ -96,14 +95,13 @@ def questions_per_s(run: Path, asked: Sequence[measure.Asked]) -> dict[str, floa
     return {name: round(len(asked) / seconds, 1) for name, seconds in best.items()}
 
 
-def failures(reader: Reader, asked: Sequence[measure.Asked], readings: Sequence[Reading]) -> dict[str, Any]:
+def failures(reader: Reader, scored: measure.Scored) -> dict[str, Any]:
     """How a model is wrong at its threshold, how often, and examples of what it was surest of."""
-    predictions, na_probs = measure.predicted(asked, readings)
-    scored = squad_metrics.per_question(measure.gold(asked), predictions)
     kinds: dict[str, list[dict[str, Any]]] = {}
-    for each, f1, answerable in zip(asked, scored.f1, scored.has_answer, strict=True):
+    found = scored.per_question
+    for each, f1, answerable in zip(scored.asked, found.f1, found.has_answer, strict=True):
         question = each.question
-        answered = na_probs[question.id] <= reader.settings.no_answer_threshold
+        answered = scored.na_probs[question.id] <= reader.settings.no_answer_threshold
         if answerable and answered and f1 < 1:
             kind = "another span" if f1 == 0 else "a span that shares words with the right one"
         elif answerable and not answered:
@@ -115,18 +113,18 @@ def failures(reader: Reader, asked: Sequence[measure.Asked], readings: Sequence[
         example = {
             "question": question.question,
             "gold": question.answers[0].text if question.answers else None,
-            "predicted": predictions[question.id] if answered else None,
-            "na_prob": round(na_probs[question.id], 3),
+            "predicted": scored.predictions[question.id] if answered else None,
+            "na_prob": round(scored.na_probs[question.id], 3),
         }
         kinds.setdefault(kind, []).append(example)
-    for kind, found in kinds.items():
-        found.sort(key=lambda example: example["na_prob"], reverse=kind.startswith("no "))
-    return {kind: {"questions": len(found), "surest": found[:SHOWN]} for kind, found in kinds.items()}
+    for kind, examples in kinds.items():
+        examples.sort(key=lambda example: example["na_prob"], reverse=kind.startswith("no "))
+    return {kind: {"questions": len(each), "surest": each[:SHOWN]} for kind, each in kinds.items()}
 
 
-def plot(reader: Reader, asked: Sequence[measure.Asked], readings: Sequence[Reading], path: str) -> None:
+def plot(reader: Reader, scored: measure.Scored, path: str) -> None:
     """Draw how right the best span of every question is against its score."""
-    margins, right = measure.margins(asked, readings)
+    margins, right = scored.margins()
     scale = calibration.Scale(temperature=reader.settings.temperature, shift=reader.settings.score_shift)
     bins = calibration.reliability(scale.scores(margins), right)
     figure = Figure(figsize=(5, 3.5), layout="constrained")
@@ -137,7 +135,7 @@ def plot(reader: Reader, asked: Sequence[measure.Asked], readings: Sequence[Read
         if count:
             axes.annotate(str(count), (x, y), xytext=(4, -10), textcoords="offset points", fontsize=8)
     axes.set(xlabel="score", ylabel="mean F1 of the best span", xlim=(0, 1), ylim=(0, 1))
-    axes.set_title(f"{bundled.MODEL} on {len(asked):,} questions of dev", fontsize=10)
+    axes.set_title(f"{bundled.MODEL} on {len(scored.asked):,} questions of dev", fontsize=10)
     figure.savefig(path, metadata={"Date": None})
 
 

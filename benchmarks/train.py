@@ -158,8 +158,9 @@ def _scores(model: str, asked: Sequence[measure.Asked]) -> dict[str, Any]:
     """Official F1 in percent: at threshold 0.5, at the best one for these questions, and forced to answer."""
     reader = Reader.from_pretrained(model, device="cpu", precision="fp32", cut_questions=True)
     readings, _ = measure.read(reader, asked, MAX_ANSWER_TOKENS)
-    best = squad_metrics.best_threshold(measure.gold(asked), *measure.predicted(asked, readings))
-    plain, at_best = (measure.summary(asked, readings, threshold) for threshold in (0.5, best))
+    scored = measure.Scored.of(asked, readings)
+    best = squad_metrics.best_threshold(scored.per_question, scored.na_probs)
+    plain, at_best = (scored.summary(threshold) for threshold in (0.5, best))
     found = {"f1": plain.f1, "best_f1": at_best.f1, "always_abstain": plain.always_abstain}
     # Without answerable questions nothing can be forced.
     return _rounded(found if plain.forced_f1 is None else {**found, "forced_f1": plain.forced_f1})

@@ -16,11 +16,7 @@ def load(job: Job) -> Prepare:
 
     def prepare(queries: list[Query], _batch_size: int) -> Callable[[], dict[str, Any]]:
         pairs = flat(queries)
-        made = []
-        for chunk in chunks(pairs, [len(context) for _, context in pairs]):
-            questions, contexts = (list(dict.fromkeys(pair[side] for pair in chunk)) for side in (0, 1))
-            which = [(questions.index(question), contexts.index(context)) for question, context in chunk]
-            made.append(reader.windower.windows(questions, contexts, which))
+        made = [reader.windower.windows(chunk) for chunk in chunks(pairs)]
 
         def run() -> dict[str, Any]:
             for windows in made:

@@ -37,8 +37,6 @@ def load(job: Job) -> Prepare:
 
     def prepare(queries: list[Query], _batch_size: int) -> Callable[[], dict[str, Any]]:
         pairs = flat(queries)
-        questions, contexts = (list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
-        which = [(questions.index(question), contexts.index(context)) for question, context in pairs]
 
         def run() -> dict[str, Any]:
             took: dict[str, list[float]] = {"whole": [], "text": [], "model": []}
@@ -46,7 +44,7 @@ def load(job: Job) -> Prepare:
                 marks = [time.perf_counter()]
                 reader.answer_many(pairs, threshold=1.0, max_answer_tokens=MAX_ANSWER_TOKENS)
                 marks.append(time.perf_counter())
-                windows = reader.windower.windows(questions, contexts, which)
+                windows = reader.windower.windows(pairs)
                 marks.append(time.perf_counter())
                 starts, ends = reader.engine.logits(windows)
                 marks.append(time.perf_counter())

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyqa_ray.augment.rewriting import STOP_WORDS, Span, copies, replaceable, rewrite, take_case, word_spans
+from tinyqa_ray.augment.rewriting import (
+    STOP_WORDS,
+    Span,
+    Words,
+    copies,
+    replaceable,
+    rewrite,
+    take_case,
+    word_spans,
+)
 from tinyqa_ray.core.errors import InputError
 
 CANDIDATES = ["river", "Oslo", "NASA", "iPod", "straße", "e\u0301cole", "नमस्ते", "\u0131t", "it", "東京"]
@@ -48,7 +57,7 @@ def around_words(context: str) -> list[str]:
 
 
 def always(context: str, candidates: list[list[str]], keep: list[Span] | None = None) -> str:
-    return rewrite(context, keep or [], candidates, np.random.default_rng(0), 1.0).context
+    return rewrite(Words.of(context, keep or []), candidates, np.random.default_rng(0), 1.0).context
 
 
 def same_for_all(context: str, *offered: str) -> list[list[str]]:
@@ -86,7 +95,7 @@ def test_every_kept_span_survives_at_its_new_start(
     paragraph: tuple[str, list[Span], list[list[str]]], seed: int, probability: float
 ) -> None:
     context, keep, candidates = paragraph
-    rewriting = rewrite(context, keep, candidates, np.random.default_rng(seed), probability)
+    rewriting = rewrite(Words.of(context, keep), candidates, np.random.default_rng(seed), probability)
     assert len(rewriting.starts) == len(keep)
     for start, (old_start, old_end) in zip(rewriting.starts, keep, strict=True):
         assert 0 <= start <= len(rewriting.context)
@@ -99,7 +108,7 @@ def test_only_words_that_may_change_change(
     paragraph: tuple[str, list[Span], list[list[str]]], seed: int
 ) -> None:
     context, keep, candidates = paragraph
-    rewriting = rewrite(context, keep, candidates, np.random.default_rng(seed), 0.5)
+    rewriting = rewrite(Words.of(context, keep), candidates, np.random.default_rng(seed), 0.5)
     assert around_words(rewriting.context) == around_words(context)
     may_change = replaceable(context, word_spans(context), keep)
     before, after = words_of(context), words_of(rewriting.context)
@@ -114,7 +123,7 @@ def test_probability_one_replaces_every_word_that_has_another_candidate(
     paragraph: tuple[str, list[Span], list[list[str]]],
 ) -> None:
     context, keep, candidates = paragraph
-    rewriting = rewrite(context, keep, candidates, np.random.default_rng(0), 1.0)
+    rewriting = rewrite(Words.of(context, keep), candidates, np.random.default_rng(0), 1.0)
     assert rewriting.replaced == rewriting.replaceable
     before, after = words_of(context), words_of(rewriting.context)
     may_change = replaceable(context, word_spans(context), keep)
@@ -130,19 +139,21 @@ def test_probability_one_replaces_every_word_that_has_another_candidate(
 @given(paragraphs(), st.integers(0, 99))
 @settings(deadline=None)
 def test_same_seed_gives_same_text(paragraph: tuple[str, list[Span], list[list[str]]], seed: int) -> None:
-    first, second = (rewrite(*paragraph, np.random.default_rng(seed), 0.5) for _ in range(2))
+    first, second = (
+        rewrite(Words.of(*paragraph[:2]), paragraph[2], np.random.default_rng(seed), 0.5) for _ in range(2)
+    )
     assert first == second
 
 
 def test_probability_zero_changes_nothing() -> None:
     context = "Old towns burn"
-    rewriting = rewrite(context, [], same_for_all(context, "river"), np.random.default_rng(0), 0.0)
+    rewriting = rewrite(Words.of(context, []), same_for_all(context, "river"), np.random.default_rng(0), 0.0)
     assert (rewriting.context, rewriting.replaced, rewriting.replaceable) == (context, 0, 3)
 
 
 def test_probability_is_the_share_of_words_replaced() -> None:
     context = "town " * 5000
-    rewriting = rewrite(context, [], same_for_all(context, "river"), np.random.default_rng(0), 0.4)
+    rewriting = rewrite(Words.of(context, []), same_for_all(context, "river"), np.random.default_rng(0), 0.4)
     assert rewriting.replaced / rewriting.replaceable == pytest.approx(0.4, abs=0.03)
 
 
@@ -193,7 +204,7 @@ def test_candidate_equal_but_for_case_is_never_chosen() -> None:
     ("word", "same"), [("STRASSE", "straße"), ("IZMIR", "\u0131zm\u0131r"), ("iPod", "IPOD")]
 )
 def test_word_whose_only_candidate_is_itself_does_not_count(word: str, same: str) -> None:
-    rewriting = rewrite(word, [], [[same]], np.random.default_rng(0), 1.0)
+    rewriting = rewrite(Words.of(word, []), [[same]], np.random.default_rng(0), 1.0)
     assert (rewriting.context, rewriting.replaced, rewriting.replaceable) == (word, 0, 0)
 
 
@@ -213,7 +224,7 @@ def test_word_inside_two_answers_stays_and_both_move() -> None:
     context = "In big old Paris people sing"
     keep = [(11, 16), (7, 16), (28, 28)]
     candidates = [["x"], ["enormous"], ["young"], ["Oslo"], ["men"], ["shout"]]
-    rewriting = rewrite(context, keep, candidates, np.random.default_rng(0), 1.0)
+    rewriting = rewrite(Words.of(context, keep), candidates, np.random.default_rng(0), 1.0)
     assert rewriting.context == "In enormous old Paris men shout"
     assert rewriting.starts == (16, 12, 31)
 
@@ -221,25 +232,25 @@ def test_word_inside_two_answers_stays_and_both_move() -> None:
 @pytest.mark.parametrize("keep", [(5, 4), (-1, 2), (0, 15)])
 def test_span_outside_the_text_is_refused_by_its_numbers(keep: Span) -> None:
     with pytest.raises(InputError, match=rf"\[{keep[0]}, {keep[1]}\).* 14 characters"):
-        rewrite("Old towns burn", [keep], [[], [], []], np.random.default_rng(0), 0.5)
+        rewrite(Words.of("Old towns burn", [keep]), [[], [], []], np.random.default_rng(0), 0.5)
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])
 def test_probability_out_of_range_is_refused(probability: float) -> None:
     with pytest.raises(InputError, match="replace_probability"):
-        rewrite("town", [], [[]], np.random.default_rng(0), probability)
+        rewrite(Words.of("town", []), [[]], np.random.default_rng(0), probability)
     with pytest.raises(InputError, match="replace_probability"):
-        copies("town", [], [[]], n=1, replace_probability=probability, seed=[0])
+        copies(Words.of("town", []), [[]], n=1, replace_probability=probability, seed=[0])
 
 
 def test_candidates_for_other_words_are_refused() -> None:
     with pytest.raises(InputError, match=r"1 words, the text has 2"):
-        rewrite("old town", [], [[]], np.random.default_rng(0), 0.5)
+        rewrite(Words.of("old town", []), [[]], np.random.default_rng(0), 0.5)
 
 
 def test_negative_number_of_copies_is_refused() -> None:
     with pytest.raises(InputError, match="copies is -1"):
-        copies("town", [], [[]], n=-1, replace_probability=0.5, seed=[0])
+        copies(Words.of("town", []), [[]], n=-1, replace_probability=0.5, seed=[0])
 
 
 @given(st.integers(0, 2**64 - 1))
@@ -247,18 +258,24 @@ def test_negative_number_of_copies_is_refused() -> None:
 def test_copies_are_distinct_when_the_text_has_room(row: int) -> None:
     context = "Norman dukes ruled England while Saxon peasants ploughed muddy fields"
     made = copies(
-        context, [(19, 26)], same_for_all(context, "river", "lake"), n=20, replace_probability=0.4, seed=[row]
+        Words.of(context, [(19, 26)]),
+        same_for_all(context, "river", "lake"),
+        n=20,
+        replace_probability=0.4,
+        seed=[row],
     )
     assert len({context, *(copy.context for copy in made)}) == 21
 
 
 def test_all_few_texts_there_are_come_before_a_repeat() -> None:
-    made = copies("big town", [], [["old"], ["city"]], n=3, replace_probability=0.5, seed=[7])
+    made = copies(Words.of("big town", []), [["old"], ["city"]], n=3, replace_probability=0.5, seed=[7])
     assert {copy.context for copy in made} == {"old town", "big city", "old city"}
 
 
 def test_number_of_copies_is_kept_when_nothing_may_change() -> None:
-    made = copies("1066 and the", [(0, 4)], [["or"], ["an"]], n=4, replace_probability=1.0, seed=[0])
+    made = copies(
+        Words.of("1066 and the", [(0, 4)]), [["or"], ["an"]], n=4, replace_probability=1.0, seed=[0]
+    )
     assert [copy.context for copy in made] == ["1066 and the"] * 4
     assert all(copy.starts == (0,) for copy in made)
 
@@ -268,15 +285,17 @@ def test_number_of_copies_is_kept_when_nothing_may_change() -> None:
 def test_more_copies_leave_the_first_ones_as_they_are(
     paragraph: tuple[str, list[Span], list[list[str]]], seed: list[int]
 ) -> None:
-    few = copies(*paragraph, n=2, replace_probability=0.5, seed=seed)
-    many = copies(*paragraph, n=5, replace_probability=0.5, seed=seed)
+    few = copies(Words.of(*paragraph[:2]), paragraph[2], n=2, replace_probability=0.5, seed=seed)
+    many = copies(Words.of(*paragraph[:2]), paragraph[2], n=5, replace_probability=0.5, seed=seed)
     assert many[:2] == few
 
 
 def test_paragraphs_with_other_seeds_get_other_copies() -> None:
     context = "town " * 40
     first, second = (
-        copies(context, [], same_for_all(context, "river"), n=1, replace_probability=0.5, seed=[seed])
+        copies(
+            Words.of(context, []), same_for_all(context, "river"), n=1, replace_probability=0.5, seed=[seed]
+        )
         for seed in (1, 2)
     )
     assert first != second

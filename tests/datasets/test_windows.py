@@ -79,7 +79,7 @@ def assert_equal_to_own(windows: Windows, own: Any) -> None:
 @settings(deadline=None, max_examples=80)
 @given(question=st.text(st.characters(codec="utf-8"), max_size=3), context=texts)
 def test_windows_equal_the_tokenizers_own(family: str, question: str, context: str) -> None:
-    windows = windower(family, keep_spaces=True).windows([question], [context])
+    windows = windower(family, keep_spaces=True).windows([(question, context)])
     assert_equal_to_own(windows, own_windows(family, question, context))
 
 
@@ -87,8 +87,8 @@ def test_windows_equal_the_tokenizers_own(family: str, question: str, context: s
 @settings(deadline=None, max_examples=80)
 @given(context=texts)
 def test_offsets_show_the_tokens_of_the_tokenizer_without_white_space(family: str, context: str) -> None:
-    (clean,) = windower(family).windows(["Who?"], [context]).offsets
-    (own,) = windower(family, keep_spaces=True).windows(["Who?"], [context]).offsets
+    (clean,) = windower(family).windows([("Who?", context)]).offsets
+    (own,) = windower(family, keep_spaces=True).windows([("Who?", context)]).offsets
     for (start, end), (own_start, own_end) in zip(clean.tolist(), own.tolist(), strict=True):
         assert context[start:end] == context[own_start:own_end].strip()
 
@@ -112,17 +112,17 @@ def test_all_white_space_of_unicode_is_known() -> None:
 @FAMILIES
 @pytest.mark.parametrize("context", [*ODD, " ".join(ODD), "", CONTEXT])
 def test_odd_text_equals_the_tokenizers_own(family: str, context: str) -> None:
-    windows = windower(family, keep_spaces=True).windows(["Who?"], [context])
+    windows = windower(family, keep_spaces=True).windows([("Who?", context)])
     assert_equal_to_own(windows, own_windows(family, "Who?", context))
 
 
 @FAMILIES
 def test_tokenizers_own_settings_neither_count_nor_change(family: str) -> None:
     tokenizer = (tiny.wordpiece_tokenizer if family == "bert" else tiny.bytelevel_tokenizer)()
-    plain = Windower(tokenizer, SMALL).windows(["Who?"], [CONTEXT])
+    plain = Windower(tokenizer, SMALL).windows([("Who?", CONTEXT)])
     tokenizer("a", max_length=3, truncation=True, padding="max_length")
     before = tokenizer.backend_tokenizer.to_str()
-    again = Windower(tokenizer, SMALL).windows(["Who?"], [CONTEXT])
+    again = Windower(tokenizer, SMALL).windows([("Who?", CONTEXT)])
     assert [ids.tolist() for ids in again.input_ids] == [ids.tolist() for ids in plain.input_ids]
     assert tokenizer.backend_tokenizer.to_str() == before
 
@@ -130,7 +130,7 @@ def test_tokenizers_own_settings_neither_count_nor_change(family: str) -> None:
 @FAMILIES
 @pytest.mark.parametrize("text", [CONTEXT, CONTEXT * 3])
 def test_long_question_is_cut_to_max_query_len(family: str, text: str) -> None:
-    windows = windower(family).windows([text], ["The owl."])
+    windows = windower(family).windows([(text, "The owl.")])
     ids = TOKENIZERS[family](text, add_special_tokens=False)["input_ids"]
     assert windows.input_ids[0][1 : 1 + SMALL.max_query_len].tolist() == ids[: SMALL.max_query_len]
     assert len(windows) == 1
@@ -146,7 +146,7 @@ def test_every_token_is_covered_and_neighbours_share_doc_stride(
     family: str, context: str, stride: int
 ) -> None:
     config = WindowConfig(max_seq_len=40, doc_stride=stride, max_query_len=16)
-    windows = windower(family, config).windows(["Who built it?"], [context])
+    windows = windower(family, config).windows([("Who built it?", context)])
     ends = windows.first_token + windows.context_tokens
     assert windows.first_token[0] == 0
     assert ends[-1] == len(windows.offsets[0])
@@ -156,12 +156,12 @@ def test_every_token_is_covered_and_neighbours_share_doc_stride(
 
 @FAMILIES
 def test_pairs_share_texts_and_keep_their_order(family: str) -> None:
-    questions, contexts = ["Who?", "When was it built?"], [CONTEXT, "", "The owl."]
-    pairs = [(1, 0), (0, 2), (0, 0), (1, 1)]
-    together = windower(family).windows(questions, contexts, pairs)
+    who, when = "Who?", "When was it built?"
+    pairs = [(when, CONTEXT), (who, "The owl."), (who, CONTEXT), (when, "")]
+    together = windower(family).windows(pairs)
     assert sorted(together.pair.tolist()) == together.pair.tolist()
-    for number, (q, c) in enumerate(pairs):
-        alone = windower(family).windows([questions[q]], [contexts[c]])
+    for number, pair in enumerate(pairs):
+        alone = windower(family).windows([pair])
         rows = np.flatnonzero(together.pair == number)
         assert [together.input_ids[w].tolist() for w in rows] == [ids.tolist() for ids in alone.input_ids]
         assert together.offsets[number].tolist() == alone.offsets[0].tolist()
@@ -169,7 +169,7 @@ def test_pairs_share_texts_and_keep_their_order(family: str) -> None:
 
 @FAMILIES
 def test_empty_context_is_one_window_without_context(family: str) -> None:
-    windows = windower(family).windows(["Who?"], [""])
+    windows = windower(family).windows([("Who?", "")])
     assert len(windows) == 1
     assert windows.context_tokens.tolist() == [0]
     assert windows.offsets[0].shape == (0, 2)
@@ -186,8 +186,8 @@ def test_lone_surrogates_keep_length_and_offsets(family: str, parts: list[str]) 
     assert all(
         a == b or (b == "\ufffd" and 0xD800 <= ord(a) <= 0xDFFF) for a, b in zip(text, clean, strict=True)
     )
-    windows = windower(family).windows(["Who?"], [text])
-    assert windows.offsets[0].tolist() == windower(family).windows(["Who?"], [clean]).offsets[0].tolist()
+    windows = windower(family).windows([("Who?", text)])
+    assert windows.offsets[0].tolist() == windower(family).windows([("Who?", clean)]).offsets[0].tolist()
     assert not len(windows.offsets[0]) or windows.offsets[0].max() <= len(text)
 
 
@@ -215,7 +215,7 @@ def answered(draw: st.DrawFn) -> tuple[str, int, int]:
 def test_label_covers_the_answer(family: str, case: tuple[str, int, int]) -> None:
     context, start, end = case
     windows = windower(family, WindowConfig(max_seq_len=64, doc_stride=30, max_query_len=16)).windows(
-        ["Who?"], [context]
+        [("Who?", context)]
     )
     firsts, lasts = labels(windows, [(start, end)])
     held = 0
@@ -238,7 +238,7 @@ def test_label_covers_the_answer(family: str, case: tuple[str, int, int]) -> Non
 
 @FAMILIES
 def test_answer_cut_by_a_window_is_labelled_in_one_that_holds_it(family: str) -> None:
-    windows = windower(family).windows(["Who?"], [CONTEXT])
+    windows = windower(family).windows([("Who?", CONTEXT)])
     assert len(windows) > 1
     offsets = windows.offsets[0]
     border = int(windows.context_tokens[0])  # first token after window 0
@@ -251,7 +251,7 @@ def test_answer_cut_by_a_window_is_labelled_in_one_that_holds_it(family: str) ->
 
 @FAMILIES
 def test_answer_on_token_borders_comes_back_exactly(family: str) -> None:
-    windows = windower(family, WindowConfig()).windows(["Who?"], [CONTEXT])
+    windows = windower(family, WindowConfig()).windows([("Who?", CONTEXT)])
     start = CONTEXT.index("Edith Marlow")
     (first,), (last,) = labels(windows, [(start, start + 12)])
     shown = windows.window_offsets(0)
@@ -260,7 +260,7 @@ def test_answer_on_token_borders_comes_back_exactly(family: str) -> None:
 
 
 def test_all_bytes_of_an_emoji_are_labelled() -> None:
-    windows = windower("roberta").windows(["Who?"], ["owl 📚 owl"])
+    windows = windower("roberta").windows([("Who?", "owl 📚 owl")])
     (first,), (last,) = labels(windows, [(4, 5)])
     assert last > first
     assert {
@@ -269,7 +269,7 @@ def test_all_bytes_of_an_emoji_are_labelled() -> None:
 
 
 def test_unanswerable_pair_is_labelled_with_the_first_token() -> None:
-    starts, ends = labels(windower("bert").windows(["Who?", "Who?"], ["a cat", "a cat"]), [None, (2, 5)])
+    starts, ends = labels(windower("bert").windows([("Who?", "a cat")] * 2), [None, (2, 5)])
     assert (starts[0], ends[0]) == (NO_ANSWER, NO_ANSWER)
     assert starts[1] > 0
 
@@ -277,7 +277,7 @@ def test_unanswerable_pair_is_labelled_with_the_first_token() -> None:
 @pytest.mark.parametrize("span", [(1, 3), (0, 1)])
 def test_answer_without_a_token_teaches_nothing(span: tuple[int, int]) -> None:
     context = "a  b" if span == (1, 3) else "\u200bword"
-    starts, ends = labels(windower("bert").windows(["Who?"], [context]), [span])
+    starts, ends = labels(windower("bert").windows([("Who?", context)]), [span])
     assert (starts.tolist(), ends.tolist()) == ([NO_LABEL], [NO_LABEL])
 
 

@@ -12,7 +12,7 @@ import torch
 
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.core import processor
-from tinyqa_ray.datasets.windows import Windower, Windows
+from tinyqa_ray.datasets.windows import Tokens, Windower, Windows
 from tinyqa_ray.engines.torch_engine import TorchEngine, pick_device, pick_dtype
 from tinyqa_ray.models import pretrained
 
@@ -31,7 +31,7 @@ def engine(family: str, request: pytest.FixtureRequest) -> tuple[TorchEngine, Wi
 def some_windows(windower: Windower) -> Windows:
     paragraphs = [row for article in tiny.squad_document()["data"] for row in article["paragraphs"]]
     contexts = ["owl", *(row["context"] for row in paragraphs[:4]), "", "[PAD] <pad> rye bread"]
-    return windower.windows(["Who built the lighthouse?"] * len(contexts), contexts)
+    return windower.windows([("Who built the lighthouse?", context) for context in contexts])
 
 
 @FAMILIES
@@ -66,7 +66,7 @@ def test_token_budget_counts_padding(
     shapes: list[tuple[int, int]] = []
     original = TorchEngine.run
 
-    def watched(self: TorchEngine, windows: Windows, batches: Any) -> Any:
+    def watched(self: TorchEngine, windows: Tokens, batches: Any) -> Any:
         for made in original(self, windows, batches):
             shapes.append(made[1].shape)
             yield made
@@ -126,7 +126,7 @@ def test_several_batches_run_side_by_side_on_a_core_each(
     launch, seen = forward._launch, dict[int, int]()
     both = threading.Barrier(2, timeout=20)
 
-    def watched(windows: Windows, batch: Any) -> torch.Tensor:
+    def watched(windows: Tokens, batch: Any) -> torch.Tensor:
         if threading.get_ident() not in seen:
             seen[threading.get_ident()] = torch.get_num_threads()
             both.wait()  # passes only when the other lane is here as well
@@ -146,7 +146,7 @@ def test_batch_alone_has_all_cores_and_two_at_a_time_share_them(
     launch, seen = forward._launch, []
     held, go_on = threading.Event(), threading.Event()
 
-    def watched(windows: Windows, batch: Any) -> torch.Tensor:
+    def watched(windows: Tokens, batch: Any) -> torch.Tensor:
         seen.append(torch.get_num_threads())
         if len(seen) == 1:
             held.set()

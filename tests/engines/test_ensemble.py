@@ -34,7 +34,7 @@ def other(tiny_bert: str, tmp_path: Path) -> str:
 def test_logits_are_the_mean_of_those_of_each_model(tiny_bert: str, other: str) -> None:
     readers = [Reader.from_pretrained(name, device="cpu", window=WINDOW) for name in (tiny_bert, other)]
     contexts = [row["context"] for article in tiny.squad_document()["data"] for row in article["paragraphs"]]
-    windows = readers[0].windower.windows(["Who built it?"] * len(contexts), contexts)
+    windows = readers[0].windower.windows([("Who built it?", context) for context in contexts])
     mean = load_mean((tiny_bert, other), device="cpu")
     each = [reader.engine.logits(windows) for reader in readers]
     for side, found in enumerate(mean.logits(windows, max_batch_tokens=100)):

@@ -52,7 +52,7 @@ def test_margins_are_of_best_spans_and_right_where_an_answer_is() -> None:
         *(Reading((dawn, more), 1.0), Reading((more,), 4.0), Reading((bread,), -1.0)),
         *(Reading((dawn,), 2.5), Reading((), 0.0)),
     ]
-    margins, right = measure.margins(questions, found)
+    margins, right = measure.Scored.of(questions, found).margins()
     np.testing.assert_allclose(margins, [2.0, -3.0, 1.5, 0.5])
     # Two of the three words of "baked at dawn" are all of "at dawn".
     np.testing.assert_allclose(right, [1.0, 0.8, 0.0, 0.0])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.evaluate import score_files, squad_metrics
+from tinyqa_ray.evaluate.squad_metrics import per_question
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEPT = REPOSITORY / "tests" / "golden" / "squad2_metrics"
@@ -37,6 +38,11 @@ def split(rows: Rows) -> tuple[dict[str, list[str]], dict[str, str], dict[str, f
         {i: row[1] for i, row in zip(ids, rows, strict=True)},
         {i: row[2] for i, row in zip(ids, rows, strict=True)},
     )
+
+
+def best_threshold(rows: Rows) -> float:
+    gold, predictions, na_probs = split(rows)
+    return squad_metrics.best_threshold(per_question(gold, predictions), na_probs)
 
 
 def slow_f1_at(rows: Rows, threshold: float) -> float:
@@ -123,20 +129,20 @@ def test_f1_counts_tokens_as_often_as_both_have_them(gold: str, predicted: str, 
 
 
 def test_the_best_of_several_answers_counts() -> None:
-    result = squad_metrics.score({"q": ["a dog", "cats"]}, {"q": "The Cats!"})
+    result = squad_metrics.score(per_question({"q": ["a dog", "cats"]}, {"q": "The Cats!"}))
     assert (result["exact"], result["f1"]) == (100, 100)
 
 
 def test_a_split_without_questions_has_no_keys() -> None:
-    assert list(squad_metrics.score({"q": []}, {"q": ""})) == [
+    assert list(squad_metrics.score(per_question({"q": []}, {"q": ""}))) == [
         "exact", "f1", "total", "NoAns_exact", "NoAns_f1", "NoAns_total",
     ]  # fmt: skip
 
 
 def test_no_answer_threshold_is_strict_and_rewards_only_unanswerable_questions() -> None:
     gold, predictions = {"has": ["cat"], "no": []}, {"has": "cat", "no": "dog"}
-    at_threshold = squad_metrics.score(gold, predictions, {"has": 0.5, "no": 0.5}, 0.5)
-    above = squad_metrics.score(gold, predictions, {"has": 0.6, "no": 0.6}, 0.5)
+    at_threshold = squad_metrics.score(per_question(gold, predictions), {"has": 0.5, "no": 0.5}, 0.5)
+    above = squad_metrics.score(per_question(gold, predictions), {"has": 0.6, "no": 0.6}, 0.5)
     assert (at_threshold["HasAns_f1"], at_threshold["NoAns_f1"]) == (100, 0)
     assert (above["HasAns_f1"], above["NoAns_f1"]) == (0, 100)
 
@@ -144,20 +150,20 @@ def test_no_answer_threshold_is_strict_and_rewards_only_unanswerable_questions()
 def test_official_search_stops_inside_a_tie_and_best_threshold_does_not() -> None:
     gold, predictions = {"has": ["cat"], "no": []}, {"has": "cat", "no": "dog"}
     na_probs = {"has": 0.5, "no": 0.5}
-    assert squad_metrics.score(gold, predictions, na_probs)["best_f1"] == 100
-    threshold = squad_metrics.best_threshold(gold, predictions, na_probs)
-    assert squad_metrics.summarize(gold, predictions, na_probs, threshold).f1 == 50
+    assert squad_metrics.score(per_question(gold, predictions), na_probs)["best_f1"] == 100
+    threshold = squad_metrics.best_threshold(per_question(gold, predictions), na_probs)
+    assert squad_metrics.summarize(per_question(gold, predictions), na_probs, threshold).f1 == 50
 
 
 def test_official_search_reports_threshold_0_where_abstaining_always_is_best() -> None:
-    result = squad_metrics.score({"q": []}, {"q": "cat"}, {"q": 0.3})
+    result = squad_metrics.score(per_question({"q": []}, {"q": "cat"}), {"q": 0.3})
     assert (result["best_f1"], result["best_f1_thresh"]) == (100, 0)
 
 
 def test_predictions_and_na_probs_of_other_questions_are_ignored() -> None:
     gold, predictions, na_probs = {"q": ["cat"]}, {"q": "cat"}, {"q": 0.1}
-    more = squad_metrics.score(gold, {**predictions, "other": "x"}, {"other": 0.0, **na_probs})
-    assert more == squad_metrics.score(gold, predictions, na_probs)
+    more = squad_metrics.score(per_question(gold, {**predictions, "other": "x"}), {"other": 0.0, **na_probs})
+    assert more == squad_metrics.score(per_question(gold, predictions), na_probs)
 
 
 @settings(deadline=None)
@@ -194,7 +200,7 @@ def test_predicting_an_acceptable_answer_scores_100(rows: Rows, data: st.DataObj
     for question_id, golds in gold.items():
         kept = [text for text in golds if squad_metrics.normalize_answer(text)] or [""]
         predictions[question_id] = data.draw(st.sampled_from(kept))
-    result = squad_metrics.score(gold, predictions)
+    result = squad_metrics.score(per_question(gold, predictions))
     assert result["exact"] == result["f1"] == 100
 
 
@@ -205,12 +211,12 @@ def test_order_of_questions_does_not_matter(rows: Rows, rng: random.Random) -> N
     shuffled = {i: gold[i] for i in rng.sample(sorted(gold), len(gold))}
     other_predictions = {i: predictions[i] for i in rng.sample(sorted(gold), len(gold))}
     other_na_probs = {i: na_probs[i] for i in rng.sample(sorted(gold), len(gold))}
-    assert squad_metrics.score(shuffled, other_predictions, na_probs, 0.4) == pytest.approx(
-        squad_metrics.score(gold, predictions, na_probs, 0.4)
+    assert squad_metrics.score(per_question(shuffled, other_predictions), na_probs, 0.4) == pytest.approx(
+        squad_metrics.score(per_question(gold, predictions), na_probs, 0.4)
     )
     assert squad_metrics.best_threshold(
-        shuffled, other_predictions, other_na_probs
-    ) == squad_metrics.best_threshold(gold, predictions, na_probs)
+        per_question(shuffled, other_predictions), other_na_probs
+    ) == squad_metrics.best_threshold(per_question(gold, predictions), na_probs)
 
 
 @settings(deadline=None)
@@ -221,7 +227,7 @@ def test_order_of_questions_does_not_matter(rows: Rows, rng: random.Random) -> N
 @example([(["cat"], "cat", 1.0)])
 @example([([], "the", 0.5), (["cat"], "dog", 0.2)])
 def test_no_threshold_beats_best_threshold(rows: Rows) -> None:
-    best = squad_metrics.best_threshold(*split(rows))
+    best = best_threshold(rows)
     assert 0 <= best <= 1
     grid = {*np.linspace(0, 1, 201), *(row[2] for row in rows)}
     assert slow_f1_at(rows, best) >= max(slow_f1_at(rows, threshold) for threshold in grid) - 1e-7
@@ -231,62 +237,64 @@ def test_no_threshold_beats_best_threshold(rows: Rows) -> None:
 @given(questions, probabilities)
 def test_summary_reports_the_f1_at_the_threshold(rows: Rows, threshold: float) -> None:
     gold, predictions, na_probs = split(rows)
-    summary = squad_metrics.summarize(gold, predictions, na_probs, threshold)
+    summary = squad_metrics.summarize(per_question(gold, predictions), na_probs, threshold)
     assert summary.f1 == pytest.approx(slow_f1_at(rows, threshold))
-    official = squad_metrics.score(gold, predictions, na_probs, threshold)
+    official = squad_metrics.score(per_question(gold, predictions), na_probs, threshold)
     assert summary.exact == official["exact"]
     assert summary.has_ans_exact == official.get("HasAns_exact")
     assert summary.has_ans_f1 == official.get("HasAns_f1")
     assert summary.no_ans_f1 == official.get("NoAns_f1")
-    assert summary.forced_f1 == squad_metrics.score(gold, predictions).get("HasAns_f1")
+    assert summary.forced_f1 == squad_metrics.score(per_question(gold, predictions)).get("HasAns_f1")
 
 
 def test_best_threshold_lies_midway_between_the_questions_it_separates() -> None:
     rows = [(["cat"], "cat", 0.2), ([], "dog", 0.6), ([], "dog", 0.9)]
-    assert squad_metrics.best_threshold(*split(rows)) == pytest.approx(0.4)
+    assert best_threshold(rows) == pytest.approx(0.4)
 
 
 def test_best_threshold_abstains_always_or_never_where_that_is_best() -> None:
-    assert squad_metrics.best_threshold({"q": []}, {"q": "cat"}, {"q": 0.3}) == 0
-    assert squad_metrics.best_threshold({"q": ["cat"]}, {"q": "cat"}, {"q": 0.3}) == 1
+    assert squad_metrics.best_threshold(per_question({"q": []}, {"q": "cat"}), {"q": 0.3}) == 0
+    assert squad_metrics.best_threshold(per_question({"q": ["cat"]}, {"q": "cat"}), {"q": 0.3}) == 1
 
 
 def test_of_equally_good_thresholds_the_one_that_answers_most_is_taken() -> None:
     rows = [(["cat"], "cat", 0.1), (["cat"], "dog", 0.5), ([], "dog", 0.9)]
-    assert squad_metrics.best_threshold(*split(rows)) == pytest.approx(0.7)
+    assert best_threshold(rows) == pytest.approx(0.7)
 
 
 def test_thresholds_that_differ_only_by_rounding_errors_count_as_equally_good() -> None:
     quarter, three_quarters = ["x"], ["x y z"]
     rows = [([], "x", 0.1), (quarter, "x 1 2 3 4 5 6", 0.2), (three_quarters, "x y z 1 2", 0.3)]
-    assert squad_metrics.best_threshold(*split(rows)) == 1
+    assert best_threshold(rows) == 1
 
 
 def test_equal_na_probs_do_not_make_the_best_threshold_abstain_on_good_answers() -> None:
     rows = [(["cat"], "cat", 0.0), (["dog"], "dog", 0.0), ([], "cat", 0.0)]
-    assert squad_metrics.best_threshold(*split(rows)) == 1
+    assert best_threshold(rows) == 1
 
 
 def test_best_threshold_refuses_raw_scores() -> None:
     with pytest.raises(InputError, match=r"na_prob of question 'b' is 3\.5.*\[0, 1\].*sigmoid"):
-        squad_metrics.best_threshold({"a": [], "b": []}, {"a": "", "b": ""}, {"a": 0.1, "b": 3.5})
+        squad_metrics.best_threshold(
+            per_question({"a": [], "b": []}, {"a": "", "b": ""}), {"a": 0.1, "b": 3.5}
+        )
 
 
 def test_summary_shows_a_model_that_merely_abstains() -> None:
     gold = {"h1": ["cat"], "h2": ["dog"], "n1": [], "n2": [], "n3": []}
     predictions = {"h1": "cat", "h2": "big black old dog", "n1": "x", "n2": "x", "n3": "x"}
-    abstaining = squad_metrics.summarize(gold, predictions, dict.fromkeys(gold, 0.9), 0.5)
+    abstaining = squad_metrics.summarize(per_question(gold, predictions), dict.fromkeys(gold, 0.9), 0.5)
     assert abstaining == squad_metrics.SquadSummary(
         exact=60, f1=60, has_ans_exact=0, has_ans_f1=0, no_ans_f1=100, forced_exact=50, forced_f1=70,
         always_abstain=60, total=5, has_ans_total=2, no_ans_total=3, threshold=0.5,
     )  # fmt: skip
-    answering = squad_metrics.summarize(gold, predictions, dict.fromkeys(gold, 0.1), 0.5)
+    answering = squad_metrics.summarize(per_question(gold, predictions), dict.fromkeys(gold, 0.1), 0.5)
     assert answering == replace(abstaining, exact=20, f1=28, has_ans_exact=50, has_ans_f1=70, no_ans_f1=0)
 
 
 def test_summary_gives_none_for_a_split_without_questions() -> None:
-    answerable = squad_metrics.summarize({"q": ["cat"]}, {"q": "cat"}, {"q": 0.1}, 0.5)
-    unanswerable = squad_metrics.summarize({"q": []}, {"q": "cat"}, {"q": 0.9}, 0.5)
+    answerable = squad_metrics.summarize(per_question({"q": ["cat"]}, {"q": "cat"}), {"q": 0.1}, 0.5)
+    unanswerable = squad_metrics.summarize(per_question({"q": []}, {"q": "cat"}), {"q": 0.9}, 0.5)
     assert (answerable.no_ans_f1, answerable.always_abstain) == (None, 0)
     assert (unanswerable.has_ans_exact, unanswerable.has_ans_f1) == (None, None)
     assert (unanswerable.forced_exact, unanswerable.forced_f1) == (None, None)
@@ -294,7 +302,7 @@ def test_summary_gives_none_for_a_split_without_questions() -> None:
 
 
 def test_per_question_keeps_the_order_of_the_gold_data() -> None:
-    scores = squad_metrics.per_question({"b": ["big cat"], "a": []}, {"a": "the", "b": "cat"})
+    scores = per_question({"b": ["big cat"], "a": []}, {"a": "the", "b": "cat"})
     assert scores.ids == ("b", "a")
     assert scores.f1.tolist() == pytest.approx([2 / 3, 1])
     assert scores.exact.tolist() == [0, 1]
@@ -338,19 +346,19 @@ def test_what_is_not_squad_is_refused_with_its_place(
 
 def test_missing_prediction_is_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"predictions lack 1 of 2 questions: 'b';"):
-        squad_metrics.score({"a": [], "b": []}, {"a": ""})
+        squad_metrics.score(per_question({"a": [], "b": []}, {"a": ""}))
 
 
 def test_many_missing_na_probs_are_counted_and_the_first_named() -> None:
     gold: dict[str, list[str]] = {f"q{i}": [] for i in range(9)}
     with pytest.raises(InputError, match="na_probs lack 8 of 9 questions: 'q1', 'q2', 'q3', …;"):
-        squad_metrics.score(gold, dict.fromkeys(gold, ""), {"q0": 0.5})
+        squad_metrics.score(per_question(gold, dict.fromkeys(gold, "")), {"q0": 0.5})
 
 
 @pytest.mark.parametrize("value", [None, 3, ["cat"]])
 def test_prediction_that_is_not_text_is_refused_by_name(value: Any) -> None:
     with pytest.raises(InputError, match="prediction for question 'b' is"):
-        squad_metrics.score({"a": [], "b": []}, {"a": "", "b": value})
+        squad_metrics.score(per_question({"a": [], "b": []}, {"a": "", "b": value}))
 
 
 @pytest.mark.parametrize(
@@ -358,22 +366,22 @@ def test_prediction_that_is_not_text_is_refused_by_name(value: Any) -> None:
 )
 def test_na_prob_that_is_not_a_finite_number_is_refused_by_name(value: Any) -> None:
     with pytest.raises(InputError, match=r"na_prob of question 'b' is .*finite"):
-        squad_metrics.score({"a": [], "b": []}, {"a": "", "b": ""}, {"a": 0.5, "b": value})
+        squad_metrics.score(per_question({"a": [], "b": []}, {"a": "", "b": ""}), {"a": 0.5, "b": value})
 
 
 def test_na_probs_may_be_numpy_numbers() -> None:
-    result = squad_metrics.score({"a": []}, {"a": "cat"}, {"a": np.float32(0.5)}, 0.25)
+    result = squad_metrics.score(per_question({"a": []}, {"a": "cat"}), {"a": np.float32(0.5)}, 0.25)
     assert result["f1"] == 100
 
 
 def test_gold_without_questions_is_refused() -> None:
     with pytest.raises(InputError, match="no questions"):
-        squad_metrics.score({}, {})
+        squad_metrics.score(per_question({}, {}))
 
 
 def test_threshold_that_is_not_a_number_is_refused() -> None:
     with pytest.raises(InputError, match="threshold is nan"):
-        squad_metrics.score({"a": []}, {"a": ""}, {"a": 0.5}, float("nan"))
+        squad_metrics.score(per_question({"a": []}, {"a": ""}), {"a": 0.5}, float("nan"))
 
 
 @pytest.mark.parametrize("missing", ["gold.json", "predictions.json", "na_probs.json"])

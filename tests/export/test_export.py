@@ -54,7 +54,7 @@ def exported(tiny_bert: str, tiny_squad: str, tmp_path_factory: pytest.TempPathF
 def some_windows(folder: str) -> Windows:
     windower = Windower(pretrained.load_tokenizer(folder), SMALL)
     contexts = [*CONTEXTS, "owl", ""]
-    return windower.windows(["Who built the lighthouse?"] * len(contexts), contexts)
+    return windower.windows([("Who built the lighthouse?", context) for context in contexts])
 
 
 @FAMILIES
@@ -112,8 +112,8 @@ def test_int8_export_reads_about_like_its_model(
     plain = Reader.from_pretrained(folder, window=SMALL, device="cpu")
     small = Reader.from_pretrained(str(tmp_path / "int8"), window=SMALL)
     assert "int8" in small.engine.name
-    asked = (["Who?"] * len(CONTEXTS), CONTEXTS)
-    one, two = (np.array([r.null_score for r in reader.read(*asked)]) for reader in (plain, small))
+    asked = [("Who?", context) for context in CONTEXTS]
+    one, two = (np.array([r.null_score for r in reader.read(asked)]) for reader in (plain, small))
     assert not np.array_equal(one, two)
     assert np.abs(one - two).max() < 0.25 * np.abs(one).max()
 
@@ -149,16 +149,16 @@ def test_export_reads_the_same_on_a_processor_without_vnni(exported: str, tiny_b
         "import sys; from tinyqa_ray.reader import Reader; from tinyqa_ray.configs import WindowConfig; "
         f"window = WindowConfig(**{asdict(SMALL)}); "
         "reader = Reader.from_pretrained(sys.argv[1], window=window); "
-        f"print([r.null_score for r in reader.read(['Who?'] * {len(CONTEXTS)}, {CONTEXTS!r})])"
+        f"print([r.null_score for r in reader.read([('Who?', context) for context in {CONTEXTS!r}])])"
     )
     command = [sys.executable, "-c", reading, exported]
     done = subprocess.run(
         command, env={**os.environ, **AS_WITHOUT_VNNI}, capture_output=True, text=True, check=True
     )
     there = np.array(json.loads(done.stdout.splitlines()[-1]))
-    asked = (["Who?"] * len(CONTEXTS), CONTEXTS)
+    asked = [("Who?", context) for context in CONTEXTS]
     exact, here = (
-        np.array([r.null_score for r in Reader.from_pretrained(model, window=SMALL).read(*asked)])
+        np.array([r.null_score for r in Reader.from_pretrained(model, window=SMALL).read(asked)])
         for model in (tiny_bert, exported)
     )
     assert np.abs(there - exact).max() < 0.25 * np.abs(exact).max()

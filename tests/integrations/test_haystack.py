@@ -249,7 +249,7 @@ def test_unlikely_answers_come_after_no_answer(tiny_roberta: str, tmp_path: Path
 def test_null_score_is_the_models_own_over_all_documents(tiny_bert: str) -> None:
     window = WindowConfig(max_seq_len=64, doc_stride=16, max_query_len=1)
     engine = Reader.from_pretrained(tiny_bert, device="cpu", window=window)
-    chances = [engine.read([QUERY], [c], max_answer_tokens=64)[0].na_prob for c in CONTEXTS]
+    chances = [engine.read([(QUERY, c)], max_answer_tokens=64)[0].na_prob for c in CONTEXTS]
     reader = ExtractiveReader(tiny_bert, CPU, no_answer_score="null", **SMALL)
     for contents, chance in [
         *((CONTEXTS[i : i + 1], chances[i]) for i in range(3)),

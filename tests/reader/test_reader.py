@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import AutoModel
 
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets.windows import Windower
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.models.settings import ModelSettings, write_settings
 from tinyqa_ray.reader import Answer, Reader
@@ -113,6 +114,23 @@ def test_repeated_pairs_get_equal_answers(reader: Reader) -> None:
     assert one == again != other
 
 
+def test_each_text_of_a_call_is_tokenised_once(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenised: list[str] = []
+    encode = Windower._encode
+
+    def watched(windower: Windower, texts: Sequence[str]) -> Any:
+        tokenised.extend(texts)
+        return encode(windower, texts)
+
+    monkeypatch.setattr(Windower, "_encode", watched)
+    questions, contexts = ["Who?", "When?"], CONTEXTS[:3]
+    reader.answer_many([(question, context) for question in questions for context in contexts] * 2)
+    assert sorted(tokenised) == sorted([*questions, *contexts])
+    tokenised.clear()
+    reader.answer("Who?", contexts)
+    assert sorted(tokenised) == sorted(["Who?", *contexts])
+
+
 def test_nothing_asked_is_nothing_answered(reader: Reader) -> None:
     assert reader.answer_many([]) == []
 
@@ -183,8 +201,8 @@ def test_question_that_leaves_room_is_not_cut(tiny_bert: str) -> None:
         for cut_questions in (False, True)
     )
     long = "who " * 25
-    assert whole.windower.windows([long], [CONTEXTS[0]]).context_start[0] == 27
-    assert cut.windower.windows([long], [CONTEXTS[0]]).context_start[0] == SMALL.max_query_len + 2
+    assert whole.windower.windows([(long, CONTEXTS[0])]).context_start[0] == 27
+    assert cut.windower.windows([(long, CONTEXTS[0])]).context_start[0] == SMALL.max_query_len + 2
     assert whole.answer(long, CONTEXTS[0], threshold=1.0)[0].answer
 
 
@@ -194,8 +212,8 @@ def test_context_of_megabytes_is_read_to_its_end(tiny_bert: str) -> None:
     huge = text * (1_000_000 // len(text))
     (answer,), (small,) = reader.answer_many([("Who?", huge), ("Who?", CONTEXTS[0])], threshold=1.0)
     assert answer.answer == huge[answer.start : answer.end] != ""
-    (best,) = reader.read(["Who?"], [huge])
-    assert best.spans[0].score >= reader.read(["Who?"], [text])[0].spans[0].score - 1e-4
+    (best,) = reader.read([("Who?", huge)])
+    assert best.spans[0].score >= reader.read([("Who?", text)])[0].spans[0].score - 1e-4
     assert same([small], reader.answer("Who?", CONTEXTS[0], threshold=1.0))
 
 
@@ -261,9 +279,8 @@ def test_precision_or_device_that_is_not_there_is_refused(
 def test_bf16_reads_about_the_same(tiny_bert: str, has: Callable[..., None]) -> None:
     has("bf16")
     exact, half = (Reader.from_pretrained(tiny_bert, device="cpu", precision=p) for p in ("fp32", "bf16"))
-    for one, two in zip(
-        exact.read(["Who?"] * 3, CONTEXTS[:3]), half.read(["Who?"] * 3, CONTEXTS[:3]), strict=True
-    ):
+    asked = [("Who?", context) for context in CONTEXTS[:3]]
+    for one, two in zip(exact.read(asked), half.read(asked), strict=True):
         assert one.null_score == pytest.approx(two.null_score, abs=0.05)
         assert one.null_score != two.null_score
 

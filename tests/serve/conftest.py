@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tinyqa_ray.configs import ServeConfig
-from tinyqa_ray.datasets.windows import Windows
+from tinyqa_ray.datasets.windows import Tokens
 from tinyqa_ray.serve.api import create_api
 from tinyqa_ray.serve.metrics import Figures, Metrics
 from tinyqa_ray.serve.service import EngineInfo, Logits, Service
@@ -23,7 +23,7 @@ def chance_api(tiny_bert: str, bearer: dict[str, str]) -> Any:
     """The application, over logits drawn by chance; it wants a key."""
     rng = np.random.default_rng(0)
 
-    async def run(windows: Windows) -> Logits:
+    async def run(windows: Tokens) -> Logits:
         return [rng.normal(size=(2, tokens)).astype(np.float32) for tokens in windows.lengths]
 
     async def engine() -> EngineInfo:

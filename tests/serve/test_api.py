@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from tinyqa_ray import pipeline
 from tinyqa_ray.configs import LimitConfig, ServeConfig
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.datasets.windows import Windows
+from tinyqa_ray.datasets.windows import Tokens
 from tinyqa_ray.reader import Reader
 from tinyqa_ray.serve import gate
 from tinyqa_ray.serve.api import create_api
@@ -55,7 +55,7 @@ def make(model: Model, tiny_bert: str) -> Iterator[Make]:
     ) -> TestClient:
         metrics = Metrics()
 
-        async def run_here(windows: Windows) -> Logits:
+        async def run_here(windows: Tokens) -> Logits:
             packed = Packed.of(windows)
             reply = await model.logits(packed)
             assert reply.logits is not None
@@ -253,7 +253,7 @@ def test_body_that_does_not_come_is_a_timeout(make: Make) -> None:
 
 
 def test_overload_is_429_with_the_time_to_come_again(make: Make) -> None:
-    async def full(windows: Windows) -> Logits:
+    async def full(windows: Tokens) -> Logits:
         raise OverloadedError("9 tokens wait already", 2.4)
 
     reply = make(run=full).post("/v1/answer", json={"question": "a", "contexts": ["a"]})
@@ -262,7 +262,7 @@ def test_overload_is_429_with_the_time_to_come_again(make: Make) -> None:
 
 
 def test_bug_is_a_500_that_tells_nothing_inside(make: Make) -> None:
-    async def broken(windows: Windows) -> Logits:
+    async def broken(windows: Tokens) -> Logits:
         raise KeyError("secret")
 
     client = make(run=broken)

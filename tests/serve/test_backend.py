@@ -11,7 +11,7 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import DeploymentUnavailableError
 
-from tinyqa_ray.datasets.windows import Windows
+from tinyqa_ray.datasets.windows import Tokens
 from tinyqa_ray.serve import backend as module
 from tinyqa_ray.serve.backend import Backend, Replicas
 from tinyqa_ray.serve.errors import BackendError, OverloadedError, UnhealthyError
@@ -48,10 +48,9 @@ class Deployment:
         return answer
 
 
-def windows(*lengths: int) -> Windows:
+def windows(*lengths: int) -> Tokens:
     ids = [np.ones(tokens, dtype=np.int32) for tokens in lengths]
-    none = np.zeros(len(lengths), dtype=np.int32)
-    return Windows(ids, ids, none, none, none, none, [])
+    return Tokens(ids, ids)
 
 
 def reply(tokens: int) -> Reply:

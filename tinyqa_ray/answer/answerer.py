@@ -89,60 +89,56 @@ class Answerer:
         began = time.perf_counter()
         unit = unit_of(rows)
         pairs = pairs_of(unit, self.corpus)
-        refusals = self.reader.refusals([(pair.question, pair.text) for pair in pairs])
+        read = iter(
+            self.reader.read_or_refuse(
+                [(pair.question, pair.text) for pair in pairs if not pair.error],
+                max_answer_tokens=self.config.max_answer_tokens,
+                top_k=kept_of_a_document(self.config),
+            )
+        )
         # What the input says of a document or a question comes first: a model is told nothing of it.
-        errors = [pair.error or refusal for pair, refusal in zip(pairs, refusals, strict=True)]
-        good = [pair for pair, error in zip(pairs, errors, strict=True) if error is None]
-        readings = self._read(good)
+        found = [(pair, pair.error or next(read)) for pair in pairs]
+        good = [(pair, each) for pair, each in found if not isinstance(each, str)]
         counts: dict[str, float] = {}
         examples: list[Example] = []
         if self.corpus.merged:
-            table = found_table(good, readings, self.config, self.reader.settings)
+            table = found_table(good, self.config, self.reader.settings)
         else:
-            table, counts, examples = self._answers(unit, pairs, errors, readings)
+            table, counts, examples = self._answers(unit, found)
         Notes(
             seconds=time.perf_counter() - began,
-            slowest=_slowest(good),
-            characters=sum(len(pair.text or "") for pair in good),
+            slowest=_slowest([pair for pair, _ in good]),
+            characters=sum(len(pair.text or "") for pair, _ in good),
             examples=examples,
         ).write(storage.join(self.notes, f"unit-{unit.index:06d}.json"))
         return table, counts
 
-    def _read(self, pairs: Sequence[Pair]) -> list[Reading]:
-        questions = {pair.question_row: str(pair.question) for pair in pairs}
-        texts = {(pair.row, pair.start): str(pair.text) for pair in pairs}
-        where_q = {key: number for number, key in enumerate(questions)}
-        where_t = {key: number for number, key in enumerate(texts)}
-        return self.reader.read(
-            list(questions.values()),
-            list(texts.values()),
-            [(where_q[pair.question_row], where_t[pair.row, pair.start]) for pair in pairs],
-            max_answer_tokens=self.config.max_answer_tokens,
-            top_k=kept_of_a_document(self.config),
-        )
-
     def _answers(
-        self, unit: Unit, pairs: Sequence[Pair], errors: Sequence[str | None], readings: Sequence[Reading]
+        self, unit: Unit, found: Sequence[tuple[Pair, Reading | str]]
     ) -> tuple[pa.Table, dict[str, float], list[Example]]:
-        """Rows of ``ANSWERS``, each pair on its own, in the order of the pairs."""
+        """Rows of ``ANSWERS``, each pair on its own, in the order of the pairs.
+
+        Args:
+            unit: whose pairs they are.
+            found: each pair with its reading, or why it has none.
+        """
         made: list[Row] = []
         counts: dict[str, float] = {}
         examples: dict[bool, Example] = {}
-        read = iter(readings)
-        for pair, error in zip(pairs, errors, strict=True):
+        for pair, reading in found:
             key = {"question_id": pair.question_id, "question": pair.question}
-            if error is not None:
+            if isinstance(reading, str):
                 made.append(
-                    {**key, "document_id": pair.document_id, "error": error, "rank": 0, "meta": pair.meta}
+                    {**key, "document_id": pair.document_id, "error": reading, "rank": 0, "meta": pair.meta}
                 )
                 counts["errors"] = counts.get("errors", 0) + 1
                 continue
-            text, reading = str(pair.text), next(read)
-            found = answers(reading, text, self.reader.settings, self.config.top_k, pair.document_id)
-            kept = chosen(found, self.config)
+            text = str(pair.text)
+            spans = answers(reading, text, self.reader.settings, self.config.top_k, pair.document_id)
+            kept = chosen(spans, self.config)
             counted(kept, counts)
             made += rows_of(key, kept, [pair.meta] * len(kept))
-            best = found[0]
+            best = spans[0]
             examples.setdefault(best.answer is None, Example.of(str(pair.question), pair.row, best))
         counts["rows"] = len(made)
         if self.config.jsonl:
@@ -193,7 +189,7 @@ def _pair(asked: Row, document: Row | None) -> Pair:
 
 
 def found_table(
-    pairs: Sequence[Pair], readings: Sequence[Reading], config: AnswerConfig, settings: ModelSettings
+    read: Sequence[tuple[Pair, Reading]], config: AnswerConfig, settings: ModelSettings
 ) -> pa.Table:
     """The best answers of each question within a unit, rows of ``FOUND`` by question, then best first.
 
@@ -201,7 +197,6 @@ def found_table(
     of all.
     """
     found: dict[int, list[Row]] = {}
-    read = zip(pairs, readings, strict=True)
     for _, same in groupby(read, key=lambda each: (each[0].row, each[0].question_row)):
         group = list(same)
         for row in _of_one_document(group, kept_of_a_document(config), settings):

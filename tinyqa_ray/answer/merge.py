@@ -50,9 +50,8 @@ class Merger:
         questions = rows.to_pylist()
         first, last = questions[0]["question_row"], questions[-1]["question_row"]
         best = self._best(first, last)
-        too_long = too_long_questions(
-            self.windower, [each["question"] for each in questions if each["error"] is None]
-        )
+        asked = self.windower.questions(each["question"] for each in questions if each["error"] is None)
+        too_long = too_long_questions(self.windower, asked)
         made: list[Row] = []
         counts: dict[str, float] = {}
         examples: dict[bool, Example] = {}

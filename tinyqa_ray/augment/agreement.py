@@ -23,19 +23,15 @@ class Agreement:
             one list a paragraph, in the order of its questions; None for an unanswerable question.
         """
         asked = [
-            (number, question)
-            for number, paragraph in enumerate(paragraphs)
+            (question, paragraph.context)
+            for paragraph in paragraphs
             for question in paragraph.questions
             if question.answers
         ]
-        readings = self.reader.read(
-            [question.question for _, question in asked],
-            [paragraph.context for paragraph in paragraphs],
-            [(i, number) for i, (number, _) in enumerate(asked)],
-        )
+        readings = self.reader.read([(question.question, context) for question, context in asked])
         agreed = iter(
-            bool(reading.spans) and _right(paragraphs[number].context, reading.spans[0], question)
-            for reading, (number, question) in zip(readings, asked, strict=True)
+            bool(reading.spans) and _right(context, reading.spans[0], question)
+            for reading, (question, context) in zip(readings, asked, strict=True)
         )
         return [
             [next(agreed) if question.answers else None for question in paragraph.questions]

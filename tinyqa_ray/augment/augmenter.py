@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from tinyqa_ray.augment.agreement import Agreement
 from tinyqa_ray.augment.masked import MaskedCandidates
 from tinyqa_ray.augment.neighbours import Neighbours
-from tinyqa_ray.augment.rewriting import HAYSTACK, SAFE, Rewriting, Span, copies, replaceable, word_spans
+from tinyqa_ray.augment.rewriting import HAYSTACK, SAFE, Rewriting, Span, Words, copies
 from tinyqa_ray.configs import AugmentConfig
 from tinyqa_ray.core import storage
 from tinyqa_ray.core.cluster import cores, quiet_models
@@ -61,53 +61,47 @@ class Augmenter:
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, Counts]:
         """Paragraphs in, paragraphs × (1 + copies) out, in order."""
         originals = squad.from_table(rows)
+        words = [Words.of(each.context, _kept(each), self.rules) for each in originals]
         made: list[squad.Paragraph] = []
         counts: Counts = {"words": 0, "words_replaced": 0, "questions_left_out": 0}
-        for paragraph, candidates in zip(originals, self._candidates(originals), strict=True):
+        for paragraph, own, candidates in zip(originals, words, self._candidates(words), strict=True):
             made.append(paragraph)
-            for number, rewriting in enumerate(self._rewritten(paragraph, candidates), start=1):
-                made.append(_copy(paragraph, number, rewriting))
+            for number, rewriting in enumerate(self._rewritten(paragraph, own, candidates), start=1):
+                made.append(_copy(paragraph, number, own.keep, rewriting))
                 counts["words_replaced"] += rewriting.replaced
-                counts["words"] += len(candidates)
+                counts["words"] += len(own.spans)
         if self.agreement is not None:
             made = self._judged(self.agreement, made, counts)
         counts["copies"] = len(made)
         counts["questions"] = sum(len(paragraph.questions) for paragraph in made)
         return squad.to_table(made), counts
 
-    def _candidates(self, paragraphs: Sequence[squad.Paragraph]) -> list[list[Sequence[str]]]:
+    def _candidates(self, paragraphs: Sequence[Words]) -> list[list[Sequence[str]]]:
         """Candidates of each word of each paragraph: the masked LM's, else the word's neighbours."""
-        contexts = [paragraph.context for paragraph in paragraphs]
-        spans = [word_spans(context) for context in contexts]
-        may = [
-            replaceable(context, words, _kept(paragraph), self.rules)
-            for context, words, paragraph in zip(contexts, spans, paragraphs, strict=True)
-        ]
-        wanted = [
-            [word for word, yes in zip(words, allowed, strict=True) if yes]
-            for words, allowed in zip(spans, may, strict=True)
-        ]
-        proposed = self.masked.candidates(contexts, wanted) if self.masked is not None else None
+        wanted = [words.changeable for words in paragraphs]
+        proposed: Sequence[Sequence[list[str] | None]] = [[None] * len(spans) for spans in wanted]
+        if self.masked is not None:
+            proposed = self.masked.candidates([words.context for words in paragraphs], wanted)
         found: list[list[Sequence[str]]] = []
-        for number, (context, words, allowed) in enumerate(zip(contexts, spans, may, strict=True)):
-            masked = iter(proposed[number]) if proposed is not None else iter([None] * len(wanted[number]))
+        for words, offered in zip(paragraphs, proposed, strict=True):
+            masked = iter(offered)
             row: list[Sequence[str]] = []
-            for (start, end), yes in zip(words, allowed, strict=True):
-                own = next(masked) if yes else []
-                row.append(self.neighbours.lookup(context[start:end]) if own is None else own)
+            for (start, end), may_change in zip(words.spans, words.may_change, strict=True):
+                own = next(masked) if may_change else []
+                row.append(self.neighbours.lookup(words.context[start:end]) if own is None else own)
             found.append(row)
         return found
 
-    def _rewritten(self, paragraph: squad.Paragraph, candidates: Sequence[Sequence[str]]) -> list[Rewriting]:
+    def _rewritten(
+        self, paragraph: squad.Paragraph, words: Words, candidates: Sequence[Sequence[str]]
+    ) -> list[Rewriting]:
         return copies(
-            paragraph.context,
-            _kept(paragraph),
+            words,
             candidates,
             n=self.config.copies,
             replace_probability=self.config.replace_probability,
             # The seed of a row is its id: any retry, on any actor, writes the same bytes.
             seed=[self.config.seed, *_numbers(paragraph.paragraph_id)],
-            rules=self.rules,
         )
 
     def _judged(
@@ -140,9 +134,11 @@ def _kept(paragraph: squad.Paragraph) -> list[Span]:
     )
 
 
-def _copy(paragraph: squad.Paragraph, number: int, rewriting: Rewriting) -> squad.Paragraph:
-    """Copy ``number`` of a paragraph, its answers moved to where they are now."""
-    starts = dict(zip(_kept(paragraph), rewriting.starts, strict=True))
+def _copy(
+    paragraph: squad.Paragraph, number: int, keep: Sequence[Span], rewriting: Rewriting
+) -> squad.Paragraph:
+    """Copy ``number`` of a paragraph, its answers moved from ``keep`` to where they are now."""
+    starts = dict(zip(keep, rewriting.starts, strict=True))
 
     def moved(answer: squad.GoldAnswer) -> squad.GoldAnswer:
         start = answer.answer_start

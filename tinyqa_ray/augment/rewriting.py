@@ -80,6 +80,36 @@ HAYSTACK = Rules(stop_words=True, itself=True, distinct=False)
 """As Haystack 1's ``augment_squad`` draws, but for what it breaks: answers, case, spacing, the original."""
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The words of a paragraph, found once for all that is done with them."""
+
+    context: str
+    """The paragraph, n characters."""
+    keep: Sequence[Span]
+    """Half-open character spans [start, end) of the answers; they may overlap or be empty."""
+    spans: Sequence[Span]
+    """Of all words, see ``word_spans``."""
+    may_change: Sequence[bool]
+    """One answer a word, see ``replaceable``."""
+    rules: Rules
+
+    @classmethod
+    def of(cls, context: str, keep: Sequence[Span], rules: Rules = SAFE) -> Words:
+        """Find the words.
+
+        Raises:
+            InputError: a kept span does not lie in the text.
+        """
+        spans = word_spans(context)
+        return cls(context, keep, spans, replaceable(context, spans, keep, rules), rules)
+
+    @property
+    def changeable(self) -> list[Span]:
+        """The words that may change."""
+        return [span for span, may in zip(self.spans, self.may_change, strict=True) if may]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rewriting:
     """One copy of a paragraph."""
@@ -160,44 +190,37 @@ def take_case(candidate: str, word: str) -> str:
 
 
 def rewrite(
-    context: str,
-    keep: Sequence[Span],
-    candidates: Sequence[Candidates],
-    rng: np.random.Generator,
-    replace_probability: float,
+    words: Words, candidates: Sequence[Candidates], rng: np.random.Generator, replace_probability: float
 ) -> Rewriting:
-    """Replace words of ``context`` by their candidates, leaving every span of ``keep`` untouched.
+    """Replace words of a paragraph by their candidates, leaving every span that it keeps untouched.
 
     The inner loop of algorithm 1 of TinyBERT (arXiv 1909.10351). Each word that may change does so with
     ``replace_probability``, to a candidate drawn uniformly from the distinct ones, in the word's case. A kept
     span has the same text and length at its new start.
 
     Args:
-        context: the paragraph, n characters.
-        keep: half-open character spans [start, end) of the answers; may overlap or be empty.
-        candidates: one entry a word of ``word_spans(context)``, in order; empty means the word stays.
+        words: of the paragraph.
+        candidates: one entry a word, in order; empty means the word stays.
         rng: the only source of chance; equal states and arguments give equal results.
         replace_probability: in [0, 1].
 
     Returns:
-        The new text and, for each span of ``keep``, its new start.
+        The new text and, for each kept span, its new start.
 
     Raises:
-        InputError: a span outside the text, a probability outside [0, 1], or candidates for other words.
+        InputError: a probability outside [0, 1], or candidates for other words.
     """
     _check_probability(replace_probability)
-    return _draw(context, keep, _slots(context, keep, candidates, SAFE), rng, replace_probability)
+    return _draw(words, _slots(words, candidates), rng, replace_probability)
 
 
 def copies(
-    context: str,
-    keep: Sequence[Span],
+    words: Words,
     candidates: Sequence[Candidates],
     *,
     n: int,
     replace_probability: float,
     seed: Sequence[int],
-    rules: Rules = SAFE,
 ) -> list[Rewriting]:
     """Rewrite a paragraph ``n`` times (the outer loop of algorithm 1 of TinyBERT).
 
@@ -206,13 +229,11 @@ def copies(
     more copies never changes the first ones.
 
     Args:
-        context: the paragraph.
-        keep: as in ``rewrite``.
+        words: of the paragraph.
         candidates: as in ``rewrite``.
         n: how many copies; always that many come back.
         replace_probability: in [0, 1].
         seed: whole numbers, 0 or more, that name the paragraph; of equal length for all paragraphs.
-        rules: what may change, and into what.
 
     Returns:
         ``n`` rewritings.
@@ -223,15 +244,15 @@ def copies(
     if n < 0:
         raise InputError(f"copies is {n}; it must be 0 or more")
     _check_probability(replace_probability)
-    slots = _slots(context, keep, candidates, rules)
+    slots = _slots(words, candidates)
     most_texts = math.prod(1 + len(options) for _, options in slots)
-    seen = {context}
+    seen = {words.context}
     result = []
     for index in range(n):
         rng = np.random.default_rng([*seed, index])
         for _ in range(1 + RETRIES_PER_COPY):
-            rewriting = _draw(context, keep, slots, rng, replace_probability)
-            if not rules.distinct or rewriting.context not in seen or len(seen) >= most_texts:
+            rewriting = _draw(words, slots, rng, replace_probability)
+            if not words.rules.distinct or rewriting.context not in seen or len(seen) >= most_texts:
                 break
         seen.add(rewriting.context)
         result.append(rewriting)
@@ -243,19 +264,18 @@ def _check_probability(replace_probability: float) -> None:
         raise InputError(f"replace_probability is {replace_probability}; it must lie in [0, 1]")
 
 
-def _slots(context: str, keep: Sequence[Span], candidates: Sequence[Candidates], rules: Rules) -> _Slots:
+def _slots(words: Words, candidates: Sequence[Candidates]) -> _Slots:
     """Pair each word that can change with its distinct options, already in its case."""
-    words = word_spans(context)
-    if len(candidates) != len(words):
+    if len(candidates) != len(words.spans):
         raise InputError(
-            f"candidates were given for {len(candidates)} words, the text has {len(words)}; "
+            f"candidates were given for {len(candidates)} words, the text has {len(words.spans)}; "
             "give one entry for each of word_spans(context)"
         )
     slots: _Slots = []
-    may = replaceable(context, words, keep, rules)
-    for span, may_change, offered in zip(words, may, candidates, strict=True):
-        if may_change and (options := _options(context[slice(*span)], offered)):
-            slots.append((span, [context[slice(*span)], *options] if rules.itself else options))
+    for span, may_change, offered in zip(words.spans, words.may_change, candidates, strict=True):
+        word = words.context[slice(*span)]
+        if may_change and (options := _options(word, offered)):
+            slots.append((span, [word, *options] if words.rules.itself else options))
     return slots
 
 
@@ -266,10 +286,9 @@ def _options(word: str, offered: Candidates) -> list[str]:
     return [option for option in cased if option.casefold() != word.casefold()]
 
 
-def _draw(
-    context: str, keep: Sequence[Span], slots: _Slots, rng: np.random.Generator, replace_probability: float
-) -> Rewriting:
+def _draw(words: Words, slots: _Slots, rng: np.random.Generator, replace_probability: float) -> Rewriting:
     """Draw one copy. Two numbers a slot are always drawn, so that no choice moves the draws after it."""
+    context = words.context
     chances, choices = rng.random((2, len(slots)))
     pieces: list[str] = []
     copied = 0
@@ -288,7 +307,7 @@ def _draw(
     pieces.append(context[copied:])
     return Rewriting(
         context="".join(pieces),
-        starts=tuple(start + shifts[bisect_right(ends, start)] for start, _ in keep),
+        starts=tuple(start + shifts[bisect_right(ends, start)] for start, _ in words.keep),
         replaced=len(ends),
         replaceable=len(slots),
     )

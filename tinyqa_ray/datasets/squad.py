@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -202,16 +202,11 @@ def _json_line(line: bytes, where: str) -> Any:
 def _from_json(document: Any, data: str) -> Iterator[Paragraph]:
     """Walk a SQuAD document; every complaint says where in the document it stands."""
     seen: Counter[str] = Counter()  # two articles of one title still get different paragraph ids
-    for a, article in enumerate(_member(document, "data", list, data)):
-        where = f"{data}: data[{a}]"
+    for article, where in entries(document, "data", data, _member):
         title = str(article.get("title") or "") if isinstance(article, dict) else ""
-        for p, paragraph in enumerate(_member(article, "paragraphs", list, where)):
-            spot = f"{where}.paragraphs[{p}]"
+        for paragraph, spot in entries(article, "paragraphs", where, _member):
             context = _member(paragraph, "context", str, spot)
-            questions = tuple(
-                _labelled(question, f"{spot}.qas[{q}]")
-                for q, question in enumerate(_member(paragraph, "qas", list, spot))
-            )
+            questions = tuple(_labelled(row, at) for row, at in entries(paragraph, "qas", spot, _member))
             name = f"{title or Path(data).stem}#{seen[title]}"
             seen[title] += 1
             yield Paragraph(
@@ -269,6 +264,19 @@ def _answers(given: Any, spot: str) -> tuple[GoldAnswer, ...]:
         )
         for i, answer in enumerate(given)
     )
+
+
+def entries(value: Any, name: str, where: str, member: Callable[..., Any]) -> Iterator[tuple[Any, str]]:
+    """The entries of a list in a SQuAD document, each with its place: ``dev.json: data[0].paragraphs[2]``.
+
+    Args:
+        value: what holds the list.
+        name: of the list.
+        where: place of ``value``; the file, where that is the document.
+        member: gives ``(value, name, list, where)``'s list, or refuses what is none.
+    """
+    for number, entry in enumerate(member(value, name, list, where)):
+        yield entry, f"{where}{': ' if name == 'data' else '.'}{name}[{number}]"
 
 
 def _member(value: Any, name: str, kind: type, where: str) -> Any:

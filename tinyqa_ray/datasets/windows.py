@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,10 @@ from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.core.errors import InputError
 
 Int = NDArray[np.int32]
+Pair = tuple[str, str]
+"""A question and its context."""
+Questions = Mapping[str, Int]
+"""Token ids of questions, see ``Windower.questions``."""
 
 SPACES = np.array([point for point in range(0x3001) if chr(point).isspace()], dtype=np.uint32)
 """All white space of Unicode."""
@@ -53,27 +57,15 @@ class PairTemplate:
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
-    """W windows of P pairs, or of P texts alone, ragged.
+class Tokens:
+    """The tokens of W windows, ragged: all that a model reads of them.
 
     Shapes:
         input_ids, type_ids: one array of ``(tokens,)`` a window.
-        pair, first_token, context_start, context_tokens: ``(W,)``. Window w shows context tokens
-            ``first_token : first_token + context_tokens`` of its pair, at positions ``context_start``
-            and on.
-        offsets: one array ``(context tokens, 2)`` a pair: half-open character spans; none for texts alone.
-        words: one array ``(context tokens,)`` a pair, when asked for: number of the word that a token
-            is part of, -1 where the tokenizer names none.
     """
 
     input_ids: list[Int]
     type_ids: list[Int]
-    pair: Int
-    first_token: Int
-    context_start: Int
-    context_tokens: Int
-    offsets: list[Int]
-    words: list[Int] | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -82,6 +74,27 @@ class Windows:
     def lengths(self) -> Int:
         """Tokens of each window, ``(W,)``."""
         return np.array([len(ids) for ids in self.input_ids], dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Windows(Tokens):
+    """W windows of P pairs, or of P texts alone: their tokens, and what these are in the contexts.
+
+    Shapes:
+        pair, first_token, context_start, context_tokens: ``(W,)``. Window w shows context tokens
+            ``first_token : first_token + context_tokens`` of its pair, at positions ``context_start``
+            and on.
+        offsets: one array ``(context tokens, 2)`` a pair: half-open character spans; none for texts alone.
+        words: one array ``(context tokens,)`` a pair, when asked for: number of the word that a token
+            is part of, -1 where the tokenizer names none.
+    """
+
+    pair: Int
+    first_token: Int
+    context_start: Int
+    context_tokens: Int
+    offsets: list[Int]
+    words: list[Int] | None = None
 
     def window_offsets(self, window: int) -> Int:
         """Character spans of a window's context tokens, ``(context_tokens, 2)``."""
@@ -137,20 +150,19 @@ class Windower:
         self._pair_template = _pair_template(self._tokenizer)
         self._text_template = _text_template(self._tokenizer)
 
+    def questions(self, texts: Iterable[str]) -> Questions:
+        """Token ids of each different question, cut to ``max_query_len`` where questions are cut."""
+        longest = self.config.max_query_len if self.cut_questions else None
+        return {text: _ids(encoding)[:longest] for text, encoding in self._tokenised(texts).items()}
+
     def windows(
-        self,
-        questions: Sequence[str],
-        contexts: Sequence[str],
-        pairs: Sequence[tuple[int, int]] | None = None,
-        *,
-        words: bool = False,
+        self, pairs: Sequence[Pair], questions: Questions | None = None, *, words: bool = False
     ) -> Windows:
         """Cut the windows of pairs, in the order of the pairs.
 
         Args:
-            questions: Q texts; a question is cut to ``max_query_len`` tokens.
-            contexts: C texts.
-            pairs: (question index, context index) of each pair; question i with context i when not given.
+            pairs: P questions, each with its context; equal texts are tokenised once.
+            questions: this windower's tokens of the questions, where the caller has them already.
             words: also number the words of the contexts.
 
         Returns:
@@ -159,19 +171,16 @@ class Windower:
         Raises:
             InputError: a question that is not to be cut leaves its context too little of a window.
         """
-        if pairs is None:
-            assert len(questions) == len(contexts), (len(questions), len(contexts))
-            pairs = [(i, i) for i in range(len(questions))]
-        longest = self.config.max_query_len if self.cut_questions else None
-        question_ids = [_ids(encoding)[:longest] for encoding in self._encode(questions)]
-        encodings = self._encode(contexts)
-        context_ids = [_ids(encoding) for encoding in encodings]
-        offsets = [self._offsets(e, context) for e, context in zip(encodings, contexts, strict=True)]
-        numbers = [_word_numbers(encoding) for encoding in encodings] if words else None
+        if questions is None:
+            questions = self.questions(question for question, _ in pairs)
+        encodings = self._tokenised(c for _, c in pairs)
+        contexts = {text: _ids(e) for text, e in encodings.items()}
+        offsets = {text: self._offsets(e, text) for text, e in encodings.items()}
+        numbers = {text: _word_numbers(e) for text, e in encodings.items()} if words else None
         made = _Rows()
         for number, (q, c) in enumerate(pairs):
-            room, step = self._room(question_ids[q], context_ids[c])
-            made.cut(self._pair_template, number, question_ids[q], context_ids[c], room, step)
+            room, step = self._room(questions[q], contexts[c])
+            made.cut(self._pair_template, number, questions[q], contexts[c], room, step)
         return made.windows(
             [offsets[c] for _, c in pairs], None if numbers is None else [numbers[c] for _, c in pairs]
         )
@@ -204,13 +213,17 @@ class Windower:
         other.config = config
         return other
 
-    def too_long(self, questions: Sequence[str]) -> list[int]:
-        """Tokens of each question that leaves a context too little of a window, 0 of every other one."""
+    def too_long(self, questions: Questions) -> list[str]:
+        """The questions that leave a context too little of a window; none where questions are cut."""
         if self.cut_questions:
-            return [0] * len(questions)
+            return []
         room = self.config.max_seq_len - len(self._pair_template) - self.config.doc_stride
-        tokens = (len(encoding) for encoding in self._encode(questions))
-        return [count if count >= room else 0 for count in tokens]
+        return [text for text, ids in questions.items() if len(ids) >= room]
+
+    def _tokenised(self, texts: Iterable[str]) -> dict[str, Encoding]:
+        """The tokens of each different text."""
+        different = list(dict.fromkeys(texts))
+        return dict(zip(different, self._encode(different), strict=True))
 
     def _offsets(self, encoding: Encoding, text: str) -> Int:
         """Character spans of the tokens of a text, ``(tokens, 2)``."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyqa_ray.datasets.windows import Windows, pad, token_budget_batches
+from tinyqa_ray.datasets.windows import Tokens, pad, token_budget_batches
 
 Logits = NDArray[np.float32]
 Index = NDArray[np.int64]
@@ -31,11 +31,11 @@ class Engine(ABC):
     """Whether one thread alone in ``run`` has the cores of all lanes; else each lane has its own."""
 
     @abstractmethod
-    def run(self, windows: Windows, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
+    def run(self, windows: Tokens, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
         """Run batches of windows.
 
         Args:
-            windows: W windows.
+            windows: the tokens of W windows.
             batches: B window numbers each.
 
         Yields:
@@ -44,12 +44,12 @@ class Engine(ABC):
         """
 
     def logits(
-        self, windows: Windows, max_batch_tokens: int | None = None
+        self, windows: Tokens, max_batch_tokens: int | None = None
     ) -> tuple[list[Logits], list[Logits]]:
         """Logits of every window, in the windows' order.
 
         Args:
-            windows: W windows.
+            windows: the tokens of W windows.
             max_batch_tokens: tokens of one forward, padding included; the engine's own when not given.
 
         Returns:
@@ -67,7 +67,7 @@ class Engine(ABC):
 
 
 def padded(
-    windows: Windows, batch: Index, pad_id: int, length: int | None = None
+    windows: Tokens, batch: Index, pad_id: int, length: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Token ids, attention mask and token types of B windows, ``(B, length)`` each."""
     rows = [windows.input_ids[window] for window in batch]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.datasets.windows import Windows
+from tinyqa_ray.datasets.windows import Tokens
 from tinyqa_ray.engines.engine import Engine, Index, Logits
 from tinyqa_ray.engines.load import load_engine
 from tinyqa_ray.models import pretrained
@@ -25,7 +25,7 @@ class MeanEngine(Engine):
         self.max_batch_tokens = min(engine.max_batch_tokens for engine in engines)
         self.pad_id = engines[0].pad_id
 
-    def run(self, windows: Windows, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
+    def run(self, windows: Tokens, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
         """See ``Engine.run``; in the order of the batches."""
         every = list(batches)
         # One model after the other, each as fast as it can.
@@ -54,7 +54,7 @@ def load_mean(names: Sequence[str], *, device: str, precision: str = "auto") -> 
     return MeanEngine([load_engine(name, device=device, precision=precision)[0] for name in names])
 
 
-def _in_order(engine: Engine, windows: Windows, batches: Sequence[Index]) -> list[tuple[Logits, Logits]]:
+def _in_order(engine: Engine, windows: Tokens, batches: Sequence[Index]) -> list[tuple[Logits, Logits]]:
     """Start and end logits of each batch; an engine may give them in any order."""
     places = {id(batch): number for number, batch in enumerate(batches)}
     found: list[tuple[Logits, Logits] | None] = [None] * len(batches)

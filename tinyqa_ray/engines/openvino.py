@@ -12,7 +12,7 @@ import torch
 
 from tinyqa_ray.core import processor
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.datasets.windows import Windows
+from tinyqa_ray.datasets.windows import Tokens
 from tinyqa_ray.engines.engine import Engine, Index, Logits, padded
 from tinyqa_ray.engines.exported import FILE, PRECISION, WEIGHT_BITS, require_openvino
 from tinyqa_ray.models import families, pretrained
@@ -102,7 +102,7 @@ class OpenVinoEngine(Engine):
             )
         return cls(model, config, threads=threads)
 
-    def run(self, windows: Windows, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
+    def run(self, windows: Tokens, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
         """See ``Engine.run``; in the order of the batches. Several threads may run at a time."""
         # Two a stream: the next batch is ready when one is done.
         requests = [self._request() for _ in range(2 * self.threads)]
@@ -126,7 +126,7 @@ class OpenVinoEngine(Engine):
         except IndexError:
             return self._compiled.create_infer_request()
 
-    def _inputs(self, windows: Windows, batch: Index) -> dict[str, Any]:
+    def _inputs(self, windows: Tokens, batch: Index) -> dict[str, Any]:
         longest = max(len(windows.input_ids[window]) for window in batch)
         length = max(longest, min(-(-longest // _ROUND) * _ROUND, self._reach))
         ids, mask, types = padded(windows, batch, self.pad_id, length)

@@ -15,7 +15,7 @@ import torch
 
 from tinyqa_ray.core import processor
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.datasets.windows import Windows
+from tinyqa_ray.datasets.windows import Tokens
 from tinyqa_ray.engines.engine import Engine, Index, Logits, padded
 from tinyqa_ray.models import families
 
@@ -57,7 +57,7 @@ class TorchEngine(Engine):
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
-    def run(self, windows: Windows, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
+    def run(self, windows: Tokens, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
         """See ``Engine.run``; in the order of the batches."""
         if self.lanes == 1:
             yield from self._ahead(windows, batches)
@@ -70,7 +70,7 @@ class TorchEngine(Engine):
         with self._share_of_cores():
             yield from self._ahead(windows, first)
 
-    def _ahead(self, windows: Windows, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
+    def _ahead(self, windows: Tokens, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
         # One batch ahead: a GPU works on it while the results of the last are fetched and used.
         ahead: tuple[Index, torch.Tensor] | None = None
         for batch in batches:
@@ -82,7 +82,7 @@ class TorchEngine(Engine):
             yield _fetched(*ahead)
 
     def _side_by_side(
-        self, windows: Windows, batches: Iterable[Index]
+        self, windows: Tokens, batches: Iterable[Index]
     ) -> Iterator[tuple[Index, Logits, Logits]]:
         lanes, working = self._lanes(), deque[tuple[Index, Future[torch.Tensor]]]()
         try:
@@ -133,7 +133,7 @@ class TorchEngine(Engine):
             with self._lock:
                 self._inside -= 1
 
-    def _launch(self, windows: Windows, batch: Index) -> torch.Tensor:
+    def _launch(self, windows: Tokens, batch: Index) -> torch.Tensor:
         """Start and end logits of a batch, ``(2, B, T)``, on the device."""
         lengths = windows.lengths[batch]
         if self.can_be_padded or len(set(lengths.tolist())) == 1:
@@ -145,7 +145,7 @@ class TorchEngine(Engine):
         return made
 
     @torch.inference_mode()
-    def _forward(self, windows: Windows, batch: Index) -> torch.Tensor:
+    def _forward(self, windows: Tokens, batch: Index) -> torch.Tensor:
         ids, mask, types = padded(windows, batch, self.pad_id)
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         output = self._call(

@@ -54,54 +54,54 @@ def read(
     began = time.perf_counter()
     readings: list[Reading] = []
     for start in range(0, len(asked), _CHUNK):
-        chunk = asked[start : start + _CHUNK]
-        contexts = {context: i for i, context in enumerate(dict.fromkeys(each.context for each in chunk))}
-        readings += reader.read(
-            [each.question.question for each in chunk],
-            list(contexts),
-            [(i, contexts[each.context]) for i, each in enumerate(chunk)],
-            max_answer_tokens=max_answer_tokens,
-        )
+        chunk = [(each.question.question, each.context) for each in asked[start : start + _CHUNK]]
+        readings += reader.read(chunk, max_answer_tokens=max_answer_tokens)
         if progress:
             progress(len(readings), len(asked))
     return readings, time.perf_counter() - began
 
 
-def predicted(asked: Sequence[Asked], readings: Sequence[Reading]) -> tuple[dict[str, str], dict[str, float]]:
-    """Best span and no-answer probability by question id."""
-    predictions, na_probs = {}, {}
-    for each, reading in zip(asked, readings, strict=True):
-        best = reading.spans[0] if reading.spans else None
-        predictions[each.question.id] = each.context[best.start : best.end] if best else ""
-        na_probs[each.question.id] = reading.na_prob
-    return predictions, na_probs
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Questions that were read: what was predicted, and how right each best span is."""
+
+    asked: Sequence[Asked]
+    readings: Sequence[Reading]
+    predictions: dict[str, str]
+    """Text of the best span by question id, empty where there is none."""
+    na_probs: dict[str, float]
+    """Probability of no answer by question id."""
+    per_question: squad_metrics.PerQuestion
+
+    @classmethod
+    def of(cls, asked: Sequence[Asked], readings: Sequence[Reading]) -> Scored:
+        """Score the best span of every question, once for all figures."""
+        predictions, na_probs = {}, {}
+        for each, reading in zip(asked, readings, strict=True):
+            best = reading.spans[0] if reading.spans else None
+            predictions[each.question.id] = each.context[best.start : best.end] if best else ""
+            na_probs[each.question.id] = reading.na_prob
+        scored = squad_metrics.per_question(gold(asked), predictions)
+        return cls(asked, readings, predictions, na_probs, scored)
+
+    def summary(self, threshold: float) -> squad_metrics.SquadSummary:
+        """What the readings score at a threshold."""
+        return squad_metrics.summarize(self.per_question, self.na_probs, threshold)
+
+    def margins(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """How sure the best spans are, and how right.
+
+        Returns:
+            ``span - null`` of each question's best span, and its F1 in [0, 1], 0 where there is no answer;
+            ``(n,)`` each, for the n questions for which a span was found.
+        """
+        # Unanswerable questions score 1 for an empty prediction: no answer was right there either.
+        f1 = np.where(self.per_question.has_answer, self.per_question.f1, 0.0)
+        found = np.array([bool(reading.spans) for reading in self.readings])
+        each = [r.spans[0].score - r.null_score if r.spans else 0.0 for r in self.readings]
+        return np.array(each, dtype=np.float64)[found], f1[found]
 
 
 def gold(asked: Sequence[Asked]) -> dict[str, list[str]]:
     """Acceptable answers by question id."""
     return {each.question.id: [answer.text for answer in each.question.answers] for each in asked}
-
-
-def margins(
-    asked: Sequence[Asked], readings: Sequence[Reading]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How sure the best spans are, and how right.
-
-    Returns:
-        ``span - null`` of each question's best span, and its F1 in [0, 1], 0 where there is no answer;
-        ``(n,)`` each, for the n questions for which a span was found.
-    """
-    scored = squad_metrics.per_question(gold(asked), predicted(asked, readings)[0])
-    # Unanswerable questions score 1 for an empty prediction: no answer was right there either.
-    f1 = np.where(scored.has_answer, scored.f1, 0.0)
-    found = np.array([bool(reading.spans) for reading in readings])
-    each = [r.spans[0].score - r.null_score if r.spans else 0.0 for r in readings]
-    return np.array(each, dtype=np.float64)[found], f1[found]
-
-
-def summary(
-    asked: Sequence[Asked], readings: Sequence[Reading], threshold: float
-) -> squad_metrics.SquadSummary:
-    """What the readings score at a threshold."""
-    predictions, na_probs = predicted(asked, readings)
-    return squad_metrics.summarize(gold(asked), predictions, na_probs, threshold)

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from tinyqa_ray.core import storage
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.evaluate.squad_metrics import normalize_answer, score
+from tinyqa_ray.datasets.squad import entries
+from tinyqa_ray.evaluate.squad_metrics import normalize_answer, per_question, score
 
 T = TypeVar("T")
 
@@ -27,12 +28,9 @@ def score_files(
     Raises:
         InputError: a file cannot be read or is not of its format, or `score` refuses what it holds.
     """
-    return score(
-        read_gold(data),
-        _expect(storage.read_json(predictions), dict, predictions),
-        None if na_probs is None else _expect(storage.read_json(na_probs), dict, na_probs),
-        na_prob_threshold,
-    )
+    gold, predicted = read_gold(data), _expect(storage.read_json(predictions), dict, predictions)
+    probs = None if na_probs is None else _expect(storage.read_json(na_probs), dict, na_probs)
+    return score(per_question(gold, predicted), probs, na_prob_threshold)
 
 
 def read_gold(path: str) -> dict[str, list[str]]:
@@ -54,16 +52,12 @@ def read_gold(path: str) -> dict[str, list[str]]:
 
 def _questions(root: object, path: str) -> Iterator[tuple[str, list[str]]]:
     """Id and answer texts of each question; refuses what is not SQuAD, naming the place."""
-    for article, article_at in _items(root, "data", path, separator=": "):
-        for paragraph, paragraph_at in _items(article, "paragraphs", article_at):
-            for qa, qa_at in _items(paragraph, "qas", paragraph_at):
-                texts = [_field(answer, "text", str, at) for answer, at in _items(qa, "answers", qa_at)]
+    for article, article_at in entries(root, "data", path, _field):
+        for paragraph, paragraph_at in entries(article, "paragraphs", article_at, _field):
+            for qa, qa_at in entries(paragraph, "qas", paragraph_at, _field):
+                answers = entries(qa, "answers", qa_at, _field)
+                texts = [_field(answer, "text", str, at) for answer, at in answers]
                 yield _field(qa, "id", str, qa_at), texts
-
-
-def _items(node: object, key: str, at: str, separator: str = ".") -> Iterator[tuple[object, str]]:
-    for index, item in enumerate(_field(node, key, list, at)):
-        yield item, f"{at}{separator}{key}[{index}]"
 
 
 def _field(node: object, key: str, kind: type[T], at: str) -> T:

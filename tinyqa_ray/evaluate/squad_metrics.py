@@ -101,7 +101,11 @@ def f1(gold: str, predicted: str) -> float:
 
 
 def per_question(gold: Gold, predictions: Mapping[str, str]) -> PerQuestion:
-    """Exact match and F1 of each raw prediction, without any threshold.
+    """Exact match and F1 of each raw prediction, without any threshold: what all other figures are made of.
+
+    Args:
+        gold: acceptable answers per question id.
+        predictions: answer text per question id, "" for no answer; ids that are not in ``gold`` are ignored.
 
     Raises:
         InputError: there are no questions, a question has no prediction, or a prediction is not a string.
@@ -131,10 +135,7 @@ def per_question(gold: Gold, predictions: Mapping[str, str]) -> PerQuestion:
 
 
 def score(
-    gold: Gold,
-    predictions: Mapping[str, str],
-    na_probs: Mapping[str, float] | None = None,
-    na_prob_threshold: float = 1.0,
+    questions: PerQuestion, na_probs: Mapping[str, float] | None = None, na_prob_threshold: float = 1.0
 ) -> dict[str, float | int]:
     """What the official `evaluate-v2.0.py` prints: same keys, same order, same values in percent.
 
@@ -142,15 +143,13 @@ def score(
     equal na_prob and so report a score that no threshold reaches; `best_threshold` does not.
 
     Args:
-        gold: acceptable answers per question id.
-        predictions: answer text per question id, "" for no answer; ids that are not in ``gold`` are ignored.
+        questions: scores of the predictions, "" for no answer, see `per_question`.
         na_probs: probability per question id that there is no answer; without it, 0 for every question.
         na_prob_threshold: a question whose na_prob is above it counts as not answered.
 
     Raises:
-        InputError: there are no questions, an id is missing, or a value is of the wrong kind.
+        InputError: an id is missing, or a value is of the wrong kind.
     """
-    questions = per_question(gold, predictions)
     probs = np.zeros(len(questions.ids)) if na_probs is None else _na_prob_array(questions.ids, na_probs)
     exact, f1_scores = _after_threshold(questions, probs, na_prob_threshold)
     result: dict[str, float | int] = {}
@@ -171,17 +170,16 @@ def score(
     return result
 
 
-def best_threshold(gold: Gold, predictions: Mapping[str, str], na_probs: Mapping[str, float]) -> float:
+def best_threshold(questions: PerQuestion, na_probs: Mapping[str, float]) -> float:
     """The threshold in [0, 1] with the highest F1 when the model abstains where na_prob > threshold.
 
     Questions of equal na_prob stay together, so `summarize` at this threshold reports the optimum. The result
     is the midpoint between neighbouring na_probs, 0 to always abstain or 1 to never abstain; of equally good
-    thresholds, the largest. ``predictions`` must be the best non-empty spans, not already blanked.
+    thresholds, the largest. The predictions must be the best non-empty spans, not already blanked.
 
     Raises:
         InputError: as `score`, or a na_prob lies outside [0, 1].
     """
-    questions = per_question(gold, predictions)
     probs = _na_prob_array(questions.ids, na_probs)
     outside = np.flatnonzero((probs < 0) | (probs > 1))
     if outside.size:
@@ -203,21 +201,17 @@ def best_threshold(gold: Gold, predictions: Mapping[str, str], na_probs: Mapping
     return float(thresholds[np.flatnonzero(sums == sums.max())[-1]])
 
 
-def summarize(
-    gold: Gold, predictions: Mapping[str, str], na_probs: Mapping[str, float], threshold: float
-) -> SquadSummary:
+def summarize(questions: PerQuestion, na_probs: Mapping[str, float], threshold: float) -> SquadSummary:
     """Score at a threshold, next to answering always and to abstaining always.
 
     Args:
-        gold: acceptable answers per question id.
-        predictions: the best non-empty span per question id, whatever its na_prob.
+        questions: scores of the best non-empty spans, whatever their na_prob, see `per_question`.
         na_probs: probability per question id that there is no answer.
         threshold: the model abstains where na_prob > threshold.
 
     Raises:
         InputError: as `score`.
     """
-    questions = per_question(gold, predictions)
     probs = _na_prob_array(questions.ids, na_probs)
     exact, f1_scores = _after_threshold(questions, probs, threshold)
     has, no = questions.has_answer, ~questions.has_answer

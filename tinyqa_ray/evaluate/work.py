@@ -38,10 +38,10 @@ def work(
     if config.fit_threshold is not None or config.fit_temperature is not None:
         write_settings(stage.output, reader.settings)
     readings, seconds = measure.read(reader, asked, config.max_answer_tokens, progress)
-    threshold = reader.settings.no_answer_threshold
-    summary = measure.summary(asked, readings, threshold)
+    scored, threshold = measure.Scored.of(asked, readings), reader.settings.no_answer_threshold
+    summary = scored.summary(threshold)
     figures = {name: value for name, value in asdict(summary).items() if name not in ("total", "threshold")}
-    margins, right = measure.margins(asked, readings)
+    margins, right = scored.margins()
     scale = calibration.Scale(temperature=reader.settings.temperature, shift=reader.settings.score_shift)
     scores = scale.scores(margins)
     made = EvaluateReport(
@@ -54,12 +54,11 @@ def work(
         questions_per_s=len(asked) / seconds,
         parameters=reader.engine.parameters,
     )
-    predictions, na_probs = measure.predicted(asked, readings)
-    storage.write_json(stage.path("predictions.json"), predictions)
-    storage.write_json(stage.path("na_probs.json"), na_probs)
-    official = squad_metrics.score(measure.gold(asked), predictions, na_probs, threshold)
+    storage.write_json(stage.path("predictions.json"), scored.predictions)
+    storage.write_json(stage.path("na_probs.json"), scored.na_probs)
+    official = squad_metrics.score(scored.per_question, scored.na_probs, threshold)
     storage.write_json(stage.path("metrics.json"), {**asdict(made), "official": official})
-    html = page.evaluation_html(_page(config, made, asked, readings, scores, right))
+    html = page.evaluation_html(_page(config, made, scored, scores, right))
     storage.write_atomic(stage.path("report.html"), html.encode())
     return made
 
@@ -80,8 +79,9 @@ def measured(
     config = EvaluateConfig(model=model, data=data, window=window, threads=threads)
     reader, asked = _reader(config, device), measure.questions_of(data)
     readings, _ = measure.read(reader, asked, config.max_answer_tokens)
-    summary = asdict(measure.summary(asked, readings, reader.settings.no_answer_threshold))
-    official = squad_metrics.score(measure.gold(asked), *measure.predicted(asked, readings))
+    scored = measure.Scored.of(asked, readings)
+    summary = asdict(scored.summary(reader.settings.no_answer_threshold))
+    official = squad_metrics.score(scored.per_question, scored.na_probs)
     kept = ("exact", "f1", "has_ans_f1", "no_ans_f1", "forced_f1")
     return {
         **{name: summary[name] for name in kept},
@@ -114,21 +114,18 @@ def _fitted(
         if data is not None
     }
     if config.fit_threshold is not None:
-        asked, readings = others[config.fit_threshold]
-        threshold = squad_metrics.best_threshold(measure.gold(asked), *measure.predicted(asked, readings))
+        scored = others[config.fit_threshold]
+        threshold = squad_metrics.best_threshold(scored.per_question, scored.na_probs)
         fitted.update(no_answer_threshold=threshold, fitted_on=identity(config.fit_threshold))
     if config.fit_temperature is not None:
-        asked, readings = others[config.fit_temperature]
-        scale = calibration.best_scale(*measure.margins(asked, readings))
+        scale = calibration.best_scale(*others[config.fit_temperature].margins())
         fitted.update(temperature=scale.temperature, score_shift=scale.shift)
         fitted.update(temperature_fitted_on=identity(config.fit_temperature))
     return replace(settings, **fitted)
 
 
-def _read_others(
-    reader: Reader, config: EvaluateConfig, data: str, measured: set[str]
-) -> tuple[list[measure.Asked], list[Reading]]:
-    """Readings of questions to fit on.
+def _read_others(reader: Reader, config: EvaluateConfig, data: str, measured: set[str]) -> measure.Scored:
+    """Questions to fit on, read and scored.
 
     Raises:
         InputError: some of them are measured.
@@ -140,21 +137,18 @@ def _read_others(
             f"{data}: shares {len(shared)} questions with {config.data} ({shared[0]}, …); "
             "what is fitted on the questions that are then measured flatters; give other data"
         )
-    return asked, measure.read(reader, asked, config.max_answer_tokens)[0]
+    return measure.Scored.of(asked, measure.read(reader, asked, config.max_answer_tokens)[0])
 
 
 def _page(
     config: EvaluateConfig,
     made: EvaluateReport,
-    asked: Sequence[measure.Asked],
-    readings: Sequence[Reading],
+    scored: measure.Scored,
     scores: NDArray[np.float64],
     right: NDArray[np.float64],
 ) -> page.EvaluationReport:
     """What the HTML page shows."""
-    predictions, na_probs = measure.predicted(asked, readings)
-    scored = squad_metrics.per_question(measure.gold(asked), predictions)
-    shortest = [min((len(a.text.split()) for a in each.question.answers), default=0) for each in asked]
+    shortest = [min((len(a.text.split()) for a in each.question.answers), default=0) for each in scored.asked]
     return page.EvaluationReport(
         title=f"{display_name(config.model)} on {display_name(config.data)}",
         facts=(
@@ -170,14 +164,14 @@ def _page(
             *stage_folder.versions().items(),
         ),
         metrics=tuple((name, _percent(getattr(made, key)), why) for key, name, why in _METRICS),
-        na_probs=np.array(list(na_probs.values()), dtype=np.float64),
-        f1=np.asarray(scored.f1, dtype=np.float64),
-        answerable=np.asarray(scored.has_answer, dtype=np.bool_),
+        na_probs=np.array(list(scored.na_probs.values()), dtype=np.float64),
+        f1=np.asarray(scored.per_question.f1, dtype=np.float64),
+        answerable=np.asarray(scored.per_question.has_answer, dtype=np.bool_),
         answer_tokens=np.array(shortest, dtype=np.int64),
         threshold=made.no_answer_threshold,
         scores=scores,
         right=right,
-        examples=tuple(_examples(asked, readings, made.no_answer_threshold)),
+        examples=tuple(_examples(scored.asked, scored.readings, made.no_answer_threshold)),
     )
 
 

@@ -117,7 +117,7 @@ def _samples(
     windower: Windower, seen: Sequence[measure.Asked], model: Any, pad_id: int
 ) -> Iterator[dict[str, Any]]:
     """Inputs of one window each."""
-    windows = windower.windows([each.question.question for each in seen], [each.context for each in seen])
+    windows = windower.windows([(each.question.question, each.context) for each in seen])
     names = [port.get_any_name() for port in model.inputs]
     for window in range(len(windows)):
         ids, mask, types = padded(windows, np.array([window]), pad_id)
@@ -135,7 +135,7 @@ def _figures(
         return None
     measure.read(reader, asked[:16], max_answer_tokens)  # warm
     readings, seconds = measure.read(reader, asked, max_answer_tokens, progress)
-    scored = measure.summary(asked, readings, reader.settings.no_answer_threshold)
+    scored = measure.Scored.of(asked, readings).summary(reader.settings.no_answer_threshold)
     return Figures(f1=scored.f1, forced_f1=scored.forced_f1, questions_per_s=len(asked) / seconds)
 
 

@@ -241,7 +241,7 @@ class ExtractiveReader:
         # Queries are not cut: their length limit only has to pass.
         window = WindowConfig(max_seq_len=options.max_seq_length, doc_stride=options.stride, max_query_len=1)
         reader = self._reader.windowed(window)
-        windows = reader.windower.windows([query], contents, [(0, i) for i in range(len(shown))])
+        windows = reader.windower.windows([(query, content) for content in contents])
         tokens = options.max_batch_size and options.max_batch_size * options.max_seq_length
         starts, ends = reader.engine.logits(windows, tokens)
         found, na_prob = candidates(windows, contents, starts, ends, options.answers_per_seq or 20)

@@ -10,7 +10,7 @@ from typing import Any
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.core import bundled
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.datasets.windows import Windower
+from tinyqa_ray.datasets.windows import Pair, Questions, Windower
 from tinyqa_ray.engines.engine import Engine
 from tinyqa_ray.engines.load import fitting_window, load_engine
 from tinyqa_ray.models import families, pretrained
@@ -79,9 +79,7 @@ class Reader:
 
     def read(
         self,
-        questions: Sequence[str],
-        contexts: Sequence[str],
-        pairs: Sequence[tuple[int, int]] | None = None,
+        pairs: Sequence[Pair],
         *,
         max_answer_tokens: int = 30,
         top_k: int = 1,
@@ -90,23 +88,55 @@ class Reader:
         """The model's best spans and null score of every pair, before any threshold.
 
         Args:
-            questions: Q texts.
-            contexts: C texts; each is tokenised once within a call's chunk of pairs.
-            pairs: (question index, context index); question i with context i when not given.
+            pairs: questions, each with its context. A question is tokenised once, a context once within a
+                chunk of pairs.
             max_answer_tokens: longest answer, in tokens.
             top_k: spans of each pair.
             overlapping: whether they may overlap.
         """
-        pairs = pairs if pairs is not None else [(i, i) for i in range(len(questions))]
+        questions = self.windower.questions(question for question, _ in pairs)
+        return self._read(pairs, questions, max_answer_tokens, top_k, overlapping)
+
+    def read_or_refuse(
+        self,
+        pairs: Sequence[tuple[Any, Any]],
+        questions: Questions | None = None,
+        *,
+        max_answer_tokens: int = 30,
+        top_k: int = 1,
+    ) -> list[Reading | str]:
+        """As ``read``, but a pair that cannot be asked gets the reason in place of a reading.
+
+        Args:
+            pairs: questions, each with its context, or whatever came in their place.
+            questions: the windower's tokens of the questions, where the caller has them already.
+            max_answer_tokens: as of ``read``.
+            top_k: as of ``read``.
+        """
+        errors = [refusal(question, context) for question, context in pairs]
+        if questions is None:
+            texts = (text for (text, _), error in zip(pairs, errors, strict=True) if error is None)
+            questions = self.windower.questions(texts)
+        too_long = too_long_questions(self.windower, questions)
+        errors = [
+            error if error is not None else too_long.get(question)
+            for (question, _), error in zip(pairs, errors, strict=True)
+        ]
+        good = [pair for pair, error in zip(pairs, errors, strict=True) if error is None]
+        found = iter(self._read(good, questions, max_answer_tokens, top_k))
+        return [next(found) if error is None else error for error in errors]
+
+    def _read(
+        self,
+        pairs: Sequence[Pair],
+        questions: Questions,
+        max_answer_tokens: int,
+        top_k: int,
+        overlapping: bool = False,
+    ) -> list[Reading]:
         found: list[Reading] = []
-        for chunk in chunks(pairs, [len(contexts[c]) for _, c in pairs]):
-            q, c = sorted({pair[0] for pair in chunk}), sorted({pair[1] for pair in chunk})
-            where_q, where_c = {i: n for n, i in enumerate(q)}, {i: n for n, i in enumerate(c)}
-            windows = self.windower.windows(
-                [questions[i] for i in q],
-                [contexts[i] for i in c],
-                [(where_q[i], where_c[j]) for i, j in chunk],
-            )
+        for chunk in chunks(pairs):
+            windows = self.windower.windows(chunk, questions)
             starts, ends = self.engine.logits(windows)
             found += readings(
                 windows,
@@ -145,22 +175,9 @@ class Reader:
             InputError: an option out of range.
         """
         settings = self._checked(top_k, max_answer_tokens, threshold)
-        errors = self.refusals(pairs)
-        good = [pair for pair, error in zip(pairs, errors, strict=True) if error is None]
-        questions = {question: i for i, question in enumerate(dict.fromkeys(q for q, _ in good))}
-        contexts = {context: i for i, context in enumerate(dict.fromkeys(c for _, c in good))}
-        found = iter(
-            self.read(
-                list(questions),
-                list(contexts),
-                [(questions[q], contexts[c]) for q, c in good],
-                max_answer_tokens=max_answer_tokens,
-                top_k=top_k,
-            )
-        )
+        found = self.read_or_refuse(pairs, max_answer_tokens=max_answer_tokens, top_k=top_k)
         return [
-            [refused(error)] if error is not None else answers(next(found), context, settings, top_k)
-            for (_, context), error in zip(pairs, errors, strict=True)
+            _answers(each, context, settings, top_k) for each, (_, context) in zip(found, pairs, strict=True)
         ]
 
     def answer(
@@ -193,21 +210,23 @@ class Reader:
         """
         settings = self._checked(top_k, max_answer_tokens, threshold)
         texts = [contexts] if isinstance(contexts, str) else list(contexts)
-        (error,) = self.refusals([(question, "")])
-        if error is not None:
+        if (error := refusal(question, "")) is not None:
+            raise InputError(error)
+        questions = self.windower.questions([question])
+        for error in too_long_questions(self.windower, questions).values():
             raise InputError(error)
         ids: Sequence[str | None] = document_ids if document_ids is not None else _numbered(contexts, texts)
         if len(ids) != len(texts):
             raise InputError(f"{len(ids)} document_ids, but {len(texts)} contexts; give one for each")
         if not texts:
             raise InputError("there is no context; give at least one text")
-        found = self.answer_many(
-            [(question, text) for text in texts],
-            top_k=top_k,
-            max_answer_tokens=max_answer_tokens,
-            threshold=1.0,
-        )
-        named = [[with_document(each, name) for each in made] for made, name in zip(found, ids, strict=True)]
+        pairs = [(question, text) for text in texts]
+        found = self.read_or_refuse(pairs, questions, max_answer_tokens=max_answer_tokens, top_k=top_k)
+        always = replace(settings, no_answer_threshold=1.0)
+        named = [
+            [with_document(answer, name) for answer in _answers(each, text, always, top_k)]
+            for each, text, name in zip(found, texts, ids, strict=True)
+        ]
         return ranked(named, settings.no_answer_threshold, top_k)
 
     def _checked(self, top_k: int, max_answer_tokens: int, threshold: float | None) -> ModelSettings:
@@ -221,42 +240,32 @@ class Reader:
             raise InputError(f"threshold is {threshold}; it must lie in [0, 1]")
         return replace(self.settings, no_answer_threshold=threshold)
 
-    def refusals(self, pairs: Sequence[tuple[Any, Any]]) -> list[str | None]:
-        """Why each (question, context) pair cannot be asked; None where it can."""
-        errors = [refusal(question, context) for question, context in pairs]
-        asked = list(dict.fromkeys(q for (q, _), error in zip(pairs, errors, strict=True) if error is None))
-        too_long = too_long_questions(self.windower, asked)
-        return [
-            error if error is not None else too_long.get(question)
-            for (question, _), error in zip(pairs, errors, strict=True)
-        ]
 
-
-def too_long_questions(windower: Windower, questions: Sequence[str]) -> dict[str, str]:
+def too_long_questions(windower: Windower, questions: Questions) -> dict[str, str]:
     """The questions that leave a context too little of a window, and what to say of each."""
     return {
-        question: f"the question has {tokens} tokens, which leaves too little of a window of "
-        f"{windower.config.max_seq_len} for the context; shorten it"
-        for question, tokens in zip(questions, windower.too_long(questions), strict=True)
-        if tokens
+        question: f"the question has {len(questions[question])} tokens, which leaves too little of a window "
+        f"of {windower.config.max_seq_len} for the context; shorten it"
+        for question in windower.too_long(questions)
     }
 
 
-def chunks(pairs: Sequence[Any], characters: Sequence[int]) -> Iterator[Sequence[Any]]:
-    """Neighbouring pairs, as many as are windowed at once; one with a longer context goes alone.
-
-    Args:
-        pairs: what to cut up.
-        characters: of the context of each.
-    """
+def chunks(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
+    """Neighbouring pairs, as many as are windowed at once; one with a longer context goes alone."""
     first, total = 0, 0
-    for number, count in enumerate(characters):
+    for number, (_, context) in enumerate(pairs):
+        count = len(context)
         total += count
         if number > first and (number - first == _PAIRS or total > _CHARACTERS):
             yield pairs[first:number]
             first, total = number, count
     if first < len(pairs):
         yield pairs[first:]
+
+
+def _answers(found: Reading | str, context: str, settings: ModelSettings, top_k: int) -> list[Answer]:
+    """The answers of what ``read_or_refuse`` found of a pair."""
+    return [refused(found)] if isinstance(found, str) else answers(found, context, settings, top_k)
 
 
 def _numbered(contexts: str | Sequence[str], texts: Sequence[str]) -> list[str | None]:

@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from tinyqa_ray.datasets.windows import Windows
+from tinyqa_ray.datasets.windows import Tokens
 from tinyqa_ray.serve.errors import BackendError, OverloadedError, UnhealthyError
 from tinyqa_ray.serve.model import Packed, Reply
 from tinyqa_ray.serve.service import EngineInfo, Logits
@@ -60,7 +60,7 @@ class Backend:
         self._model = model
         self.replicas = Replicas(model)
 
-    async def run(self, windows: Windows) -> Logits:
+    async def run(self, windows: Tokens) -> Logits:
         """Logits of windows from some replica; from another one, where the first died with them.
 
         Raises:

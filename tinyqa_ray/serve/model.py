@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tinyqa_ray.configs import ServeConfig
 from tinyqa_ray.core.cluster import cores, quiet_models
-from tinyqa_ray.datasets.windows import Windows
+from tinyqa_ray.datasets.windows import Tokens
 from tinyqa_ray.engines.load import load_engine
 from tinyqa_ray.serve.errors import OverloadedError
 from tinyqa_ray.serve.queue import Ids, Logits, TokenQueue, Window
@@ -36,7 +36,7 @@ class Packed:
     lengths: Ids
 
     @classmethod
-    def of(cls, windows: Windows) -> Packed:
+    def of(cls, windows: Tokens) -> Packed:
         """Pack windows."""
         ids, types = np.concatenate(windows.input_ids), np.concatenate(windows.type_ids)
         return cls(ids, types.astype(np.int8), windows.lengths)
@@ -86,10 +86,10 @@ class Model:
 
     def forward(self, windows: Sequence[Window]) -> list[Logits]:
         """The logits of some windows, in one forward."""
-        batch = _windows(windows)
-        ((_, start, end),) = self.engine.run(batch, [np.arange(len(windows))])
+        tokens = Tokens([ids for ids, _ in windows], [types for _, types in windows])
+        ((_, start, end),) = self.engine.run(tokens, [np.arange(len(windows))])
         return [
-            np.stack([start[row, :tokens], end[row, :tokens]]) for row, tokens in enumerate(batch.lengths)
+            np.stack([start[row, :length], end[row, :length]]) for row, length in enumerate(tokens.lengths)
         ]
 
     async def logits(self, packed: Packed) -> Reply:
@@ -99,10 +99,3 @@ class Model:
         except OverloadedError as error:
             return Reply(None, str(error), error.retry_after_s)
         return Reply(np.concatenate(found, axis=1))
-
-
-def _windows(windows: Sequence[Window]) -> Windows:
-    """Windows for an engine, which looks at their tokens alone."""
-    none = np.zeros(len(windows), dtype=np.int32)
-    ids, types = [each[0] for each in windows], [each[1] for each in windows]
-    return Windows(ids, types, none, none, none, none, [])

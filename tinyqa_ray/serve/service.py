@@ -16,7 +16,7 @@ from tinyqa_ray.configs import ServeConfig
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.names import display_name
 from tinyqa_ray.core.version import __version__
-from tinyqa_ray.datasets.windows import Windower, Windows
+from tinyqa_ray.datasets.windows import Tokens, Windower, Windows
 from tinyqa_ray.engines.load import fitting_window
 from tinyqa_ray.models import families, pretrained
 from tinyqa_ray.models.settings import read_settings
@@ -30,7 +30,7 @@ from tinyqa_ray.serve.errors import RequestError
 
 Logits = list[NDArray[np.float32]]
 """Start and end logits of each window, ``(2, tokens)``."""
-RunWindows = Callable[[Windows], Awaitable[Logits]]
+RunWindows = Callable[[Tokens], Awaitable[Logits]]
 
 _TOKENISERS = 2
 """Threads that cut windows and read answers; more would only take the cores of the forwards."""
@@ -137,7 +137,7 @@ class Service:
         found = await self._off_the_loop(read)
         return found if options.top_k > 1 else found[0]
 
-    async def _logits(self, windows: Windows) -> Logits:
+    async def _logits(self, windows: Tokens) -> Logits:
         limits, tokens = self.config.limits, int(windows.lengths.sum())
         if tokens > limits.max_request_tokens:
             raise RequestError(
@@ -157,12 +157,12 @@ class Service:
 
     def _windows(self, request: schemas.AnswerRequest) -> Windows:
         """Windows of every question with every context, question by question."""
-        too_long = too_long_questions(self._windower, list(dict.fromkeys(request.asked)))
-        for reason in too_long.values():
+        questions = self._windower.questions(request.asked)
+        for reason in too_long_questions(self._windower, questions).values():
             raise RequestError(reason)
         texts = _texts(request)
-        pairs = [(q, c) for q in range(len(request.asked)) for c in range(len(texts))]
-        return self._windower.windows(request.asked, texts, pairs)
+        pairs = [(question, text) for question in request.asked for text in texts]
+        return self._windower.windows(pairs, questions)
 
     def _answers(
         self, request: schemas.AnswerRequest, windows: Windows, logits: Logits

@@ -61,11 +61,9 @@ class WindowWriter:
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
         """Paragraphs in, windows out, in the order of paragraphs and questions."""
         paragraphs = squad.from_table(rows)
-        asked = [(p, question) for p, paragraph in enumerate(paragraphs) for question in paragraph.questions]
+        asked = [(paragraph, question) for paragraph in paragraphs for question in paragraph.questions]
         windows = self.windower.windows(
-            [question.question for _, question in asked],
-            [paragraph.context for paragraph in paragraphs],
-            [(i, p) for i, (p, _) in enumerate(asked)],
+            [(question.question, paragraph.context) for paragraph, question in asked]
         )
         # The first answer is the one to learn; the others are for scoring.
         spans = [_span(question.answers[0]) if question.answers else None for _, question in asked]
@@ -73,7 +71,7 @@ class WindowWriter:
         positions = labels(windows, spans)
         for side in positions:
             side[unlabelled] = NO_LABEL  # without answers it would be NO_ANSWER, which labels would teach
-        named = [(paragraphs[p], question.id) for p, question in asked]
+        named = [(paragraph, question.id) for paragraph, question in asked]
         made = _table(windows, named, positions, self._logits(windows, unlabelled))
         return made, _counts(made, len(paragraphs), len(asked))
 

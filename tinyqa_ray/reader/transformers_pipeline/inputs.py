@@ -8,9 +8,7 @@ from numbers import Integral
 from typing import Any
 
 from tinyqa_ray.core.errors import InputError
-
-Pair = tuple[str, str]
-"""A question and its context."""
+from tinyqa_ray.datasets.windows import Pair
 
 _FORM = '{"question": …, "context": …}'
 _LOWEST = {

@@ -152,7 +152,7 @@ class QuestionAnsweringPipeline:
         chosen = self.options.changed(options)
         pairs, single = paired(inputs, question, context, data)
         found = []
-        for chunk in chunks(pairs, [len(context) for _, context in pairs]):
+        for chunk in chunks(pairs):
             windows = self._reading.windows(chunk, chosen)
             runs = self.engine.run(windows, self._batches(windows, chosen.batch_size))
             for answers in self._reading.answers(chunk, windows, runs, chosen):

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyqa_ray.configs import WindowConfig
-from tinyqa_ray.datasets.windows import Windower, Windows
+from tinyqa_ray.datasets.windows import Pair, Windower, Windows
 from tinyqa_ray.models import families, pretrained
-from tinyqa_ray.reader.transformers_pipeline.inputs import Pair, PipelineOptions
+from tinyqa_ray.reader.transformers_pipeline.inputs import PipelineOptions
 from tinyqa_ray.reader.transformers_pipeline.spans import character_spans, pooled, sharing_tokens, top_spans
 
 Result = dict[str, Any]
@@ -46,14 +46,7 @@ class PipelineReading:
                 reaches.
         """
         windower = self._windower.resized(self._window(options))
-        questions = {question: i for i, question in enumerate(dict.fromkeys(q for q, _ in pairs))}
-        contexts = {context: i for i, context in enumerate(dict.fromkeys(c for _, c in pairs))}
-        return windower.windows(
-            list(questions),
-            list(contexts),
-            [(questions[q], contexts[c]) for q, c in pairs],
-            words=options.align_to_words,
-        )
+        return windower.windows(pairs, words=options.align_to_words)
 
     def answers(
         self, pairs: Sequence[Pair], windows: Windows, runs: Iterable[Run], options: PipelineOptions
