@@ -1,4 +1,4 @@
-"""What a Ray Data actor does to a unit of work: its pairs read by the model, the answers as rows."""
+"""What a Ray Data actor does with a unit of work: the model reads its pairs, answers become rows."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ FOUND = pa.schema(
         pa.field("meta", pa.string()),
     ]
 )
-"""Answers of a unit that are to be ranked with those of others, by question."""
+"""Answers found in a unit, sorted by question; a later pass ranks them with those of other units."""
 _SLOWEST = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A question, and the text that it is asked of: a document, or a passage of one."""
+    """A question and the text in which its answer is sought: a document or a passage of one."""
 
     question_row: int
     question_id: str
@@ -51,7 +51,7 @@ class Pair:
     row: int
     document_id: str | None
     text: str | None
-    """None: there is an error."""
+    """None if there is an error."""
     start: int
     """Where the text begins in its document, in characters."""
     meta: str | None
@@ -59,7 +59,7 @@ class Pair:
 
 
 class Answerer:
-    """Answers units; made once an actor."""
+    """Answers units; each actor makes one."""
 
     def __init__(
         self, config: AnswerConfig, settings: ModelSettings, corpus: Corpus, output: str, notes: str
@@ -67,11 +67,11 @@ class Answerer:
         """Load the model.
 
         Args:
-            config: of the stage.
-            settings: threshold and scale of scores, read once for all actors and for as long as the run goes.
-            corpus: its files.
-            output: where JSON lines go.
-            notes: where notes for the page go.
+            config: configuration of the stage.
+            settings: threshold and scale of scores; read once, so that all actors of a run use the same.
+            corpus: files of documents and questions.
+            output: folder for JSON lines.
+            notes: folder for notes, from which the page is made.
         """
         import torch
 
@@ -85,7 +85,7 @@ class Answerer:
         )
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
-        """A unit in, rows of ``ANSWERS`` out; of ``FOUND`` where a question has several documents."""
+        """Answer a unit: rows of ``ANSWERS``, or of ``FOUND`` if a question has several documents."""
         began = time.perf_counter()
         unit = unit_of(rows)
         pairs = pairs_of(unit, self.corpus)
@@ -96,7 +96,7 @@ class Answerer:
                 top_k=kept_of_a_document(self.config),
             )
         )
-        # What the input says of a document or a question comes first: a model is told nothing of it.
+        # An error found while the input was read has priority: such a pair is not shown to the model.
         found = [(pair, pair.error or next(read)) for pair in pairs]
         good = [(pair, each) for pair, each in found if not isinstance(each, str)]
         counts: dict[str, float] = {}
@@ -147,12 +147,12 @@ class Answerer:
 
 
 def kept_of_a_document(config: AnswerConfig) -> int:
-    """Answers to a question kept of one document."""
+    """How many answers to a question are kept per document."""
     return min(config.top_k, config.per_document_k or config.top_k)
 
 
 def pairs_of(unit: Unit, corpus: Corpus) -> list[Pair]:
-    """The pairs of a unit, by document, then question, then place in the document."""
+    """The pairs of a unit, sorted by document, then question, then place in the document."""
     if corpus.asked:
         asked = tables.asked_of(corpus.asked, unit.first_row, unit.last_row).to_pylist()
         asked = [row for row in asked if unit.first_question <= row["question_row"] <= unit.last_question]
@@ -168,7 +168,7 @@ def pairs_of(unit: Unit, corpus: Corpus) -> list[Pair]:
     read = tables.documents_at(unit.file, rows).to_pylist() if unit.file else []
     documents = {document["row"]: document for document in read}
     pairs = [_pair(row, documents.get(row["row"])) for row in asked]
-    # Of a document or a question that cannot be read, a corpus has one row, not one a pair.
+    # A merged corpus reports each bad document or question once, in a later step, and not once per pair.
     return [pair for pair in pairs if pair.error is None] if corpus.merged else pairs
 
 
@@ -191,10 +191,10 @@ def _pair(asked: Row, document: Row | None) -> Pair:
 def found_table(
     read: Sequence[tuple[Pair, Reading]], config: AnswerConfig, settings: ModelSettings
 ) -> pa.Table:
-    """The best answers of each question within a unit, rows of ``FOUND`` by question, then best first.
+    """The best answers to each question within a unit: rows of ``FOUND`` by question, then best first.
 
-    No more than ``top_k`` of each are kept: what is not among the best of its unit is not among the best
-    of all.
+    At most ``top_k`` per question are kept: an answer that is not among the best of its unit is not among
+    the best of the corpus either.
     """
     found: dict[int, list[Row]] = {}
     for _, same in groupby(read, key=lambda each: (each[0].row, each[0].question_row)):
@@ -206,14 +206,14 @@ def found_table(
 
 
 def best_first(row: Row) -> tuple[float, int, int]:
-    """The order of answers to a question: of equal ones, the earlier document, then the earlier place."""
+    """Sort key of answers to a question: by score; ties by document, then by place in the document."""
     return -row["score"], row["row"], row["start"]
 
 
 def _of_one_document(
     group: Sequence[tuple[Pair, Reading]], most: int, settings: ModelSettings
 ) -> Iterator[Row]:
-    """The best answers to one question of all passages of a document, none overlapping another."""
+    """The best answers to one question in all passages of a document; no two of them overlap."""
     spans: list[tuple[float, int, int, Span, Pair, Reading]] = []
     for pair, reading in group:
         for span in reading.spans:
@@ -237,7 +237,7 @@ def _of_one_document(
 
 
 def _slowest(pairs: Sequence[Pair]) -> list[tuple[str, int]]:
-    """The documents with the most characters read, all questions together."""
+    """The documents of which the most characters were read, summed over all questions."""
     read: dict[str, int] = {}
     for pair in pairs:
         read[str(pair.document_id)] = read.get(str(pair.document_id), 0) + len(pair.text or "")

@@ -1,4 +1,4 @@
-"""The files that a corpus is answered from: normalised documents and questions, and what is asked of what."""
+"""The normalised files that answering reads: documents, questions, and which are asked of which."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tinyqa_ray.corpus import candidates, inputs, sources
 from tinyqa_ray.corpus.routing import route
 
 Watch = Callable[[str], shards.Progress | None]
-"""Gives the progress of a part of the work, by its name."""
+"""Takes the name of a part of the work; returns the callback for its progress."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexConfig:
-    """What decides an index, with the content of its documents."""
+    """What an index depends on, besides the content of its documents."""
 
     documents: str
     passage_words: int
@@ -36,25 +36,25 @@ class IndexReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Corpus:
-    """Files that workers read; they hold the rows in order, rows counted over all files of a kind."""
+    """Files that workers read; rows are in order and numbered across all files of a kind."""
 
     documents: tuple[str, ...]
     """Of schema ``tables.DOCUMENTS``."""
     questions: tuple[str, ...]
-    """Of schema ``tables.QUESTIONS``; none where a table of pairs holds them."""
+    """Of schema ``tables.QUESTIONS``; empty if the questions are in a table of pairs."""
     asked: tuple[str, ...]
-    """Of schema ``tables.ASKED`` or ``candidates.CANDIDATES``; none where all is asked of all."""
+    """Of schema ``tables.ASKED`` or ``candidates.CANDIDATES``; empty if every pair is asked."""
     merged: bool
-    """Whether a question is asked of several documents, whose answers are ranked together."""
+    """Whether questions are asked of several documents, so that their answers must be ranked together."""
     question_rows: int
     selection: candidates.Selection | None = None
 
 
 def prepare(config: AnswerConfig, folder: str, watch: Watch) -> Corpus:
-    """Read what was given into files under ``folder``; run again, it continues.
+    """Normalise the input into files under ``folder``; files of an interrupted run are reused.
 
     Raises:
-        InputError: see ``corpus.inputs``; nothing that this call wrote is left then.
+        InputError: see ``corpus.inputs``; the files that this call wrote are then deleted.
     """
     if config.pairs is not None:
         pairs = inputs.write_pairs(config.pairs, storage.join(folder, "pairs"))
@@ -63,7 +63,7 @@ def prepare(config: AnswerConfig, folder: str, watch: Watch) -> Corpus:
         )
     assert config.documents is not None
     assert config.questions is not None
-    sources.find(config.documents)  # a wrong path is found before a long list of questions is read
+    sources.find(config.documents)  # a wrong path fails before a long list of questions is read
     written = storage.join(folder, "questions")
     questions = inputs.write_questions(config.questions, written)
     made = Corpus(
@@ -97,7 +97,7 @@ def _selected(config: AnswerConfig, folder: str, corpus: Corpus, watch: Watch) -
 
 
 def _indexed(config: AnswerConfig, folder: str, watch: Watch) -> tuple[tuple[str, ...], candidates.Index]:
-    """Files of the documents, and their index, which other runs may use too."""
+    """The files of the documents and their index, which other runs can reuse."""
     assert config.documents is not None
     selection: CandidateConfig = config.selection
     decides = IndexConfig(

@@ -1,4 +1,4 @@
-"""Answers of all units → the best of each question over the whole corpus."""
+"""Answers of all units → the best answers to each question in the whole corpus."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from tinyqa_ray.reader.answers import Answer, ranked
 from tinyqa_ray.reader.reader import too_long_questions
 
 NOWHERE = Answer(None, 1.0, 0, 0, 1.0)
-"""Of a question for which the corpus holds nothing at all to read."""
+"""The answer to a question for which no text of the corpus was read."""
 _HELD = 64
-"""Answers of one question beyond ``top_k`` that are held before all but the best are let go."""
+"""How many answers beyond ``top_k`` a question may collect before only the best are kept."""
 
 
 class Merger:
-    """Ranks the answers of a run of questions; made once an actor."""
+    """Ranks the answers to a range of questions; each actor makes one."""
 
     def __init__(
         self, config: AnswerConfig, found: Sequence[str], threshold: float, output: str, notes: str
     ) -> None:
-        """Load the tokenizer, which says what questions are too long.
+        """Load the tokenizer, which finds the questions that are too long.
 
         Args:
-            config: of the stage.
+            config: configuration of the stage.
             found: files of schema ``FOUND``, each sorted by question.
-            threshold: a question is left unanswered when its ``na_prob`` is above it everywhere.
-            output: where JSON lines go.
-            notes: where notes for the page go.
+            threshold: a question has no answer if its ``na_prob`` is above this value in every document.
+            output: folder for JSON lines.
+            notes: folder for notes, from which the page is made.
         """
         quiet_models()
         self.config, self.found, self.threshold = config, found, threshold
@@ -46,7 +46,7 @@ class Merger:
         self.windower = Windower(pretrained.load_tokenizer(config.model), config.window, cut_questions=False)
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
-        """Rows of ``tables.QUESTIONS`` in, rows of ``ANSWERS`` out, in the same order."""
+        """Turn rows of ``tables.QUESTIONS`` into rows of ``ANSWERS``, in the same order."""
         questions = rows.to_pylist()
         first, last = questions[0]["question_row"], questions[-1]["question_row"]
         best = self._best(first, last)
@@ -83,7 +83,7 @@ class Merger:
         return pa.Table.from_pylist(made, schema=ANSWERS), counts
 
     def _best(self, first: int, last: int) -> dict[int, list[Row]]:
-        """The ``top_k`` best answers to each of these questions."""
+        """The ``top_k`` best answers to each question from row ``first`` to row ``last``."""
         best: dict[int, list[Row]] = {}
         for file in self.found:
             for row in tables.rows_between(file, "question_row", first, last).to_pylist():

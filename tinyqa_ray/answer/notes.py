@@ -1,4 +1,4 @@
-"""What actors note for the page: times, which differ from run to run, and examples."""
+"""What actors note for the page: examples, and times, which differ from run to run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Example:
 
     question: str
     row: int
-    """Of the document."""
+    """Row of the document."""
     document_id: str | None
     answer: str | None
     start: int
@@ -38,13 +38,13 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Notes:
-    """Of one unit or of one run of questions."""
+    """Notes on one unit of work or on one range of questions."""
 
     seconds: float
     characters: int
-    """Read by the model."""
+    """Characters that the model read."""
     slowest: list[tuple[str, int]]
-    """Documents, and characters of theirs that were read."""
+    """Documents, each with the number of its characters that were read."""
     examples: list[Example]
 
     def write(self, file: str) -> None:

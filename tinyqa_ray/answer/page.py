@@ -1,4 +1,4 @@
-"""The page of an answering stage: how many answers, how sure, which documents took long, examples."""
+"""The page of an answering stage: counts, scores, the slowest documents, and examples."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def answers_html(
     corpus: Corpus,
     cut: Plan,
 ) -> str:
-    """The page.
+    """Make the page.
 
     Args:
-        config: of the stage.
+        config: configuration of the stage.
         report: what became of the questions.
-        counts: of all units: the histogram is in ``score-00`` and so on.
-        notes: of all units.
-        corpus: its files, from which the examples' texts are read.
-        cut: where each file of documents ends.
+        counts: sums over all units; ``score-00`` and so on are the bins of the histogram.
+        notes: notes of all units.
+        corpus: files from which the texts of the examples are read.
+        cut: the plan, which says where each file of documents ends.
     """
     asked = max(report.questions, 1)
     cards = [
@@ -81,7 +81,7 @@ def _histogram(counts: Sequence[float]) -> str:
         axes.set_xlabel("score")
         axes.set_ylabel("questions")
         drawn = html.figure_svg(figure, "histogram of scores")
-    return html.captioned(drawn, "Chance of the answer against no answer, as the model has it.")
+    return html.captioned(drawn, "How likely the model finds the answer, compared with no answer.")
 
 
 _SLOW_HEADER = ("document", "characters read", "seconds")
@@ -99,7 +99,7 @@ def _slowest(notes: Sequence[Notes]) -> list[tuple[str, str, str]]:
 
 
 def _examples(notes: Sequence[Notes]) -> list[Example]:
-    """Of answered questions and of others, from all over the corpus."""
+    """Examples of answered and of unanswered questions, spread over the whole corpus."""
     every = [example for note in notes for example in note.examples]
     shown = []
     for answered, most in ((True, _EXAMPLES - 2), (False, 2)):

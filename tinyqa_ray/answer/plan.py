@@ -16,24 +16,24 @@ from tinyqa_ray.corpus import tables
 Ints = npt.NDArray[np.int64]
 
 MOST_BYTES = 1 << 24
-"""Bytes of the texts of a unit; one longer document is a unit of its own."""
+"""Most bytes of text in a unit; a longer document is a unit of its own."""
 _BATCH = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Pairs of these documents with these questions, both ends included, as far as they are to be asked."""
+    """The pairs to ask within a range of documents and a range of questions; both ends are included."""
 
     index: int
     file: str
-    """The documents' file; empty where there are no documents (row -1)."""
+    """File of the documents; empty if the questions have no document (row -1)."""
     first_row: int
     last_row: int
     first_question: int
     last_question: int
     pairs: int
     size: int
-    """Bytes of the texts, times how often each is read: what the unit costs, roughly."""
+    """Bytes of each text times how often it is read, summed: a rough measure of the cost."""
 
     @classmethod
     def table(cls, units: list[Unit]) -> pa.Table:
@@ -45,20 +45,20 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """All units, in the order of documents, then questions; and how many documents there are."""
+    """All units, sorted by document, then question, and the number of documents."""
 
     units: list[Unit]
     documents: int
     unreadable: int
     """Documents without a text that can be read."""
     last_rows: tuple[int, ...]
-    """Of each file of documents, the last row."""
+    """The last row of each file of documents."""
 
 
 def plan(corpus: Corpus, most_pairs: int, most_bytes: int = MOST_BYTES) -> Plan:
-    """Cut a corpus into units of at most ``most_pairs`` pairs, what it makes depending on its rows alone.
+    """Cut a corpus into units of at most ``most_pairs`` pairs; the cuts depend on its rows alone.
 
-    In memory are 24 bytes a document. All pairs of one question and one document fall into one unit.
+    This takes 24 bytes of memory per document. All pairs of one question and one document are in one unit.
     """
     sizes, bad, ends = _documents(corpus.documents)
     every = corpus.question_rows
@@ -66,7 +66,7 @@ def plan(corpus: Corpus, most_pairs: int, most_bytes: int = MOST_BYTES) -> Plan:
         pairs, nowhere = _asked(corpus.asked, len(sizes))
         block = every
     else:
-        # A block of questions and one of documents: of its answers, the best of each question stay.
+        # A square of questions and documents: a unit writes few answers, only the best to each question.
         block = min(every, max(1, math.isqrt(most_pairs)))
         pairs, nowhere = np.where(bad, 0, block), 0
     cuts: list[tuple[str, int, int, int, int, int, int]] = []
@@ -98,7 +98,7 @@ def plan(corpus: Corpus, most_pairs: int, most_bytes: int = MOST_BYTES) -> Plan:
 
 
 def _documents(files: tuple[str, ...]) -> tuple[Ints, npt.NDArray[np.bool_], Ints]:
-    """Bytes of each document (the mean of its row group), whether it is unreadable, and each file's end."""
+    """Bytes of each document (mean of its row group), whether it is unreadable, and where each file ends."""
     sizes: list[Ints] = [np.empty(0, np.int64)]
     bad: list[npt.NDArray[np.bool_]] = [np.empty(0, bool)]
     ends = []
@@ -131,7 +131,7 @@ def _asked(files: tuple[str, ...], documents: int) -> tuple[Ints, int]:
 def _ranges(
     pairs: Ints, sizes: Ints, first: int, end: int, most_pairs: int, most_bytes: int
 ) -> Iterator[tuple[int, int]]:
-    """Ranges of documents, both ends included, none with more pairs or bytes, but for a single one."""
+    """Ranges of documents, both ends included, within both limits unless a range is a single document."""
     asked = first + np.flatnonzero(pairs[first:end])
     total_pairs, total_bytes = np.cumsum(pairs[asked]), np.cumsum(sizes[asked])
     at = 0
@@ -147,7 +147,7 @@ def _ranges(
 
 
 def _question_cuts(corpus: Corpus, row: int, most_pairs: int) -> Iterator[tuple[int, int, int]]:
-    """First and last question, both included, and pairs, of parts of one document's questions."""
+    """Cut the questions of one document into parts: first and last question (included), number of pairs."""
     found = [
         tables.rows_between(file, "row", row, row, ["question_row"])["question_row"].to_numpy()
         for file in corpus.asked

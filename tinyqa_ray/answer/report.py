@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FOLDER = "answers"
-"""Where the stage keeps its Parquet files, within its output."""
+"""Folder of the Parquet files within the output of the stage."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,18 +14,18 @@ class AnswerReport:
 
     documents: int
     unreadable_documents: int
-    """Documents without a text that can be read; each is a row with ``error``, or of each question of it."""
+    """Documents that cannot be read: one row with ``error`` each, or one per question asked of it."""
     questions: int
     pairs: int
-    """Pairs of a question and a document, or a passage of one, that were asked."""
+    """Pairs of a question and a document (or a passage of it) that were asked."""
     answered: int
     unanswered: int
     errors: int
     rows: int
     """Rows written."""
     passages: int | None = None
-    """Passages of the corpus, where candidates were selected among them."""
+    """Passages of the corpus, if candidates were selected among them."""
     pairs_saved: float | None = None
     """Share of all pairs of a question and a passage that the selection left out."""
     own_document_selected: float | None = None
-    """Of the questions that name their document, the share of which a passage of it was selected."""
+    """Share of the questions naming their document for which a passage of that document was selected."""

@@ -1,4 +1,4 @@
-"""What an answer looks like in a file, and which of those found are written."""
+"""The rows of an answer file, and which of the answers found are written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tinyqa_ray.reader.answers import Answer
 
 ANSWERS = pa.schema(
     [
-        pa.field("question_id", pa.string()),  # null: a document that cannot be read, of a corpus
+        pa.field("question_id", pa.string()),  # null: the row reports an unreadable document
         pa.field("question", pa.string()),
         pa.field("document_id", pa.string()),  # null: no document of the corpus answers
         pa.field("rank", pa.int32()),
@@ -28,13 +28,13 @@ ANSWERS = pa.schema(
     ]
 )
 BINS = 20
-"""Of the histogram of scores."""
+"""Number of bins of the histogram of scores."""
 
 Row = dict[str, Any]
 
 
 def chosen(found: Sequence[Answer], config: AnswerConfig) -> list[Answer]:
-    """The answers to a question that are written: those of a sufficient score, perhaps a None answer."""
+    """The answers to a question that are written: those that score enough, and no-answers if wanted."""
     spans = [each for each in found if each.answer is not None]
     good = [each for each in found if each.answer is None or each.score >= config.min_score]
     if not good:  # all too weak
@@ -44,12 +44,12 @@ def chosen(found: Sequence[Answer], config: AnswerConfig) -> list[Answer]:
 
 
 def rows_of(key: Row, found: Sequence[Answer], meta: Sequence[str | None]) -> list[Row]:
-    """Rows of ``ANSWERS`` of one question's answers.
+    """Rows of ``ANSWERS`` for the answers to one question.
 
     Args:
         key: the columns that all rows share.
         found: answers, best first.
-        meta: of the document of each answer.
+        meta: for each answer, the metadata of its document.
     """
     return [
         {
@@ -68,7 +68,7 @@ def rows_of(key: Row, found: Sequence[Answer], meta: Sequence[str | None]) -> li
 
 
 def counted(found: Sequence[Answer], counts: dict[str, float]) -> None:
-    """Count a question by its best answer, and the bin of that answer's score."""
+    """Count a question as answered or not, by its best answer, and the bin of that answer's score."""
     answered = bool(found) and found[0].answer is not None
     name = "answered" if answered else "unanswered"
     counts[name] = counts.get(name, 0) + 1
@@ -78,7 +78,7 @@ def counted(found: Sequence[Answer], counts: dict[str, float]) -> None:
 
 
 def write_jsonl(path: str, rows: Sequence[Row]) -> None:
-    """Write rows of ``ANSWERS`` as JSON lines, ``meta`` as the object that it is."""
+    """Write rows of ``ANSWERS`` as JSON lines; ``meta`` becomes a JSON object."""
     lines = []
     for row in rows:
         whole = {name: row.get(name) for name in ANSWERS.names}

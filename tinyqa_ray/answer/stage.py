@@ -11,11 +11,11 @@ from tinyqa_ray.models.settings import read_settings
 def answer(config: AnswerConfig, output: str, progress: stage_folder.Progress | None = None) -> AnswerReport:
     """Answer questions about a corpus; write ``answers/*.parquet`` (schema ``ANSWERS``) under ``output``.
 
-    A question that cannot be asked, or a document that cannot be read, becomes a row with ``error``. Run
-    again, it continues.
+    A question that cannot be asked or a document that cannot be read becomes a row with ``error``. An
+    interrupted run continues when it is started again.
 
     Raises:
-        InputError: files or a model that cannot be read, or a folder of another run.
+        InputError: files or the model cannot be read, or the folder belongs to another run.
     """
     settings = read_settings(config.model, config.settings)
     with stage_folder.stage(

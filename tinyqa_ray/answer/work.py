@@ -36,7 +36,7 @@ def work(
     stage: stage_folder.Stage,
     progress: stage_folder.Progress | None,
 ) -> AnswerReport:
-    """Answer what is left to be answered, write the page, and return what became of the questions."""
+    """Do the units that are not done yet, write the page, and report what became of the questions."""
     folder = stage.path("_work")
     quiet_models()
     check_model(config.model, config.window)
@@ -59,7 +59,7 @@ def _answered(
     cut: Plan,
     watch: Watch,
 ) -> dict[str, float]:
-    """Answer all units and, where questions are asked of several documents, rank what was found."""
+    """Answer all units; if questions are asked of several documents, also rank their answers."""
     work, answers, jsonl = stage.path("_work"), stage.path(FOLDER), stage.path(JSONL)
     notes = storage.join(work, "notes")
     workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus, threads=config.threads)
@@ -84,7 +84,7 @@ def _answered(
 
 
 def _shards(units: list[Unit], source: str, folder: str) -> list[shards.Shard]:
-    """A shard of each unit, the costly ones first: at the end, no actor is busy with a long one alone."""
+    """A shard per unit, costly ones first, so that no actor is left alone with a long one at the end."""
     if storage.kind(source) == "absent":
         shards.write_input(source, Unit.table(units))
     made = [
@@ -98,12 +98,12 @@ def _shards(units: list[Unit], source: str, folder: str) -> list[shards.Shard]:
         )
         for unit in units
     ]
-    # To a power of two only: otherwise in order, as actors hold what they read last.
+    # Sizes are compared by power of two; within one, order is kept, as actors cache what they read last.
     return sorted(made, key=lambda shard: -units[shard.index].size.bit_length())
 
 
 def _refuse_documents(config: AnswerConfig, corpus: Corpus, cut: Plan, folder: str, jsonl: str) -> int:
-    """Write a row with ``error`` for each document that cannot be read; return how many."""
+    """Write a row with ``error`` for each document that cannot be read; return the number of rows."""
     if not cut.unreadable:
         return 0
     names = ["document_id", "error", "meta"]
