@@ -1,4 +1,4 @@
-"""Augmentation: answer-safe rewriting, its candidates, and the Ray Data pass over paragraphs."""
+"""Augmentation: rewriting that keeps the answers, its candidate words, and the pass on Ray Data."""
 
 from tinyqa_ray.augment.report import AugmentReport
 from tinyqa_ray.augment.stage import augment

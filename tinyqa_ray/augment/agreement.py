@@ -17,10 +17,10 @@ class Agreement:
         self.reader = reader
 
     def found(self, paragraphs: Sequence[squad.Paragraph]) -> list[list[bool | None]]:
-        """Whether the teacher's best span is a gold answer, by the official exact match.
+        """Check for each question if the teacher's best span is a gold answer, by the official exact match.
 
         Returns:
-            one list a paragraph, in the order of its questions; None for an unanswerable question.
+            One list per paragraph, in the order of its questions; None for a question without gold answers.
         """
         asked = [
             (question, paragraph.context)

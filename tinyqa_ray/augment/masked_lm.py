@@ -1,4 +1,4 @@
-"""A masked language model of any architecture: loading it, and its logits of the masked tokens alone."""
+"""A masked language model of any architecture: loading it, and logits of only the masked tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load_masked_lm(name: str) -> PreTrainedModel:
         name: local folder, URL of a folder, or hub id.
 
     Raises:
-        InputError: no such model, weights that are not safetensors, or no head that predicts masked words.
+        InputError: the model does not exist, is not in safetensors, or has no head for masked words.
     """
     from transformers import AutoModelForMaskedLM
 
@@ -56,7 +56,7 @@ def load_masked_lm(name: str) -> PreTrainedModel:
 
 
 class MaskedLogits:
-    """Logits of masked tokens; the head, half of a small model's work, skips all other tokens."""
+    """Logits of masked tokens; the head (half of a small model's work) skips all others if it can."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.eval()
@@ -64,7 +64,7 @@ class MaskedLogits:
 
     @torch.inference_mode()
     def __call__(self, ids: Index, rows: Index, columns: Index) -> torch.Tensor:
-        """Logits ``(M, vocabulary)``, float32, of the M tokens ``ids[rows, columns]``; ids are ``(B, T)``."""
+        """Logits, float32 ``(M, vocabulary)``, of the M tokens ``ids[rows, columns]``; ids are ``(B, T)``."""
         inputs, *at = (torch.from_numpy(array).to(self.model.device) for array in (ids, rows, columns))
         gathered = self._gathered if self.head_is_apart else self._picked
         return gathered(inputs, *at).float()
@@ -74,7 +74,7 @@ class MaskedLogits:
         return logits
 
     def _gathered(self, ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """Hand the head the hidden states of the masked tokens as if they were one text."""
+        """Give the head only the hidden states of the masked tokens, as if they were one text."""
 
         def gather(_module: Any, _inputs: Any, output: Any) -> Any:
             output.last_hidden_state = output.last_hidden_state[rows, columns][None]
@@ -89,7 +89,7 @@ class MaskedLogits:
 
     @torch.inference_mode()
     def _probe(self) -> bool:
-        """Whether the model is an encoder and a head that looks at each token alone."""
+        """Test whether the model is an encoder with a head that treats each token on its own."""
         if self.model.base_model is self.model:
             return False
         device = self.model.device

@@ -1,6 +1,6 @@
-"""Whole-word neighbours in an embedding table: candidates for words that a masked language model splits.
+"""Nearest whole words in an embedding table: candidates for words that a masked language model splits.
 
-TinyBERT (arXiv 1909.10351, algorithm 1) takes them from GloVe; any table of word vectors will do.
+TinyBERT (arXiv 1909.10351, algorithm 1) takes them from GloVe; any table of word vectors works.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ def nearest(
     block_rows: int = 1024,
     queries: Sequence[int] | NDArray[np.integer] | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Find the ``k`` rows nearest to each queried row by cosine, the row itself left out.
+    """Find the ``k`` rows nearest to each queried row by cosine, without the row itself.
 
-    A blocked float32 product picks the contenders; their cosines are then summed in float64, row by row, so
-    the result does not depend on ``block_rows`` or on how the product was threaded. Memory beside the matrix
-    and its normalised copy is about ``4 * block_rows * n`` bytes. A row of zeros has cosine 0 to every row.
+    A blocked float32 product picks the contenders; their cosines are then computed in float64, row by row, so
+    the result depends neither on ``block_rows`` nor on threads. Memory besides the matrix and its normalised
+    copy is about ``4 * block_rows * n`` bytes. A row of zeros has cosine 0 to every row.
 
     Args:
         matrix: (n, d), finite.
         k: in [1, n - 1].
-        block_rows: queried rows a product.
+        block_rows: queried rows per product.
         queries: (q,) row indices in [0, n); all rows by default.
 
     Returns:
-        Row indices, int32 (q, k), and cosines, float32 (q, k), from the nearest on; ties by the lower index.
+        Row indices, int32 (q, k), and cosines, float32 (q, k), nearest first; ties by the lower index.
 
     Raises:
-        InputError: a shape, ``k``, ``block_rows`` or index out of range, or a value that is not finite.
+        InputError: a shape, ``k``, ``block_rows`` or an index is out of range, or a value is not finite.
     """
     unit = _unit_rows(matrix)
     n, d = unit.shape
@@ -60,9 +60,11 @@ def nearest(
 
     indices = np.empty((len(rows), k), dtype=np.int32)
     cosines = np.empty((len(rows), k), dtype=np.float32)
-    # Twice the error bound of a float32 dot product of unit vectors: no true neighbour falls below it.
+    # Twice the error bound of a float32 dot product of unit vectors, so that no true neighbour is lost.
     slack = d * np.finfo(np.float32).eps
-    buffer = np.empty((min(block_rows, len(rows)), n), dtype=np.float32)  # once: fresh pages cost time
+    buffer = np.empty(
+        (min(block_rows, len(rows)), n), dtype=np.float32
+    )  # allocated once: fresh pages cost time
     for first in range(0, len(rows), block_rows):
         block = rows[first : first + block_rows]
         rough = np.matmul(unit[block], unit.T, out=buffer[: len(block)])
@@ -88,13 +90,13 @@ def whole_words(
     Args:
         vocabulary: token to id.
         style: "wordpiece" (BERT: a continuation starts with "##"; a plain list of words reads the same way),
-            "bytelevel" (GPT-2, RoBERTa: a word starts with "Ġ"), or "auto", which goes by the commoner mark.
+            "bytelevel" (GPT-2, RoBERTa: a word starts with "Ġ"), or "auto": the more frequent mark.
 
     Returns:
         The words and their ids, by id.
 
     Raises:
-        InputError: another style, or "auto" for a SentencePiece vocabulary.
+        InputError: the style is unknown, or is "auto" and the vocabulary is a SentencePiece one.
     """
     if style == "auto":
         style = _style_of(vocabulary)
@@ -113,7 +115,7 @@ def whole_words(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Neighbours:
-    """The neighbours of each word of a vocabulary, from the nearest on."""
+    """The neighbours of each word of a vocabulary, nearest first."""
 
     words: Mapping[str, tuple[str, ...]]
     """Word to its neighbours."""
@@ -121,7 +123,7 @@ class Neighbours:
     """Word to the cosines of its neighbours, in the same order."""
 
     def lookup(self, word: str) -> tuple[str, ...]:
-        """Give the neighbours of ``word`` as written, else of its lower-case form, else none."""
+        """Give the neighbours of ``word`` as written, or of its lower-case form, or ()."""
         return self.words.get(word) or self.words.get(word.lower(), ())
 
     def to_table(self) -> pa.Table:
@@ -133,7 +135,7 @@ class Neighbours:
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Neighbours:
-        """Read what ``to_table`` gave.
+        """Read a table that ``to_table`` made.
 
         Raises:
             InputError: a column is missing.
@@ -156,20 +158,20 @@ def neighbour_table(
 ) -> Neighbours:
     """Compute up to ``k`` neighbours for every word.
 
-    Neighbours differ from their word, and from one another, by more than case: of "Kings" and "kings" the
+    Neighbours differ from their word and from each other by more than case: of "Kings" and "kings", only the
     nearer one is kept.
 
     Args:
         words: n distinct words.
-        matrix: (n, d), a row a word.
-        k: neighbours a word, 1 or more; fewer come back when fewer reach ``min_cosine``.
+        matrix: (n, d), one row per word.
+        k: neighbours per word, 1 or more; a word has fewer if fewer reach ``min_cosine``.
         min_cosine: the least cosine, in [-1, 1].
 
     Returns:
         The neighbours of every word, with their cosines.
 
     Raises:
-        InputError: fewer than two words, a repeated word, or a number out of range.
+        InputError: there are fewer than two words, a word is repeated, or a number is out of range.
     """
     if len(words) < 2 or matrix.shape[:1] != (len(words),):
         raise InputError(
@@ -185,7 +187,7 @@ def neighbour_table(
         raise InputError(f"min_cosine is {min_cosine}; it must lie in [-1, 1]")
 
     folded = [word.casefold() for word in words]
-    # k other words, each in as many forms as there can be, and the word's own: this many always suffice.
+    # Enough for k other words and the word itself, each in the largest number of forms that any word has.
     most_forms = max(Counter(folded).values())
     indices, cosines = nearest(matrix, k=min(k * most_forms, len(words) - 1))
     neighbours: dict[str, tuple[str, ...]] = {}
@@ -205,10 +207,10 @@ def neighbour_table(
 
 
 def _at_most_kth_largest(values: NDArray[np.float32], k: int) -> NDArray[np.float32]:
-    """A number for each row, (rows,), that its k largest values reach and few others do.
+    """A threshold for each row, (rows,), that its k largest values reach and few other values do.
 
-    The k-th largest of the maxima of disjoint groups: of k such groups each holds a value as large. Finding
-    it reads a row once, where the k-th largest value itself takes ten times as long.
+    It is the k-th largest of the maxima of disjoint groups: at least k values are that large, one in each of
+    k groups. It needs one pass over a row; finding the k-th largest value itself takes ten times as long.
     """
     groups = min(values.shape[1], 100 * k)
     size = values.shape[1] // groups
@@ -218,13 +220,13 @@ def _at_most_kth_largest(values: NDArray[np.float32], k: int) -> NDArray[np.floa
 
 
 def _unit_rows(matrix: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Scale every row to length 1, a row of zeros left as it is."""
+    """Scale every row to length 1; rows of zeros stay zero."""
     rows = np.asarray(matrix, dtype=np.float32)
     if rows.ndim != 2:
         raise InputError(f"the embedding matrix has shape {rows.shape}; it must be (words, dimensions)")
     if not np.isfinite(rows).all():
         raise InputError("the embedding matrix holds NaN or infinity; every value must be finite")
-    # First by the largest entry, so that squares neither overflow nor vanish.
+    # Divide by the largest entry first, so that squares neither overflow nor vanish.
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
     largest[largest == 0] = 1
     unit: NDArray[np.float32] = rows / largest
@@ -248,7 +250,7 @@ def _style_of(vocabulary: Mapping[str, int]) -> Literal["wordpiece", "bytelevel"
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's character for each byte: printable Latin-1 as itself, the rest from U+0100 on, in order."""
+    """GPT-2's characters and their bytes: printable Latin-1 is itself, the others follow from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
@@ -258,7 +260,7 @@ _BYTES = _byte_alphabet()
 
 
 def _decode_bytelevel(token: str) -> str | None:
-    """Decode a token of a byte-level vocabulary; None where it is not whole UTF-8."""
+    """Decode a token of a byte-level vocabulary; None if it is not complete UTF-8."""
     try:
         return bytes(_BYTES[character] for character in token).decode("utf-8")
     except (KeyError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""The augmentation's page for people: how much changed, whether a teacher minds, before and after."""
+"""The page of an augmentation: how much changed, what a teacher still finds, texts before and after."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tinyqa_ray.datasets import squad
 
 
 def augmentation_html(title: str, figures: Sequence[tuple[str, str, str]], pairs: Sequence[Pair]) -> str:
-    """The page.
+    """Make the page.
 
     Args:
         title: plain text.
         figures: name, value and explanation of each card.
-        pairs: an original and one of its copies each.
+        pairs: originals, each with one of its copies.
     """
     shown = "\n".join(_example(original, copy) for original, copy in pairs)
     return html.page(title, f"{html.cards(figures)}\n<h2>Before and after</h2>\n{shown}")
@@ -27,7 +27,7 @@ Pair = tuple[squad.Paragraph, squad.Paragraph]
 
 def _example(original: squad.Paragraph, copy: squad.Paragraph) -> str:
     before, after = word_spans(original.context), word_spans(copy.context)
-    # Words are replaced one by one; should a candidate ever hold two, nothing is marked.
+    # Words are replaced one for one; if a candidate had two words, nothing would be marked.
     pairs = list(zip(before, after, strict=True)) if len(before) == len(after) else []
     changed = [(b, a) for b, a in pairs if original.context[slice(*b)] != copy.context[slice(*a)]]
     questions = "".join(

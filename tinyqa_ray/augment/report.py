@@ -12,16 +12,16 @@ class AugmentReport:
     paragraphs: int
     """Paragraphs read."""
     copies: int
-    """Paragraphs written, the originals among them."""
+    """Paragraphs written, including the originals."""
     questions: int
-    """Questions written, the originals among them."""
+    """Questions written, including those of the originals."""
     words: int
-    """Words of the copies, originals left out."""
+    """Words in the copies, without the originals."""
     words_replaced: int
-    """Words that changed."""
+    """Words of the copies that were replaced."""
     teacher_found_in_originals: float | None
-    """Answerable questions whose gold answer the teacher finds in the original, in percent."""
+    """Percentage of answerable questions whose gold answer the teacher finds in the original."""
     teacher_found_in_copies: float | None
     """The same, in the copies."""
     questions_left_out: int
-    """Questions of copies left out, since the teacher did not find their answer any more."""
+    """Questions left out of copies because the teacher no longer found their answer."""

@@ -10,13 +10,13 @@ from tinyqa_ray.core import stage_folder
 def augment(
     config: AugmentConfig, output: str, progress: stage_folder.Progress | None = None
 ) -> AugmentReport:
-    """Multiply the paragraphs of ``config.data`` into Parquet under ``output``; run again, it continues.
+    """Multiply the paragraphs of ``config.data`` into Parquet under ``output``; continues an interrupted run.
 
-    Writes ``paragraphs/*.parquet`` (schema ``squad.PARAGRAPHS``, copy 0 the original),
-    ``neighbours.parquet``, the nearest words of every word, and ``report.html``.
+    Writes ``paragraphs/*.parquet`` (schema ``squad.PARAGRAPHS``; copy 0 is the original),
+    ``neighbours.parquet`` (the nearest words of every word) and ``report.html``.
 
     Raises:
-        InputError: data, models or word vectors that cannot be read, or a folder of another run.
+        InputError: data, models or word vectors cannot be read, or the folder belongs to another run.
     """
     inputs = ("data", "masked_lm", "word_vectors", "embeddings", "teacher")
     with stage_folder.stage(output, config, inputs=inputs) as stage:

@@ -29,11 +29,11 @@ _EXAMPLES = 8
 def work(
     config: AugmentConfig, stage: stage_folder.Stage, progress: stage_folder.Progress | None
 ) -> AugmentReport:
-    """Write the copies that are left to be written and the page, and return what was made."""
+    """Write the copies that are not written yet, then the page; report what was made."""
     quiet_models()
     source = squad.read_squad(config.data)
     if any(paragraph.copy for paragraph in source):
-        raise InputError(f"{config.data}: holds copies already; give the data that they were made of")
+        raise InputError(f"{config.data}: holds copies already; give the data that they were made from")
     _check(config)
     paragraphs, nearest = stage.path("_input.parquet"), stage.path("neighbours.parquet")
     if storage.kind(nearest) == "absent":
@@ -61,7 +61,7 @@ def work(
 
 
 def neighbours_of(config: AugmentConfig) -> Neighbours:
-    """The nearest words of every word: of the word vectors, or of a model's input embeddings by cosine."""
+    """The nearest words of every word by cosine, from word vectors or from a model's input embeddings."""
     assert config.candidates is not None
     if config.word_vectors is not None:
         words, matrix = read_vectors(config.word_vectors, config.max_word_vectors)
@@ -74,7 +74,7 @@ def neighbours_of(config: AugmentConfig) -> Neighbours:
 
 
 def _check(config: AugmentConfig) -> None:
-    """Refuse, before any work, models that cannot serve."""
+    """Refuse unsuitable models before any work is done."""
     if config.masked_lm is not None:
         MaskedCandidates.load(
             config.masked_lm, device="cpu", k=1, masked_share=0.15, max_batch_tokens=1, seed=0
@@ -101,7 +101,7 @@ def _report(paragraphs: int, counts: dict[str, float]) -> AugmentReport:
 
 
 def _in_one_file(files: list[str]) -> Iterator[squad.Paragraph]:
-    """All paragraphs, the originals before the copies, with question ids that are unique over copies."""
+    """All paragraphs, originals before copies; ids of questions are made unique across copies."""
     for copies in (False, True):
         for file in files:
             for paragraph in squad.from_table(squad.read_table(file)):
@@ -123,7 +123,7 @@ def _page(config: AugmentConfig, made: AugmentReport, files: list[str]) -> str:
         ("questions", f"{made.questions:,}", f"{made.questions_left_out:,} left out"),
         ("words replaced", percent(share), "of all words of the copies"),
         ("answers found in originals", percent(made.teacher_found_in_originals), "by the teacher, exactly"),
-        ("answers found in copies", percent(made.teacher_found_in_copies), "far fewer: the copies hurt"),
+        ("answers found in copies", percent(made.teacher_found_in_copies), "if far fewer, the copies hurt"),
     ]
     source = config.masked_lm or config.word_vectors or config.embeddings
     return augmentation_html(f"Augmentation with {source}", cards, list(_examples(files)))

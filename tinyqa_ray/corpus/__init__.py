@@ -1,1 +1,1 @@
-"""A corpus on its way to a model: documents and questions of any format → normalised Parquet."""
+"""Reading a corpus: documents and questions of any format → normalised Parquet, and what is asked of what."""

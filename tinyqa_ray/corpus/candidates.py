@@ -1,8 +1,8 @@
-"""BM25 over a corpus: an index of its passages, and for each question the passages worth reading.
+"""BM25 over a corpus: an index of its passages, and the best passages for each question.
 
-Two passes of ``core.shards``, so what is finished stays finished: ``build_index`` over the documents,
-``select`` over the questions. What ``select`` writes is what routing writes for questions that name their
-document, with the place of the passage beside it.
+``build_index`` is a pass of ``core.shards`` over the documents, ``select`` one over the questions, so both
+continue after an interruption. ``select`` writes the columns that routing writes for questions that name
+their document, and the place of the passage.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ CANDIDATES = pa.schema(
         pa.field("bm25", pa.float32()),
     ]
 )
-"""A question and a passage to ask it of. A question without any has one line, of row -1 and all else null;
-its error is null, too, unless the question itself has one."""
+"""A question and a passage to ask it of. A question without a passage has one row: ``row`` is -1, the columns
+of document and passage are null, and ``error`` is that of the question, if it has one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Index:
-    """The index of a corpus, in files of one shard each."""
+    """The index of a corpus; each file is the index of one shard."""
 
     files: tuple[str, ...]
     documents: int
@@ -48,7 +48,7 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class ShardIndexes:
-    """The shards of an index, in order, however often they are iterated; behind a URL, copies of them."""
+    """The shards of an index, in order; can be iterated repeatedly. Files behind a URL are copied first."""
 
     files: tuple[str, ...]
     copies: LocalCopies
@@ -68,15 +68,15 @@ class Selection:
     unmatched: int
     """Questions that share no term with the corpus."""
     errors: int
-    """Questions that cannot be asked at all."""
+    """Questions that cannot be asked."""
     passages: int
     """Passages of the corpus."""
     pairs: int
-    """Pairs of a question and a passage to be read."""
+    """Selected pairs of a question and a passage."""
     named: int
-    """Questions that name a document, taken as the one that answers them."""
+    """Questions that name a document, which is assumed to answer them."""
     own: int
-    """Of these, those with a passage of that document."""
+    """How many of ``named`` have a selected passage of that document."""
 
     @property
     def saved(self) -> float:
@@ -86,7 +86,7 @@ class Selection:
 
     @property
     def own_selected(self) -> float | None:
-        """Of the questions that name their document, the share with a passage of it; None if none does."""
+        """Share of ``named`` that have a passage of their document; None if no question names one."""
         return self.own / self.named if self.named else None
 
 
@@ -98,17 +98,17 @@ def build_index(
     actors: int = 1,
     progress: shards.Progress | None = None,
 ) -> Index:
-    """Index the passages of a corpus; run again, it continues.
+    """Index the passages of a corpus; continues an interrupted call.
 
     Args:
         documents: Parquet files with columns ``row``, ``document_id``, ``text`` (may be null).
-        folder: for the index, local or a URL; it belongs to these documents and this config alone.
-        config: how passages are cut and terms are made.
+        folder: for the index, local or a URL; use it for these documents and this config only.
+        config: how passages and terms are made.
         actors: Ray actors that index at the same time.
-        progress: called as shards finish, with documents.
+        progress: called with numbers of documents as shards finish.
 
     Raises:
-        InputError: an unknown language, or a file that cannot be read or written.
+        InputError: the language is unknown, or a file cannot be read or written.
     """
     Analyzer(config.language)
     plan = shards.cut(documents, config.documents_per_shard, folder, "arrow")
@@ -130,18 +130,18 @@ def select(
     actors: int = 1,
     progress: shards.Progress | None = None,
 ) -> Selection:
-    """Write the best passages of each question to ``run-*.parquet``; run again, it continues.
+    """Write the best passages of each question to ``run-*.parquet``; continues an interrupted call.
 
     Args:
-        index: of ``build_index``, with the same language.
+        index: from ``build_index``, with the same language.
         questions: Parquet files of schema ``tables.QUESTIONS``.
-        folder: for the runs, local or a URL; it belongs to this index, these questions and this config.
-        config: how many passages, and how BM25 weighs.
+        folder: for the runs, local or a URL; use it for this index, these questions and this config only.
+        config: number of passages, and parameters of BM25.
         actors: Ray actors that select at the same time.
-        progress: called as runs finish, with questions.
+        progress: called with numbers of questions as runs finish.
 
     Raises:
-        InputError: a file that cannot be read or written.
+        InputError: a file cannot be read or written.
     """
     plan = [
         dataclasses.replace(shard, target=storage.join(folder, f"run-{shard.index:06d}.parquet"))
@@ -166,7 +166,7 @@ class Indexer:
         self.analyzer = Analyzer(config.language)
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
-        """Documents in, a table of schema ``passage_index.INDEX`` out."""
+        """Turn documents into a table of schema ``passage_index.INDEX``."""
         made = make_index(rows, self.analyzer, self.config.passage_words, self.config.passage_overlap)
         index = ShardIndex(made)
         documents = len(rows) - rows["text"].null_count
@@ -174,7 +174,7 @@ class Indexer:
 
 
 class Selector:
-    """Finds the best passages of a run of questions, in one walk over the index."""
+    """Finds the best passages of a run of questions together."""
 
     def __init__(self, config: CandidateConfig, index: Index) -> None:
         self.config = config
@@ -182,7 +182,7 @@ class Selector:
         self.analyzer = Analyzer(config.language)
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
-        """Questions in, a table of schema ``CANDIDATES`` out."""
+        """Turn questions into a table of schema ``CANDIDATES``."""
         bad = rows["error"].is_valid().to_numpy()
         terms = [
             [] if error else self.analyzer.terms(question)
@@ -213,7 +213,7 @@ class Selector:
 
 
 def _with_own(rows: pa.Table, question: npt.NDArray[np.int64], places: pa.Table) -> npt.NDArray[np.bool_]:
-    """Whether each question has a passage of the document that it names."""
+    """For each question, whether it has a passage of the document that it names."""
     same = pc.equal(rows["document_id"].take(question), places["document_id"]).fill_null(False)
     own = np.zeros(len(rows), bool)
     own[question[same.to_numpy()]] = True
@@ -221,7 +221,7 @@ def _with_own(rows: pa.Table, question: npt.NDArray[np.int64], places: pa.Table)
 
 
 def _columns(questions: pa.Table, places: pa.Table, score: Scores | None) -> pa.Table:
-    """A table of schema ``CANDIDATES``; what is not given is null."""
+    """A table of schema ``CANDIDATES``; columns that are not given are null."""
     given = {name: questions[name] for name in ("question_row", "question_id", "question", "error")}
     given |= {name: places[name] for name in places.column_names}
     if score is not None:

@@ -1,4 +1,4 @@
-"""Parquet, JSON lines, CSV, TSV and plain text, read row by row in bounded memory."""
+"""Reads Parquet, JSON lines, CSV, TSV and plain text row by row in bounded memory."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from tinyqa_ray.core import storage
 from tinyqa_ray.core.errors import InputError
 
 Row = tuple[str, dict[str, Any]]
-"""Where a row stands, for messages, and its values by column.
+"""The place of a row, for messages, and its values by column.
 
-Bytes that are not UTF-8 come as halves of surrogate pairs (PEP 383), which no Unicode text has.
+A byte that is not UTF-8 is read as half a surrogate pair (PEP 383), which valid Unicode text never holds.
 """
 
 LONGEST = 1 << 28
-"""Bytes of the longest line, field or text file: what is longer is refused, not held in memory."""
+"""Most bytes of a line, field or text file; longer ones are refused, so that memory stays bounded."""
 _READ = 1 << 20
 _LOOKED_AT = 100
-"""Rows of JSON whose keys are the file's columns: a writer may leave nulls out."""
+"""How many JSON rows are read to find the columns: a single row may leave out its nulls."""
 _BATCH_BYTES = 1 << 23
 _BATCH_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Stands for a value that cannot be had."""
+    """Stands for a value that cannot be read."""
 
     reason: str
 
 
 @contextlib.contextmanager
 def readable(path: str) -> Iterator[None]:
-    """Turn an error of a file, a store or Arrow into one line about ``path``."""
+    """Turn errors of the file system, of a store or of Arrow into an ``InputError`` that names ``path``."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
         raise InputError(
-            f"{path}: cannot be read ({reason}); give a whole, readable file, and credentials where its "
+            f"{path}: cannot be read ({reason}); give a whole, readable file, and credentials if its "
             "store asks for them"
         ) from None
 
 
 @contextlib.contextmanager
 def _stream(file: str) -> Iterator[io.BufferedReader]:
-    """The bytes of a file; those of a name in ``.gz`` unpacked."""
+    """The bytes of a file, unpacked if its name ends in ``.gz``."""
     filesystem, inner = storage.resolve(file)
     with readable(file), filesystem.open_input_stream(inner, compression=None) as packed:
         is_packed = file.lower().endswith(".gz")
@@ -63,13 +63,13 @@ def _stream(file: str) -> Iterator[io.BufferedReader]:
 
 
 def parquet_names(file: str) -> list[str]:
-    """Names of the columns, from the end of the file."""
+    """Names of the columns, read from the footer of the file."""
     with _parquet(file) as parquet:
         return list(parquet.schema_arrow.names)
 
 
 def parquet_rows(file: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """Rows of a Parquet file; other than strings, numbers and nested values come as Arrow prints them."""
+    """Rows of a Parquet file; other types than strings, numbers and nested ones become Arrow's text."""
     number = 0
     with _parquet(file) as parquet:
         for group in range(parquet.num_row_groups):
@@ -87,7 +87,7 @@ def parquet_rows(file: str, columns: Sequence[str] | None = None) -> Iterator[Ro
 def _parquet(file: str) -> Iterator[pq.ParquetFile]:
     filesystem, inner = storage.resolve(file)
     with readable(file), filesystem.open_input_file(inner) as source:
-        # So a large row group is read page by page; read ahead, it would be in memory whole.
+        # This reads a large row group page by page; pre-buffering would hold all of it in memory.
         yield pq.ParquetFile(source, buffer_size=_READ, pre_buffer=False)
 
 
@@ -98,7 +98,7 @@ def _values(column: pa.Array) -> list[Any]:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         return list(column.to_pylist())
     try:
-        # Through bytes: Arrow does not check that a string of a file is UTF-8.
+        # Cast to bytes first: Arrow does not check that the strings of a file are UTF-8.
         texts = column.cast(pa.large_binary())
     except pa.ArrowException:
         texts = column.cast(pa.string()).cast(pa.large_binary())
@@ -109,11 +109,11 @@ def _nested(value: pa.Scalar) -> Any:
     try:
         return value.as_py()
     except (ValueError, OverflowError, pa.ArrowException):
-        return None  # text that is not UTF-8, or a time that Python has no value for
+        return None  # text that is not UTF-8, or a time that Python cannot represent
 
 
 def json_names(file: str) -> list[str]:
-    """Keys of the first rows, in the order of their appearance."""
+    """Keys of the first rows, in order of appearance."""
     names: dict[str, None] = {}
     rows = json_rows(file)
     for _, (_, row) in zip(range(_LOOKED_AT), rows, strict=False):
@@ -122,7 +122,7 @@ def json_names(file: str) -> list[str]:
 
 
 def json_rows(file: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """Rows of a file with one JSON object a line; blank lines are passed over."""
+    """Rows of a file with one JSON object per line; blank lines are skipped."""
     with _stream(file) as stream:
         number = 0
         while line := stream.readline(LONGEST + 1):
@@ -147,13 +147,13 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
 
 
 def csv_names(file: str) -> list[str]:
-    """Names in the first line."""
+    """Column names, from the first line."""
     with _stream(file) as stream:
         return next((names for _, names in _records(file, stream)), [])
 
 
 def csv_rows(file: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """Rows of a CSV or TSV file with a header; all values are text, a missing last one is None."""
+    """Rows of a CSV or TSV file with a header; all values are text; a short row lacks its last columns."""
     with _stream(file) as stream:
         records = _records(file, stream)
         _, names = next(records, ("", []))
@@ -163,16 +163,16 @@ def csv_rows(file: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
                     f"{where}: has {len(values)} fields, the header {len(names)}; quote fields that hold a "
                     "separator"
                 )
-            # zip leaves out what a short row lacks.
+            # Not strict: a row may be shorter than the header.
             yield where, dict(zip(names, values, strict=False))
 
 
 def _records(file: str, stream: io.BufferedReader) -> Iterator[tuple[str, list[str]]]:
-    """Where each record begins, and its fields; blank lines are passed over."""
+    """The place where each record begins, and its fields; blank lines are skipped."""
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(max(LONGEST, csv.field_size_limit()))
     stem = file.lower().removesuffix(".gz")
-    # Strict: otherwise a quote that is never closed swallows the rest of the file without a word.
+    # Strict: otherwise a quote that is never closed silently swallows the rest of the file.
     records = csv.reader(_lines(file, text), "excel-tab" if stem.endswith(".tsv") else "excel", strict=True)
     while True:
         where = f"{file}: line {records.line_num + 1}"
@@ -200,12 +200,12 @@ def _refuse_long(length: int, where: str) -> None:
 
 
 def text_names(folder: str) -> list[str]:
-    """A text file has an id, its path within the folder, and its text."""
+    """Columns of text files: an id, which is the path within the folder, and the text."""
     return ["id", "text"]
 
 
 def text_rows(folder: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The ``.txt`` files of a folder, or one such file, whole; line ends stay, a byte order mark does not."""
+    """A row per ``.txt`` file of a folder, or for one file; line ends stay, a byte order mark does not."""
     files = [folder]
     if storage.kind(folder) == "folder":
         files = visible(folder, storage.list_files(folder, ".txt", recursive=True))
@@ -220,7 +220,7 @@ def text_rows(folder: str, columns: Sequence[str] | None = None) -> Iterator[Row
 
 
 def visible(folder: str, files: Sequence[str]) -> list[str]:
-    """Files no part of whose path within the folder begins with a dot."""
+    """The files that are not hidden: no part of the path within the folder begins with a dot."""
     start = len(folder.rstrip("/"))
     return [file for file in files if "/." not in file[start:]]
 

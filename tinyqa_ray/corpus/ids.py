@@ -1,4 +1,4 @@
-"""Where each id of a corpus stands, in 16 bytes a row: 64-bit hashes, and the ids themselves on disk."""
+"""Finds the row of an id with 16 bytes of memory per row: 64-bit hashes; the ids stay on disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from tinyqa_ray.corpus import tables
 
 Key = tuple[str, ...]
-"""An id, or several that name a row together."""
+"""An id, or several ids that together identify a row."""
 Rows = npt.NDArray[np.int64]
 
 _BATCH = 8192
@@ -20,10 +20,10 @@ _COMPARED = 1 << 20
 
 
 class IdIndex:
-    """The rows of keys in Parquet files; a hash finds a row, the key on disk confirms it."""
+    """Finds rows by key in Parquet files: the hash finds a row, the key on disk confirms it."""
 
     def __init__(self, files: Sequence[str], columns: Sequence[str]) -> None:
-        """Read the key columns, of strings without nulls, of ``files`` once."""
+        """Read the key ``columns`` (strings without nulls) of ``files`` once."""
         self.files, self.columns = list(files), list(columns)
         counts = []
         for file in self.files:
@@ -36,14 +36,14 @@ class IdIndex:
             keys = zip(*(batch[name].to_pylist() for name in self.columns), strict=True)
             self._hashes[at : at + len(batch)] = _hashes(list(keys))
             at += len(batch)
-        # Stable: rows of one hash stay in order.
+        # Stable, so that rows with the same hash stay in order.
         self._order: Rows = np.argsort(self._hashes, kind="stable")
 
     def __len__(self) -> int:
         return len(self._hashes)
 
     def rows(self, keys: Sequence[Key]) -> Rows:
-        """The row of each key, -1 where there is none; of a repeated key, the first."""
+        """The row of each key: -1 if there is none, the first if the key is repeated."""
         hashes = _hashes(keys)
         left = np.searchsorted(self._hashes, hashes, side="left", sorter=self._order)
         right = np.searchsorted(self._hashes, hashes, side="right", sorter=self._order)
@@ -60,7 +60,7 @@ class IdIndex:
         return found
 
     def first_repeat(self) -> tuple[int, int] | None:
-        """The first row whose key an earlier row has, after that earlier row; None when all differ."""
+        """The first row that repeats a key, as (row of the first use, repeating row); None if all differ."""
         after = -1
         while (row := self._next_suspect(after)) is not None:
             first, last = (
@@ -75,7 +75,7 @@ class IdIndex:
         return None
 
     def _next_suspect(self, after: int) -> int | None:
-        """The first row beyond ``after`` that has the hash of an earlier one."""
+        """The first row after ``after`` whose hash an earlier row has too."""
         best = len(self)
         for start in range(0, len(self) - 1, _COMPARED):
             order = self._order[start : start + _COMPARED + 1]
@@ -85,7 +85,7 @@ class IdIndex:
         return best if best < len(self) else None
 
     def keys(self, rows: Rows) -> list[Key]:
-        """The keys of ascending rows, read from the row groups that hold them."""
+        """The keys of ``rows``, which ascend; only the row groups that hold them are read."""
         found: list[Key] = []
         file_of = np.searchsorted(self._ends, rows, side="right")
         for number in np.unique(file_of):

@@ -1,4 +1,4 @@
-"""Documents and questions of any format → normalised Parquet, streamed, and the same bytes each time."""
+"""Documents and questions of any format → normalised Parquet; streamed, with the same bytes every time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DOCUMENT_ID = ("id", "document_id")
 TEXT = ("text", "content", "context")
 QUESTION_ID = ("id", "question_id")
 CONTEXT = ("context", "text", "content")
-"""Columns that are taken, the first of them that there is."""
+"""Accepted column names in order of preference: the first that exists is read."""
 
 ROWS_PER_FILE = 1 << 16
 
@@ -30,37 +30,38 @@ class Questions:
     files: tuple[str, ...]
     rows: int
     routed: bool
-    """Each names the document that it is asked of; otherwise every document is asked."""
+    """Whether each question names its document; if not, it is asked of every document."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pairs:
-    """Questions, each with its own document: a pair's question and document have the same row."""
+    """Questions, each with its own document; the question and the document of a pair have the same row."""
 
     documents: tuple[str, ...]
-    """Files of schema ``tables.DOCUMENTS``; a ``document_id`` may come more than once."""
+    """Files of schema ``tables.DOCUMENTS``; a ``document_id`` may occur more than once."""
     asked: tuple[str, ...]
     """Files of schema ``tables.ASKED``, for ``tables.asked_of``."""
     rows: int
 
 
 def write_documents(documents: str, folder: str, rows_per_file: int = ROWS_PER_FILE) -> list[str]:
-    """Write documents as Parquet of schema ``tables.DOCUMENTS``; run again, it continues.
+    """Write documents as Parquet of schema ``tables.DOCUMENTS``; continues an interrupted call.
 
-    Memory does not grow with the documents, but for 16 bytes each, and for the names of text files.
+    Memory grows only by 16 bytes per document and by the names of text files.
 
     Args:
-        documents: file or folder, local or a URL: Parquet, JSONL, CSV or TSV with a header, with columns
-            of ``DOCUMENT_ID`` and ``TEXT`` and others, which become ``meta``; or a folder of ``.txt``.
-        folder: where the files go; used for nothing else.
-        rows_per_file: most documents of a file.
+        documents: file or folder, local or a URL: Parquet, JSONL, CSV or TSV with a header; it has a
+            column of ``DOCUMENT_ID`` and one of ``TEXT``, and all others become ``meta``. Or a folder of
+            ``.txt`` files.
+        folder: where the files go; use it for nothing else.
+        rows_per_file: most documents in a file.
 
     Returns:
-        the files, in the order of the rows.
+        The files, in the order of the rows.
 
     Raises:
-        InputError: no documents, a file that cannot be read or lacks a column, an id that is missing or
-            comes twice. A document without a text that can be read is no such mistake: it has ``error``.
+        InputError: there are no documents, a file cannot be read or lacks a column, or an id is missing
+            or occurs twice. A document whose text is unreadable raises nothing: its row has ``error``.
     """
     if done := tables.finished(folder):
         return list(done["files"])
@@ -77,16 +78,16 @@ def write_documents(documents: str, folder: str, rows_per_file: int = ROWS_PER_F
 
 
 def write_questions(questions: str, folder: str) -> Questions:
-    """Write questions as Parquet of schema ``tables.QUESTIONS``; run again, it continues.
+    """Write questions as Parquet of schema ``tables.QUESTIONS``; continues an interrupted call.
 
     Args:
-        questions: as ``documents`` of ``write_documents``, but no text files: columns ``question``, one of
-            ``QUESTION_ID`` (without it, the number of the question from 0) and perhaps ``document_id``.
-        folder: where the files go; used for nothing else.
+        questions: file or folder as in ``write_documents``, except text files, with columns ``question``
+            and optionally ``document_id`` and one of ``QUESTION_ID`` (default: the row number, from 0).
+        folder: where the files go; use it for nothing else.
 
     Raises:
-        InputError: as ``write_documents``; some questions name a document or have an id and others do not;
-            or an id comes twice, of questions without a document or with the same.
+        InputError: as in ``write_documents``; or only some questions have a document or an id; or an id
+            occurs twice among questions of one document, or of none.
     """
     if done := tables.finished(folder):
         return Questions(files=tuple(done["files"]), rows=done["rows"], routed=done["routed"])
@@ -105,15 +106,15 @@ def write_questions(questions: str, folder: str) -> Questions:
 
 
 def write_pairs(table: str, folder: str) -> Pairs:
-    """Write a table of questions, each beside its context, as documents and what is asked of them.
+    """Write a table of questions with their contexts as documents and the questions asked of them.
 
     Args:
-        table: as ``questions`` of ``write_questions``, with a column of ``CONTEXT`` too. Without
-            ``document_id``, the document of row n is ``row-n``. Other columns become its ``meta``.
-        folder: where the files go, in folders ``documents`` and ``asked``.
+        table: as ``questions`` of ``write_questions``, and with a column of ``CONTEXT``. Without a column
+            ``document_id``, the id of row n is ``row-n``. Other columns become the document's ``meta``.
+        folder: its subfolders ``documents`` and ``asked`` receive the files.
 
     Raises:
-        InputError: as ``write_questions``.
+        InputError: as in ``write_questions``.
     """
     if done := tables.finished(folder):
         cut = done["documents"]
@@ -141,7 +142,7 @@ def write_pairs(table: str, folder: str) -> Pairs:
 
 
 class _Columns:
-    """The columns of questions, of which some may be absent, but from all rows or from none."""
+    """Reads the columns of questions; an optional one must be given in all rows or in none."""
 
     def __init__(self) -> None:
         self._first: dict[str, tuple[bool, str]] = {}
@@ -149,7 +150,7 @@ class _Columns:
     def take(
         self, values: dict[str, Any], where: str, number: int
     ) -> tuple[str, str | None, str | None, str | None]:
-        """Question id, question, document id and error of a row; they are taken out of ``values``."""
+        """Remove a row's columns from ``values``; return question id, question, document id and error."""
         question_id = self._optional("an id", QUESTION_ID, values, where) or str(number)
         document_id = self._optional("a document_id", ("document_id",), values, where)
         question = values.pop("question", None)
@@ -165,7 +166,7 @@ class _Columns:
 
     @property
     def key(self) -> list[str]:
-        """The columns that together name a question."""
+        """The columns that together identify a question."""
         return ["question_id", "document_id"] if self.routed else ["question_id"]
 
     def _optional(self, what: str, names: Sequence[str], values: dict[str, Any], where: str) -> str | None:
@@ -178,7 +179,7 @@ class _Columns:
 
 
 def _document(text_name: str, values: dict[str, Any]) -> tuple[str | None, str | None, str | None]:
-    """Text, meta and error of a document; what remains of ``values`` is its meta."""
+    """Text, meta and error of a document; all ``values`` other than the text become its meta."""
     text = values.pop(text_name, None)
     wrong = sources.fault(text)
     meta = _json(values) if values else None
@@ -186,11 +187,11 @@ def _document(text_name: str, values: dict[str, Any]) -> tuple[str | None, str |
 
 
 def _json(values: dict[str, Any]) -> str:
-    """Values as JSON; numbers that JSON has not become null, and what it has no form for is printed."""
+    """Values as JSON; NaN and infinities become null, and types that JSON lacks become ``str(value)``."""
     try:
         text = json.dumps(values, ensure_ascii=False, allow_nan=False, default=str)
         text.encode()
-    except ValueError:  # not a number, or half a surrogate pair, which stays escaped
+    except ValueError:  # NaN, infinity, or half a surrogate pair, which stays escaped
         finite = json.loads(json.dumps(values, default=str), parse_constant=lambda _: None)
         text = json.dumps(finite)
     return text

@@ -13,21 +13,21 @@ from tinyqa_ray.corpus.ids import IdIndex
 
 RUN_ROWS = 1 << 18
 RUN_BYTES = 1 << 26
-"""Where a run ends: it is sorted in memory."""
+"""Most rows and bytes of a run, which is sorted in memory."""
 _READ_ROWS = 1 << 12
 
 
 def route(question_files: Sequence[str], document_files: Sequence[str], folder: str) -> list[str]:
-    """Write the questions of each document: ``run-000000.parquet`` and so on, of schema ``tables.ASKED``.
+    """Write the questions of each document to ``run-000000.parquet`` and so on (schema ``tables.ASKED``).
 
-    Each run is sorted by row, then by question; ``tables.asked_of`` reads across them. A question of a
-    document that there is not has row -1 and an error. In memory are 16 bytes a document and one run.
-    Run again, it continues.
+    Each run is sorted by row, then by question; ``tables.asked_of`` reads across them. A question
+    whose document does not exist has row -1 and an error. Memory holds 16 bytes per document and one run.
+    The call continues an interrupted one.
 
     Args:
-        question_files: of ``inputs.write_questions``, routed.
-        document_files: of ``inputs.write_documents``.
-        folder: where the runs go; used for nothing else.
+        question_files: from ``inputs.write_questions``; all questions name a document.
+        document_files: from ``inputs.write_documents``.
+        folder: where the runs go; use it for nothing else.
     """
     if done := tables.finished(folder):
         return list(done["files"])
@@ -48,7 +48,7 @@ def _routed(questions: pa.Table, index: IdIndex) -> pa.Table:
     for place in np.flatnonzero(rows < 0):
         errors[place] = errors[place] or f"document {sources.shown(documents[place])} is not in the corpus"
     columns = [rows, *questions.columns[:-1], pa.array(errors, pa.string())]
-    # Stable: the questions of a document stay in order.
+    # Stable, so that the questions of a document stay in order.
     return pa.table(columns, schema=tables.ASKED).take(np.argsort(rows, kind="stable"))
 
 

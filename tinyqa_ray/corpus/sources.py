@@ -1,4 +1,4 @@
-"""The files of an input, their format and their columns; and what makes a value of theirs unfit."""
+"""The files of an input, their format and their columns; and checks of their values."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ SUFFIXES = {
     ".tsv": "csv",
     ".txt": "txt",
 }
-"""Format by the end of a name; ``.gz`` may follow those of lines."""
+"""Format by the suffix of a name; ``.gz`` may follow a suffix of ``jsonl`` or ``csv``."""
 _GIVE = "give Parquet, JSONL, CSV or TSV (a file or a folder of them), or a folder of .txt files"
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
 _ESCAPED = range(0xDC80, 0xDD00)
-"""What a byte that is not UTF-8 is read as, see ``formats.Row``."""
+"""Code points as which bytes that are not UTF-8 are read, see ``formats.Row``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file of rows, or one folder of text files."""
+    """One file of rows, or one text file or folder of them."""
 
     path: str
     format: str
@@ -52,19 +52,19 @@ class Source:
         raise InputError(f"{self.path}: lacks a column {' or '.join(choices)}; found {found}{hint}")
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[formats.Row]:
-        """All rows; where a format allows it, only the ``columns`` that there are."""
+        """All rows; if ``columns`` is given, some formats read only these; missing ones are ignored."""
         if columns is not None:
             columns = [name for name in columns if name in self.names]
         return formats.ROWS[self.format](self.path, columns)
 
 
 def find(path: str) -> list[Source]:
-    """The sources of a file or folder, in the order of their names, with their columns.
+    """The sources in a file or folder, sorted by name, with their columns.
 
-    Hidden files are passed over, and so are those of a folder whose names do not end as data do.
+    Hidden files are skipped, and so are files in a folder whose suffix is not in ``SUFFIXES``.
 
     Raises:
-        InputError: there are none, one cannot be read, their formats differ, or a column comes twice.
+        InputError: there are none, one cannot be read, formats differ, or a column occurs twice.
     """
     files = _listed(path)
     found = [(file, _format(file)) for file in files]
@@ -77,7 +77,7 @@ def find(path: str) -> list[Source]:
     if known == ["txt"]:
         return [_source(path, "txt")]
     sources = [_source(file, each) for file, each in found if each]
-    # A file without a row has no columns to lack.
+    # A file without rows is left out, so that it is not refused for lacking columns.
     return [source for source in sources if source.names or any(source.rows())]
 
 
@@ -108,7 +108,7 @@ def _source(path: str, format_: str) -> Source:
 
 
 def fault(value: Any) -> str | None:
-    """Why a value is no text that a model can read; None for one that is."""
+    """Why a value is not text that a model can read; None if it is."""
     if value is None:
         return "is missing"
     if isinstance(value, formats.Unreadable):
@@ -125,7 +125,7 @@ def fault(value: Any) -> str | None:
 
 
 def given(value: Any) -> bool:
-    """Whether an optional value is there; in CSV, one that is not is empty."""
+    """Whether an optional value is given; a CSV file has an empty string for one that is not."""
     return value is not None and value != ""
 
 
@@ -133,7 +133,7 @@ def identifier(value: Any, what: str) -> str:
     """An id as text.
 
     Raises:
-        InputError: it is missing, or neither a string nor a whole number.
+        InputError: it is missing, or is neither a valid string nor a whole number.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)

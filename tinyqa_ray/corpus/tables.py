@@ -1,4 +1,4 @@
-"""Parquet files of a corpus: their columns, and how they are written and read in bounded pieces."""
+"""Parquet files of a corpus: their columns, and writing and reading them in bounded pieces."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ QUESTIONS = pa.schema(
     ]
 )
 ASKED = pa.schema([DOCUMENTS.field("row"), *QUESTIONS])
-"""A question and the row of its document; row -1, and an error, when there is no such document."""
+"""A question and the row of its document; row -1 and an error if the document does not exist."""
 
 FILES = "_FILES.json"
-"""Written into a folder last: its tables are complete."""
+"""Written into a folder last; marks its tables as complete."""
 ASKED_PER_GROUP = 1024
-"""Rows of a row group of questions."""
+"""Rows in a row group of questions."""
 GROUP_CHARACTERS = 1 << 23
-"""Characters at which a row group is closed, however few its rows."""
+"""Characters at which a row group is closed, even if it has few rows."""
 FILE_CHARACTERS = 1 << 26
 """Characters at which a file is closed; a file is held in memory, compressed, until it is whole."""
 _PIECE = 1 << 22
 
 
 class Parts:
-    """Rows that come one by one, written as ``part-000000.parquet`` and so on, each whole or absent.
+    """Writes rows one by one to ``part-000000.parquet`` and so on; each file is whole or absent.
 
-    Which rows a file holds depends on the rows alone. A file that an earlier, killed call wrote is not
-    written again. Within ``with``, an ``InputError`` takes all of the files away.
+    Which rows a file holds depends on the rows alone. A file that an earlier, killed call wrote is kept,
+    not written again. In a ``with`` block, an ``InputError`` deletes all of the files.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Parts:
                     storage.delete_file(file)
 
     def add(self, *values: Any) -> None:
-        """Append a row, its values in the order of the schema."""
+        """Append a row; its values are in the order of the schema."""
         if not self._file_rows:
             self._open()
         characters = sum(len(value) for value in values if isinstance(value, str))
@@ -93,7 +93,7 @@ class Parts:
             self._flush()
 
     def finish(self) -> list[str]:
-        """Write what remains, and return all files in order."""
+        """Write the remaining rows and return all files in order."""
         if self._file_rows:
             self._close()
         return self.files
@@ -132,7 +132,7 @@ def write(path: str, table: pa.Table, rows_per_group: int) -> None:
 
 
 def _writer(sink: Any, schema: pa.Schema) -> Any:
-    # The minimum and maximum of row alone let a reader pass over groups.
+    # Readers skip row groups by the minimum and maximum of the row; other columns need no statistics.
     rows = [name for name in ("row", "question_row") if name in schema.names]
     return pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=False, write_statistics=rows)
 
@@ -149,7 +149,7 @@ def _pieces(buffer: Any) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def opened(file: str) -> Iterator[pq.ParquetFile]:
-    """A Parquet file of this package, open to read parts of it."""
+    """Open a Parquet file that this package wrote, to read parts of it."""
     filesystem, inner = storage.resolve(file)
     with filesystem.open_input_file(inner) as source:
         yield pq.ParquetFile(source, pre_buffer=True)
@@ -159,7 +159,7 @@ def batches(files: Sequence[str], columns: list[str], rows: int) -> Iterator[pa.
     """Columns of Parquet files in order, in batches of at most ``rows``."""
     for file in files:
         with opened(file) as parquet:
-            # Names of columns, not a schema's order: a batch has them as they are asked for.
+            # Arrow returns columns in the order of the file; select puts them in the order asked for.
             for batch in parquet.iter_batches(rows, columns=columns):
                 yield batch.select(columns)
 
@@ -167,15 +167,15 @@ def batches(files: Sequence[str], columns: list[str], rows: int) -> Iterator[pa.
 def asked_of(run_files: Sequence[str], first_row: int, last_row: int) -> pa.Table:
     """Questions asked of the documents ``first_row`` to ``last_row``, both included.
 
-    Only the row groups that may hold them are read. Row -1 has the questions without a document.
+    Only the row groups that may hold them are read. Questions without a document have row -1.
 
     Args:
-        run_files: files of ``routing.route``, or of others with its columns and perhaps more.
-        first_row: global number of a document.
-        last_row: the same.
+        run_files: files of ``routing.route``, or others that have its columns and perhaps more.
+        first_row: row of the first document, counted over all files.
+        last_row: row of the last document.
 
     Returns:
-        rows of ``ASKED``, and further columns of the files, by row and then question.
+        Rows of ``ASKED``, with any further columns of the files, sorted by row, then question.
     """
     found = [rows_between(file, "row", first_row, last_row) for file in run_files]
     if not found:
@@ -186,9 +186,9 @@ def asked_of(run_files: Sequence[str], first_row: int, last_row: int) -> pa.Tabl
 def rows_between(
     file: str, column: str, first: int, last: int, columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """Rows of a Parquet file whose integer ``column`` lies in ``first`` to ``last``, both included.
+    """Rows of a Parquet file whose integer ``column`` is from ``first`` to ``last``, both included.
 
-    Only the row groups that may hold them are read, and of them only ``columns``, if given.
+    Only the row groups that may hold them are read, and only ``columns``, if given.
     """
     with opened(file) as parquet:
         place = parquet.schema_arrow.get_field_index(column)
@@ -205,7 +205,7 @@ def rows_between(
 
 
 def documents_at(file: str, rows: Sequence[int]) -> pa.Table:
-    """Documents with these ascending rows, of a file that has them all, from their row groups alone."""
+    """The documents at ascending ``rows``, which ``file`` must hold; only their row groups are read."""
     taken = [DOCUMENTS.empty_table()]
     wanted = np.array(rows, np.int64)
     with opened(file) as parquet:
@@ -218,7 +218,7 @@ def documents_at(file: str, rows: Sequence[int]) -> pa.Table:
 
 
 def finished(folder: str) -> dict[str, Any] | None:
-    """What ``finish`` noted of a complete folder, its files as paths; None of any other."""
+    """The notes of ``finish`` on a complete folder, with its files as paths; None if it is not complete."""
     written = storage.join(folder, FILES)
     if storage.kind(written) == "absent":
         return None
@@ -227,6 +227,6 @@ def finished(folder: str) -> dict[str, Any] | None:
 
 
 def finish(folder: str, files: Sequence[str], **notes: Any) -> None:
-    """Mark a folder as complete."""
+    """Mark a folder as complete, and keep its list of files and ``notes``."""
     names = [file.removeprefix(storage.join(folder, "")) for file in files]
     storage.write_json(storage.join(folder, FILES), {"files": names, **notes})
