@@ -62,9 +62,7 @@ def nearest(
     cosines = np.empty((len(rows), k), dtype=np.float32)
     # Twice the error bound of a float32 dot product of unit vectors, so that no true neighbour is lost.
     slack = d * np.finfo(np.float32).eps
-    buffer = np.empty(
-        (min(block_rows, len(rows)), n), dtype=np.float32
-    )  # allocated once: fresh pages cost time
+    buffer = np.empty((min(block_rows, len(rows)), n), dtype=np.float32)  # once: fresh pages cost time
     for first in range(0, len(rows), block_rows):
         block = rows[first : first + block_rows]
         rough = np.matmul(unit[block], unit.T, out=buffer[: len(block)])
