@@ -174,7 +174,7 @@ class Indexer:
 
 
 class Selector:
-    """Finds the best passages of a run of questions together."""
+    """Finds the best passages for all questions of a run at once."""
 
     def __init__(self, config: CandidateConfig, index: Index) -> None:
         self.config = config
