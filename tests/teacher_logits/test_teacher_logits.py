@@ -85,7 +85,7 @@ def test_folder_that_is_no_paragraphs_is_refused_before_ray_starts(
 
 
 def test_teacher_for_plain_text_is_refused(corpus: str, tiny_bert: str, tmp_path: Path) -> None:
-    message = r"corpus\.txt: is plain text, which asks no questions .*; leave --teachers out"
+    message = r"corpus\.txt: is plain text, without questions that .* could answer; leave --teachers out"
     for given in (config(corpus, tiny_bert), TeacherLogitsConfig(data=corpus, teachers=(tiny_bert,))):
         with pytest.raises(InputError, match=message):
             teacher_logits(given, str(tmp_path / "out"))

@@ -129,7 +129,7 @@ def test_folder_that_lacks_windows_or_tokenizer_is_refused(folder: str) -> None:
     config = TeacherLogitsConfig(data="d.json", tokenizer="t")
     with stage_folder.stage(folder, config) as stage:
         stage.publish(REPORT)
-    with pytest.raises(InputError, match="made: keeps no tokenizer, as of an older version"):
+    with pytest.raises(InputError, match="made: holds no tokenizer, since an older version wrote it"):
         window_tokenizer(folder)
     with pytest.raises(InputError, match="made: holds no windows"):
         window_files(folder)

@@ -1,8 +1,8 @@
 """Queries, keys, values and hidden states of an encoder, read by hooks during a normal forward.
 
-transformers 5 refuses ``output_attentions`` under SDPA attention. The recorder reads the projections that
-attention is made of instead: student and teacher keep the fast kernel, and attention maps are computed only
-for the layers that a loss asks for.
+transformers 5 refuses ``output_attentions`` under SDPA attention. Instead, the recorder reads the
+projections from which attention is computed: student and teacher keep the fast kernel, and attention maps are
+computed only for the layers that a loss asks for.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Activations:
     """What was recorded of one forward, still attached to the autograd graph."""
 
     layers: Mapping[int, QKV]
-    """By layer, from 0."""
+    """Projections by layer, from 0."""
     hidden_states: Mapping[int, Tensor]
     """[B, T, D] by index: 0 is the embeddings, i the output of layer i - 1."""
 
@@ -73,8 +73,8 @@ class ActivationRecorder:
     """Hooks on chosen layers of an encoder; ``take`` returns what the last forward computed there.
 
     The hooks sit on the inner modules: the model may be wrapped (DDP, say) before or after. Use it as a
-    context manager, or call ``close``. Gradients flow through what it returns; with gradient checkpointing,
-    only if that is non-reentrant, the default of transformers.
+    context manager, or call ``close``. Gradients flow through what ``take`` returns; with gradient
+    checkpointing, only if it is non-reentrant, the default of transformers.
 
     Args:
         model: an encoder, with any head, of a supported family.
@@ -195,7 +195,7 @@ def attention_scores(query: Tensor, key: Tensor, heads: int) -> Tensor:
     """
     rows, tokens, width = query.shape
     assert width % heads == 0, (width, heads)
-    # Autocast would take the product in half precision, whatever the type of its inputs.
+    # Autocast would compute the product in half precision, whatever the type of its inputs.
     with torch.autocast(device_type=query.device.type, enabled=False):
         split_query = query.float().view(rows, tokens, heads, width // heads).transpose(1, 2)
         split_key = key.float().view(rows, tokens, heads, width // heads).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Attention in float32 where training on a CPU is in bf16, in which torch's kernel is slower there."""
+"""Attention in float32 for training in bf16 on a CPU, where torch's attention kernel is slower in bf16."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAME = "tinyqa_fp32"
 
 
 def attend_in_fp32(model: PreTrainedModel) -> None:
-    """Let a model attend in float32 under autocast; its matrix products stay in autocast's precision."""
+    """Compute a model's attention in float32 under autocast; the rest stays in autocast's precision."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -26,7 +26,7 @@ def attend_in_fp32(model: PreTrainedModel) -> None:
 def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **given: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention by torch's fused kernel, as transformers calls it.
+    """Attention in float32 by torch's fused kernel, with the signature that transformers expects.
 
     Shapes:
         query, key, value: ``(B, heads, T, width of a head)``; the output ``(B, T, heads, width of a head)``.

@@ -25,13 +25,13 @@ Index = NDArray[np.int64]
 _GROUP = 64
 """Batches that are sorted by length together: enough to leave little padding, few enough to stay random."""
 _ROUND = 8
-"""Lengths are rounded up to this: few shapes, since torch keeps kernels for each in bf16 on a CPU, and shapes
-that tensor cores like."""
+"""Padded lengths are multiples of this: it suits tensor cores, and keeps the shapes few, since torch keeps
+kernels for every shape in bf16 on a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A micro-batch of B windows, padded to T tokens, about its longest; counts are of the global batch.
+    """A micro-batch of B windows, padded to about its longest, T tokens; counts are of the global batch.
 
     Shapes:
         input_ids, token_type_ids, token_mask: ``(B, T)``, the mask True on real tokens.
@@ -62,7 +62,7 @@ class Batch:
 
 
 class WindowData:
-    """The windows of a teacher-logits stage, memory-mapped where they are local, read at random."""
+    """The windows of a teacher-logits stage, read in any order; local files are memory-mapped."""
 
     def __init__(self, files: Sequence[str], pad_id: int) -> None:
         self.files = [_open(file) for file in files]
@@ -73,7 +73,7 @@ class WindowData:
         self.longest = int(self.lengths.max(initial=0))
         names = [logit_columns(teacher) for teacher in range(self.table.num_columns)]
         self.logits = [pair for pair in names if pair[0] in self.table.column_names and self._holds(pair[0])]
-        """Columns of start and end logits, a pair a teacher."""
+        """Columns of start and end logits, a pair for each teacher."""
         self.has_labels = bool((self.table["start_position"].to_numpy() >= 0).any())
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ class WindowData:
         )
 
     def _take(self, rows: Index) -> pa.Table:
-        """The rows as one piece; ``Table.take`` would copy the lists of every file to find them."""
+        """The rows as one contiguous table; ``Table.take`` would copy the lists of all files first."""
         files = np.searchsorted(self.first, rows, side="right") - 1
         parts = [
             self.files[file].slice(row - self.first[file], 1) for file, row in zip(files, rows, strict=True)
@@ -123,12 +123,13 @@ class WindowData:
 class Order:
     """Which windows each step sees: a function of seed, lengths and batch size alone.
 
-    The epochs' permutations follow one another; groups of ``_GROUP`` batches are sorted by length, cut
-    into batches, and their order shuffled. Every batch has exactly ``batch_size`` windows: where the last
-    one lacks some, they come from one more permutation. Nothing is dropped.
+    Each epoch is a permutation of all windows, and the epochs follow one another. The windows of ``_GROUP``
+    batches at a time are sorted by length and cut into batches, whose order is shuffled. Every batch has
+    exactly ``batch_size`` windows: if the last one lacks some, they come from one more permutation. Nothing
+    is dropped.
 
-    Any step can be asked for at any time. The last epoch's permutation and the last group are kept, so that
-    steps in order draw and sort each once.
+    Steps can be asked for in any order. The latest permutation and the latest group are kept, so that steps
+    in increasing order draw and sort each only once.
     """
 
     lengths: Index
@@ -178,17 +179,17 @@ class Order:
 
 
 def micro_batches(batch: Index, rank: int, workers: int, parts: int) -> list[Index]:
-    """A worker's share of a global batch, in ``parts`` of windows of like length.
+    """A worker's share of a global batch, cut into ``parts`` of windows of similar length.
 
-    Dealing every ``workers``-th window gives each worker its share of the long ones.
+    A worker gets every ``workers``-th window, and so its share of the long ones.
     """
     return np.array_split(batch[rank::workers], parts)
 
 
 def micro_batch_parts(batch_size: int, accumulation: int, workers: int, present: int) -> int:
-    """Forwards a worker makes for one step when ``present`` of ``workers`` are at work.
+    """Number of forwards of each worker in a step when only ``present`` of ``workers`` take part.
 
-    As many as keep a forward at the size it has with all workers; at least one window each.
+    A forward stays about as large as it is with all workers, and has at least one window.
     """
     return max(1, min(-(-accumulation * workers // present), batch_size // present))
 
@@ -203,7 +204,7 @@ def _open(file: str) -> pa.Table:
 
 
 def _rows(part: pa.Table, name: str) -> list[NDArray[np.generic]]:
-    """The lists of a column as numpy views, one a row."""
+    """The lists of a column as numpy views, one for each row."""
     column = part[name].combine_chunks()
     ends = column.offsets.to_numpy()
     values = column.values.to_numpy()
@@ -215,7 +216,7 @@ def _matrix(part: pa.Table, name: str, value: int, tokens: int) -> Tensor:
 
 
 def _floats(part: pa.Table, columns: Sequence[str], tokens: int) -> Tensor | None:
-    """Columns of N numbers lists as ``(N, B, T)``, 0 on padding."""
+    """N columns of lists of numbers as one tensor ``(N, B, T)``, 0 on padding."""
     if not columns:
         return None
     rows = [_rows(part, column) for column in columns]

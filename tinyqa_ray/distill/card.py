@@ -11,7 +11,7 @@ from typing import Any
 from tinyqa_ray.core.names import display_name, hub_id
 from tinyqa_ray.distill.page import FIGURES_EXPLAINED, ModelFigures, comparison, known
 
-# best_f1 stays out: its threshold was chosen on what is measured.
+# Without best_f1: its threshold was chosen on the questions that it is measured on.
 _HUB_METRICS = {
     "exact": ("exact_match", "Exact Match"),
     "f1": ("f1", "F1"),
@@ -85,19 +85,19 @@ class ModelCard:
     recipe: Mapping[str, object]
     """The config's fields that decide the result."""
     data: tuple[str, ...] = ()
-    """What it learned from: hub ids (``squad_v2:train``), files or folders."""
+    """What the model learned from: hub ids (``squad_v2:train``), files or folders."""
     teachers: tuple[str, ...] = ()
     dev: str | None = None
-    """What was measured on."""
+    """Data on which the models were measured."""
     compared: tuple[ModelFigures, ...] = ()
-    """Teachers and baseline on the same dev."""
+    """Figures of the teachers and the baseline on the same data."""
     threshold: float | None = None
     """No-answer threshold fitted for the model; None when it is the default."""
     hardware: tuple[tuple[str, str], ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     language: str = "en"
     license: str | None = None
-    """As the hub names it (``apache-2.0``); left out when not known."""
+    """The hub's name of the license (``apache-2.0``); None, when unknown, leaves it out."""
 
 
 def model_card(card: ModelCard) -> str:

@@ -1,4 +1,4 @@
-"""Checkpoints in a run's storage: which are whole, which is the newest, and a mend for Ray's list of them."""
+"""Checkpoints in a run's storage: which are whole, which is the newest, and repair of Ray's list of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
 def seal(folder: Path, rank: int, world_size: int, metrics: dict[str, Any]) -> None:
-    """List a rank's files, with their sizes, beside them: an upload that a kill cut short is told by it."""
+    """Write a list of a rank's files and sizes beside them; it shows whether a kill cut the upload short."""
     sizes = {
         str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()
     }
@@ -27,15 +27,15 @@ def seal(folder: Path, rank: int, world_size: int, metrics: dict[str, Any]) -> N
 
 
 def sealed(folder: Path) -> dict[str, Any]:
-    """What rank 0 sealed: ``step``, ``steps`` and ``world_size``."""
+    """Read what rank 0 sealed: ``step``, ``steps`` and ``world_size``."""
     document: dict[str, Any] = json.loads((folder / _SEAL.format(rank=0)).read_text())
     return document
 
 
 def whole_checkpoints(path: str) -> dict[str, int]:
-    """Folders of the whole checkpoints under ``path``, by step, each with its step.
+    """Folders of the whole checkpoints under ``path`` with their steps, in the order of steps.
 
-    Ray does not know them all: a kill may come after an upload and before Ray has listed it.
+    Ray's own list may lack some: a run may be killed after an upload and before Ray lists it.
     """
     filesystem, inner = storage.resolve(path)
     found = filesystem.get_file_info(pafs.FileSelector(inner, allow_not_found=True))
@@ -45,12 +45,12 @@ def whole_checkpoints(path: str) -> dict[str, int]:
 
 
 def newest_checkpoint(path: str) -> str | None:
-    """The folder of the furthest whole checkpoint under ``path``, None when there is none."""
+    """Folder of the whole checkpoint of the highest step under ``path``; None when there is none."""
     return next(reversed(whole_checkpoints(path)), None)
 
 
 def as_checkpoint(folder: str) -> Any:
-    """A checkpoint's folder as Ray Train's own class."""
+    """A checkpoint's folder as a ``ray.train.Checkpoint``."""
     from ray.train import Checkpoint
 
     filesystem, inner = storage.resolve(folder)
@@ -63,10 +63,11 @@ def local_checkpoint(folder: str) -> AbstractContextManager[Path]:
 
 
 def mend_list(path: str) -> None:
-    """Delete Ray's list of a run's checkpoints where Ray would refuse it.
+    """Delete Ray's list of a run's checkpoints if Ray would refuse it.
 
-    A kill may tear it, and processes that outlive their driver for seconds may delete what a later one
-    lists. Without the list Ray starts a new one; the checkpoints themselves are found without it.
+    A kill may leave it half written, and processes that outlive their driver by seconds may delete
+    checkpoints that a later driver lists. Without the list Ray starts a new one; ``whole_checkpoints`` does
+    not need it.
     """
     snapshot = storage.join(path, _SNAPSHOT)
     if storage.kind(snapshot) != "file":
@@ -81,7 +82,7 @@ def mend_list(path: str) -> None:
 
 
 def _whole(folder: str) -> int | None:
-    """The step of a checkpoint that every rank sealed and whose files are all there; None of another."""
+    """The step of a checkpoint; None unless every rank sealed it and all files have their sealed sizes."""
     filesystem, inner = storage.resolve(folder)
     selector = pafs.FileSelector(inner, allow_not_found=True, recursive=True)
     sizes = {info.path[len(inner) :].lstrip("/"): info.size for info in filesystem.get_file_info(selector)}

@@ -1,4 +1,4 @@
-"""What is refused before a training stage starts, with the numbers and the mend."""
+"""Checks before a training stage starts; their errors give the numbers and the remedy."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def check(config: DistillConfig) -> int:
 
     Raises:
         InputError: unfinished windows, fewer than a batch, or without the labels or logits that the
-            objectives need; a student or teacher that cannot be read, reads other tokens than the windows
-            hold, or does not fit the other in depth, heads or width; dev data that cannot be read.
+            objectives need; a student or teacher that cannot be read, or whose tokenizer is not that of the
+            windows; a teacher whose depth, heads or width do not fit the student's; dev data that cannot
+            be read.
     """
     tokenizer = pretrained.load_tokenizer(config.student)
     data = WindowData(window_files(config.data), tokenizer.pad_token_id or 0)
@@ -39,22 +40,22 @@ def check(config: DistillConfig) -> int:
         pretrained.check_window(config.teacher, teacher, int(data.lengths.max()))
     weights.check_qa_model(config.student, new_head=not config.soup_with)
     if config.soup_with and not weights.have_one_shape(config.student, config.soup_with):
-        # Says where they differ.
+        # Its error says where they differ.
         averaged(pretrained.load_qa_model(config.student), config.student, config.soup_with)
     if config.dev is not None:
         squad.read_squad(config.dev)
     if config.strategy != "ddp":
         require_deepspeed()
     if config.precision == "bf16" and not config.use_gpu and not processor.has_bf16():
-        processor.say_bf16_is_emulated()  # here too: what workers say goes to their logs
+        processor.say_bf16_is_emulated()  # here too, since a worker says it only in its log
     return len(data)
 
 
 def check_room(config: DistillConfig, resources: dict[str, float]) -> None:
-    """Refuse more workers than a cluster that does not grow can hold; Ray would wait for ever.
+    """Refuse more workers than a cluster of fixed size can hold; Ray would wait for ever.
 
     Raises:
-        InputError: with what is asked for and what there is.
+        InputError: there are too few GPUs or CPUs; the message has both numbers.
     """
     fewest = config.min_workers or config.workers
     unit, there = ("GPU", resources.get("GPU", 0.0)) if config.use_gpu else ("CPU", resources.get("CPU", 0.0))
@@ -80,7 +81,7 @@ def _check_windows(config: DistillConfig, data: WindowData) -> None:
         if given is not None and len(given) != len(data.logits):
             raise InputError(
                 f"{len(given)} teacher_weights are given, but the windows carry the logits of "
-                f"{len(data.logits)}; give one each (several are kept with --combine apart)"
+                f"{len(data.logits)}; give one weight for each (teacher-logits --combine apart keeps several)"
             )
     if "labels" in config.objective and not data.has_labels:
         raise InputError(
@@ -92,7 +93,8 @@ def _student_layers(config: DistillConfig, depth: int) -> int:
     chosen = tuple(range(depth)) if config.student_layers is None else config.student_layers
     if not chosen or not set(chosen) <= set(range(depth)) or len(set(chosen)) < len(chosen):
         raise InputError(
-            f"student_layers are {chosen}; {config.student} has layers 0 to {depth - 1}; give each once"
+            f"student_layers are {chosen}; {config.student} has layers 0 to {depth - 1}; "
+            "give each at most once"
         )
     return len(chosen)
 
@@ -100,7 +102,7 @@ def _student_layers(config: DistillConfig, depth: int) -> int:
 def _check_teacher(
     config: DistillConfig, name: str, student: Any, student_layers: int, tokenizer: Any
 ) -> None:
-    """What the layers of student and teacher must have in common."""
+    """Refuse a teacher whose layers cannot be compared with the student's."""
     same_tokens(tokenizer, pretrained.load_tokenizer(name))
     weights.check_qa_model(name, new_head=True)
     teacher = pretrained.load_config(name)

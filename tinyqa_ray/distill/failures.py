@@ -1,4 +1,4 @@
-"""Failures that a retry would only repeat, told in one line with the knob that mends them."""
+"""Failures that a retry would only repeat, explained in one line with the option that helps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WRAPPED = ("cause", "health_check_failure", "controller_failure")
 
 
 def explained(error: BaseException, config: DistillConfig) -> str | None:
-    """One line for an error, or for one that caused it; None for what a retry may get over."""
+    """Explain an error, or one that caused it, in one line; None if a retry may succeed."""
     for cause in causes(error):
         text = str(cause).lower()
         if isinstance(cause, (InputError, NotFiniteError)):
@@ -43,8 +43,8 @@ def explained(error: BaseException, config: DistillConfig) -> str | None:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The workers' errors within one of Ray Train's, an error itself, and what caused each."""
-    # Before the error that quotes them all.
+    """An error and all its causes; before it, if it is Ray Train's, the errors of its workers."""
+    # First, since the outer error quotes them all.
     for inner in (getattr(error, "worker_failures", None) or {}).values():
         yield from causes(inner)
     yield error

@@ -49,8 +49,8 @@ class LayerObjective(nn.Module):
 class Intermediate(LayerObjective):
     """MSE of attention and hidden states against the teacher's layers.
 
-    For block size b = teacher layers / student layers: attention of student layer i against teacher layer
-    (i + 1) b - 1, hidden state i against i b (TinyBERT, arXiv 1909.10351, equations 7 to 9).
+    For block size b = teacher layers / student layers: attention of student layer i is compared with
+    teacher layer (i + 1) b - 1, hidden state i with i b (TinyBERT, arXiv 1909.10351, equations 7 to 9).
     """
 
     projections_read = ("query", "key")
@@ -97,7 +97,7 @@ class Intermediate(LayerObjective):
 
 
 class Relations(LayerObjective):
-    """KL of query, key and value relations of the student's last layer and one of the teacher's.
+    """KL between the query, key and value relations of the student's last layer and a teacher layer.
 
     MiniLMv2, arXiv 2012.15828: widths and head counts may differ, so a large teacher can serve.
     """
@@ -126,7 +126,7 @@ class Relations(LayerObjective):
 
 
 class TeacherComparison(nn.Module):
-    """A teacher run on line over the student's windows, and the objectives that compare the two."""
+    """A teacher that runs over the student's windows in training, and the objectives that compare both."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class TeacherComparison(nn.Module):
         self._recorders = recorder(student, 0), recorder(teacher, 1)
 
     def forward(self, batch: Batch) -> dict[str, Terms]:
-        """Run the teacher; by objective, the terms against the student's latest forward."""
+        """Run the teacher; return, by objective, the loss terms for the student's latest forward."""
         teacher = self._teacher[0].to(batch.input_ids.device)
         with torch.no_grad():
             teacher(**inputs(batch, families.uses_types(teacher)))
@@ -159,7 +159,7 @@ class TeacherComparison(nn.Module):
 def freeze_after_relations(student: PreTrainedModel) -> None:
     """Freeze what follows the last layer's projections: relations alone give it no gradient.
 
-    Data parallelism must know, or it waits for those gradients.
+    Otherwise data parallelism would wait for those gradients.
     """
     projections = ("query", "key", "value", "q_lin", "k_lin", "v_lin")
     for name, parameter in encoder_layers(student)[-1].named_parameters():
@@ -171,7 +171,7 @@ def check_heads(student: PretrainedConfig, teacher: PretrainedConfig) -> None:
     """Refuse a pair whose attention scores cannot be compared.
 
     Raises:
-        InputError: with both numbers of heads.
+        InputError: their numbers of heads differ.
     """
     heads = attention_heads(student), attention_heads(teacher)
     if heads[0] != heads[1]:
@@ -184,10 +184,10 @@ def check_heads(student: PretrainedConfig, teacher: PretrainedConfig) -> None:
 def check_relations(
     student: PretrainedConfig, teacher: PretrainedConfig, heads: int | None, layer: int | None
 ) -> int:
-    """Return the number of relation heads, the student's attention heads where ``heads`` is None.
+    """Return the number of relation heads: ``heads``, or the student's attention heads if it is None.
 
     Raises:
-        InputError: it does not divide both widths, or the teacher has no such layer.
+        InputError: the number does not divide both widths, or the teacher has no such ``layer``.
     """
     count = attention_heads(student) if heads is None else heads
     widths = int(student.hidden_size), int(teacher.hidden_size)
@@ -204,6 +204,6 @@ def check_relations(
 
 
 def inputs(batch: Batch, types: bool) -> dict[str, Tensor]:
-    """What a model's forward takes of a batch."""
+    """Arguments of a model's forward, from a batch; with ``types``, token types too."""
     given = {"input_ids": batch.input_ids, "attention_mask": batch.token_mask.long()}
     return given | {"token_type_ids": batch.token_type_ids} if types else given

@@ -24,16 +24,16 @@ from tinyqa_ray.teacher_logits.window_dataset import window_files
 
 STATE = "state.pt"
 MODEL = "model"
-"""Folder of the student, within a checkpoint that is to be measured and within the last."""
+"""Folder of the student in a checkpoint; only the last one, and those to be measured, have it."""
 FORMAT = 2
-"""Of checkpoints; another version's are refused."""
+"""Format of checkpoints; those of another format are refused."""
 
 
 def train(config: DistillConfig, session: Session, metrics_file: str | None = None) -> None:
-    """Train a student from start, or from the session's checkpoint, to its last step.
+    """Train a student from the start, or from the session's checkpoint, to its last step.
 
-    The last checkpoint holds the student as a model folder. Every random draw is a function of seed, step
-    and rank, every batch of seed and step, and the learning rate of the step: a resumed run is the same run.
+    The last checkpoint holds the student as a model folder. Random draws depend only on seed, step and rank,
+    batches on seed and step, and the learning rate on the step: a resumed run takes the same steps.
 
     Args:
         config: the stage.
@@ -42,7 +42,7 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
 
     Raises:
         InputError: a checkpoint that cannot be continued.
-        NotFiniteError: a loss or gradient that is not finite; no step was taken.
+        NotFiniteError: a loss or gradient that is not finite; that step was not taken.
     """
     quiet_models()
     if session.device.type == "cpu":
@@ -71,13 +71,13 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
             metrics.add(step, order.steps, terms, grad_norm, rate, strategy.loss_scale)
         if step % config.checkpoint_steps == 0 and step < order.steps:
             save(session, strategy, metrics, tokenizer, step, order.steps)
-    if begun < order.steps:  # else a kill came after the last checkpoint
+    if begun < order.steps:  # else a kill came after the last checkpoint was saved
         save(session, strategy, metrics, tokenizer, step, order.steps)
 
 
 def build(config: DistillConfig, device: torch.device | None = None) -> DistillationModule:
-    """The student as the stage starts from it, with its objectives and teacher, in the device's precision."""
-    torch.manual_seed(config.seed)  # of a new head and of projections
+    """The student at the start of training, with its objectives and teacher, in the device's precision."""
+    torch.manual_seed(config.seed)  # for the weights of a new head and of projections
     student = pretrained.load_qa_model(
         config.student, new_head=True, attention_dropout=config.attention_dropout
     )
@@ -96,7 +96,7 @@ def build(config: DistillConfig, device: torch.device | None = None) -> Distilla
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Precision of the matrix products in training: as for inference, and fp16 on a CPU too, for trials."""
+    """Precision of the matrix products in training: as in inference, but fp16 on a CPU too, for trials."""
     return torch.float16 if precision == "fp16" else pick_dtype(precision, device)
 
 
@@ -134,7 +134,7 @@ def train_step(
 
 
 def rate_factor(warmup_ratio: float, step: int, steps: int) -> float:
-    """Share of the peak learning rate at a step: up over the warm-up's share of the steps, then down to 0."""
+    """Share of the peak learning rate at a step: rising in the warm-up, then falling to 0, both linearly."""
     rising = max(1, round(warmup_ratio * steps)) if warmup_ratio else 0
     if step < rising:
         return (step + 1) / rising
@@ -144,7 +144,7 @@ def rate_factor(warmup_ratio: float, step: int, steps: int) -> float:
 def save(
     session: Session, strategy: Strategy, metrics: MetricsLog, tokenizer: Any, step: int, steps: int
 ) -> None:
-    """Checkpoint the run; where it is to be measured, and at the end, with the student as a model folder."""
+    """Save a checkpoint; one to be measured, and the last, holds the student as a model folder too."""
     measure = strategy.module.config.dev is not None
 
     def write(folder: Path) -> None:
@@ -164,7 +164,7 @@ def resume(session: Session, strategy: Strategy, metrics: MetricsLog) -> int:
     """Load the newest checkpoint, if there is one, and return the steps done.
 
     Raises:
-        InputError: another version wrote it.
+        InputError: it has another format.
     """
     with session.latest() as folder:
         if folder is None:
@@ -173,7 +173,8 @@ def resume(session: Session, strategy: Strategy, metrics: MetricsLog) -> int:
         if state.get("format") != FORMAT:
             raise InputError(
                 f"the run's checkpoint has format {state.get('format', 1)}, this version of tinyqa-ray "
-                f"continues format {FORMAT}; finish it with the version that began it, or delete the folder"
+                f"continues format {FORMAT}; finish the run with the version that began it, or delete "
+                "its folder"
             )
         strategy.load(folder)
     metrics.resume(state["metrics"])

@@ -4,8 +4,8 @@ Every loss is a sum over the rows it is given, divided by a count that belongs t
 The losses of micro-batches, and of workers, therefore add up exactly to the loss of the global batch.
 Data-parallel training that averages gradients over n workers must multiply the loss by n to undo the average.
 
-Shapes: B rows, T tokens, D features, H attention heads. ``token_mask`` [B, T] is True on real tokens; what
-stands on padding, even an infinity or NaN, changes neither a loss nor a gradient. All losses are computed in
+Shapes: B rows, T tokens, D features, H attention heads. ``token_mask`` [B, T] is True on real tokens; values
+on padding, even an infinity or NaN, change neither a loss nor a gradient. All losses are computed in
 float32, also under autocast.
 """
 
@@ -68,7 +68,7 @@ def prediction_loss(
 
     With z the logits and t the temperature, the loss of a row is t² · (D_start + D_end), where D is
     KL(softmax(z_teacher / t) || softmax(z_student / t)) along the tokens, or, for "mse", the mean over tokens
-    of ((z_student - z_teacher) / t)². In the latter t cancels.
+    of ((z_student - z_teacher) / t)². For "mse", t cancels.
 
     Args:
         student_start: [B, T] logits.
@@ -189,8 +189,9 @@ def score_loss(
 def prefers_gram(tokens: int, head_width: int) -> bool:
     """Whether ``score_loss`` is faster than ``attention_loss`` of maps, at a length and a width of heads.
 
-    Its products cost 8 T d² a head, those of the maps 4 T² d and several passes over T² numbers: measured
-    (``benchmarks/score_loss.py``), they break even at two widths with heads of 32, at four with heads of 64.
+    Its products cost 8 T d² for each head; those of the maps cost 4 T² d, and several passes over T² numbers.
+    As ``benchmarks/score_loss.py`` measures, the two are equally fast at T = 2 d for heads of width d = 32,
+    and at T = 4 d for d = 64.
     """
     return tokens >= 3 * head_width
 
@@ -229,7 +230,7 @@ def _log_relations(vectors: Tensor, token_mask: Tensor, heads: int) -> Tensor:
     rows, tokens, width = vectors.shape
     if heads < 1 or width % heads:
         raise InputError(f"{heads} relation heads do not divide a width of {width}; give a divisor of it")
-    # Autocast would take the product in half precision, whatever the type of its inputs.
+    # Autocast would compute the product in half precision, whatever the type of its inputs.
     with torch.autocast(device_type=vectors.device.type, enabled=False):
         vectors = vectors.float().masked_fill(~token_mask[:, :, None], 0.0)
         split = vectors.view(rows, tokens, heads, width // heads).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""The rows of a run's metrics: written by rank 0 of the workers, read by whoever watches."""
+"""The rows of a run's metrics: written by the worker of rank 0, read by the driver."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tinyqa_ray.core.errors import InputError
 
 _log = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 60.0
-"""Between two writes of the rows, whatever they cost."""
+"""Longest pause between two writes of the rows, however long a write takes."""
 
 
 class MetricsLog:
-    """Rows of a run's metrics; they travel with the checkpoint, so a resumed curve has no gap or repeat."""
+    """Rows of a run's metrics; checkpoints hold them too, so a resumed curve has no gap or repeat."""
 
     def __init__(self, file: str | None) -> None:
-        """Keep the rows in ``file``, as JSON lines; None keeps them here alone."""
+        """Keep the rows in ``file``, as JSON lines; None keeps them in memory only."""
         self.file = file
         self.rows: list[dict[str, float | None]] = []
         self._written = self._cost = 0.0
@@ -48,22 +48,22 @@ class MetricsLog:
         learning_rate: float,
         loss_scale: float | None,
     ) -> None:
-        """Append a row, and rewrite the file now and then; it also tells the driver how far the run is."""
+        """Append a row, and rewrite the file now and then; the driver reads its progress there."""
         seconds = max(time.monotonic() - self._since, 1e-9)
-        # JSON has no infinity, which the norm is where fp16 overflowed and the step was skipped.
+        # JSON has no infinity: the norm where fp16 overflowed and the step was skipped.
         norm = grad_norm if math.isfinite(grad_norm) else None
         row = {"step": step, "steps": steps, "loss": sum(terms.values()), **terms, "grad_norm": norm}
         speed = {"samples_per_s": self._samples / seconds, "tokens_per_s": self._tokens / seconds}
         scale = {} if loss_scale is None else {"loss_scale": loss_scale}
         self.rows.append({**row, "learning_rate": learning_rate, **speed, **scale})
         self._begin()
-        # A long file, or a slow store, is rewritten less often than rows come; one slow write is no rule.
+        # The longer a write takes, the rarer it is, up to a limit: a single write may be slow by chance.
         pause_s = min(20 * self._cost, _LONGEST_PAUSE_S)
         if step == steps or time.monotonic() - self._written > pause_s:
             self._write()
 
     def resume(self, rows: list[dict[str, float | None]]) -> None:
-        """Go on after the rows of a checkpoint; those that came after it are no longer true."""
+        """Continue after the rows of a checkpoint; rows of later steps are dropped from the file."""
         self.rows = rows
         self._write()
 
@@ -85,8 +85,8 @@ def read_rows(file: str) -> list[dict[str, Any]]:
 class RowReader:
     """Reads a file of rows as it grows, each row once.
 
-    A line that is not yet ended waits for its rest. One that is ended and no row is left out, which is said
-    once. A resumed run writes the file anew, from the rows of its checkpoint: it is then read from its start.
+    An unfinished last line is left for the next call. A finished line that is no row is left out, with one
+    warning. A resumed run rewrites the file from the rows of its checkpoint; it is then read from its start.
     """
 
     def __init__(self, file: str) -> None:
@@ -94,10 +94,10 @@ class RowReader:
         self.file = file
         self._read = 0
         self._last_line = b""
-        """The line that ends at byte ``_read``: where it is another one, the file was written anew."""
+        """The line that ended at byte ``_read``; if the file has another one there, it was rewritten."""
 
     def new(self) -> list[dict[str, Any]]:
-        """Rows since the last call; all of them where the file was written anew.
+        """Rows since the last call; all of them if the file was rewritten.
 
         Raises:
             InputError: the file cannot be read.

@@ -33,7 +33,7 @@ class DistillationModule(nn.Module):
         student: with a question-answering head.
         config: the objectives and their settings.
         teacher: the teacher beside the student, for objectives that compare layers.
-        autocast: precision of the matrix products; float32 leaves it off.
+        autocast: precision of the matrix products; float32 turns autocast off.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class DistillationModule(nn.Module):
             assert teacher is not None
             self.beside = TeacherComparison(student, teacher, compared)
         if len(compared) == len(config.objective):
-            # Layers alone are taught: the head gets no gradient, which data parallelism must know.
+            # Only layers are taught: the head gets no gradient, and data parallelism would wait for it.
             for part in families.head_modules(student):
                 part.requires_grad_(False)
             if config.objective == ("relations",):
@@ -78,7 +78,7 @@ class DistillationModule(nn.Module):
         for objective, weight in self.config.weights.items():
             found = compared[objective] if objective in compared else self._head(objective, output, batch)
             for name, term in found.items():
-                # Labels may come from two objectives.
+                # Two objectives may have a term of the same name, "label".
                 terms[name] = terms.get(name, 0.0) + weight * term
         return terms
 

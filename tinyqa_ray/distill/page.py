@@ -42,31 +42,31 @@ _CAPTIONS = {
     "loss/key": "Distance of the relations among keys from the teacher's.",
     "loss/value": "Distance of the relations among values from the teacher's.",
     "optimiser/learning_rate": "It rises in the warm-up and then falls to 0.",
-    "optimiser/grad_norm": "Before it is cut to max_grad_norm; steps that fp16 skips have none.",
-    "optimiser/loss_scale": "Of fp16: halved when gradients overflow, doubled after long calm.",
-    "speed/tokens_per_s": "Of all workers, padding not counted; a dip is a checkpoint or a busy machine.",
+    "optimiser/grad_norm": "Before clipping to max_grad_norm; steps that fp16 skips have none.",
+    "optimiser/loss_scale": "For fp16: halved when gradients overflow, doubled after many steps without.",
+    "speed/tokens_per_s": "All workers together, without padding; a dip is a checkpoint or a busy machine.",
 }
 _EXACT = ("optimiser/learning_rate", "optimiser/loss_scale")
 _POINTS = 400
-"""Points of a line beyond which it is thinned; more than its pixels say nothing."""
+"""Lines of more points than this are thinned; they would have more points than pixels."""
 _FEW = 12
-"""Points of a line below which each is marked."""
+"""Lines of fewer points than this have each point marked."""
 _SMOOTHED = 25
-"""The smoothed line averages over one in so many rows."""
+"""The smoothed line averages over a span of the number of rows divided by this."""
 Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 """Steps and values, (n,) each, steps ascending."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFigures:
-    """A model on dev, as a row of the table of models."""
+    """Figures of a model on dev: one row of the table of models."""
 
     name: str
     figures: Mapping[str, float | None]
     """By the keys of `FIGURES`, in percent; None or absent where not measured."""
     parameters: int | None
     role: Literal["student", "teacher", "baseline"] = "student"
-    """F1 is compared with that of the best teacher."""
+    """The F1 of every model is compared with that of the best teacher."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,11 +77,11 @@ class TrainingPage:
     facts: tuple[tuple[str, str], ...]
     """(name, value): the config, the data, hardware, versions."""
     rows: Sequence[Mapping[str, float]]
-    """Of ``metrics.jsonl``; of two rows of a step, the later counts."""
+    """Rows of ``metrics.jsonl``; if a step has two, the later counts."""
     dev: Sequence[Mapping[str, float | None]] = ()
     """Figures of the checkpoints measured on dev, in any order."""
     models: Sequence[ModelFigures] = ()
-    """The student first."""
+    """Models to compare, the student first."""
 
 
 def training_html(page: TrainingPage) -> str:
@@ -143,7 +143,7 @@ def percent(value: float | None) -> str:
 
 
 def _curves(rows: Iterable[tuple[float | None, Mapping[str, float]]]) -> dict[str, Curve]:
-    """Points by name; names in the order in which they first come."""
+    """Points by name; names in the order in which they first appear."""
     points: dict[str, dict[int, float]] = {}
     for step, values in rows:
         assert step is not None
@@ -186,7 +186,7 @@ def _training_plots(curves: Mapping[str, Curve]) -> list[str]:
 def smoothed(values: NDArray[np.float64], span: int) -> NDArray[np.float64]:
     """Moving average of (n,) values over ``span`` of them (an odd number), centred so that it does not lag.
 
-    Towards the ends it takes what there is.
+    Near the ends it averages over fewer values.
     """
     place = np.arange(len(values))
     first, last = np.maximum(place - span // 2, 0), np.minimum(place + span // 2 + 1, len(values))

@@ -18,10 +18,10 @@ class DistillReport:
     model_bytes: int
     """Size of the student's weights on disk, in bytes."""
     published_step: int
-    """Step whose student is ``model``."""
+    """Step whose student was published as ``model``."""
     dev_exact: float | None = None
     """EM of that student on dev, in percent, at its own threshold; None where nothing was measured."""
     dev_f1: float | None = None
-    """F1, likewise."""
+    """F1 of that student, likewise."""
     dev_best_f1: float | None = None
-    """F1 at the threshold that is best on dev."""
+    """F1 of that student at the threshold that is best on dev."""

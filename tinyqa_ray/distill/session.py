@@ -1,4 +1,4 @@
-"""What the training loop knows of its surroundings; Ray Train's, a torch.distributed group's, and none."""
+"""What the training loop knows of its surroundings: Ray Train, a torch.distributed group, or one process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tinyqa_ray.distill.checkpoints import local_checkpoint, newest_checkpoint, seal
 
 Write = Callable[[Path], None]
-"""Writes what a worker has of a checkpoint into a folder; most workers have nothing."""
+"""Writes a worker's part of a checkpoint into a folder; most workers have none."""
 
 
 class Session(Protocol):
@@ -26,7 +26,7 @@ class Session(Protocol):
     rank: int
     world_size: int
     local_size: int
-    """Workers on this one's machine."""
+    """Number of workers on this worker's machine."""
     device: torch.device
 
     def wrap(self, module: nn.Module) -> nn.Module:
@@ -39,19 +39,19 @@ class Session(Protocol):
         """A local folder with the newest whole checkpoint, None when there is none."""
 
     def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
-        """Keep what all workers write, in place of the checkpoint before.
+        """Keep what all workers write, in place of the previous checkpoint.
 
-        Every rank calls it equally often.
+        Every rank must call it equally often.
 
         Args:
             write: called at once, with an empty folder.
-            metrics: of this moment; has the ``step``.
-            measure: the checkpoint holds a model that is to be measured, where the session does that.
+            metrics: the current ``step`` and the number of ``steps``.
+            measure: measure the model that the checkpoint holds, if the session measures at all.
         """
 
 
 class LocalSession:
-    """One worker, in this process: tests, notebooks, and machines without Ray. It measures nothing."""
+    """One worker, in this process, for tests, notebooks, and machines without Ray. It measures nothing."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         """Keep the newest checkpoint in ``folder``, as ``step-000000400``."""
@@ -64,7 +64,7 @@ class LocalSession:
         return module.to(self.device)
 
     def total(self, values: Tensor) -> Tensor:
-        """The values: there is one worker."""
+        """The values themselves, since there is one worker."""
         return values
 
     def latest(self) -> AbstractContextManager[Path | None]:
@@ -73,7 +73,7 @@ class LocalSession:
         return nullcontext(found[-1] if found else None)
 
     def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
-        """Write beside the earlier checkpoints, move into place, then delete those."""
+        """Write beside the earlier checkpoints, move the new one into place, then delete the earlier ones."""
         target = self._folder / f"step-{metrics['step']:09d}"
         temporary = target.with_suffix(".tmp")
         if self.rank == 0:
@@ -120,7 +120,7 @@ class RaySession:
     """A worker of Ray Train, in its own process, with torch.distributed set up by Ray."""
 
     def __init__(self, storage_path: str) -> None:
-        """Find the newest of the run's checkpoints under ``storage_path``."""
+        """Read rank, sizes and device from Ray Train; the run's checkpoints are under ``storage_path``."""
         import ray.train
         import ray.train.torch
 
@@ -144,9 +144,9 @@ class RaySession:
         return values
 
     def latest(self) -> AbstractContextManager[Path | None]:
-        """The newest whole checkpoint of this run, also of an earlier attempt; all ranks get the same.
+        """The newest whole checkpoint of this run or an earlier attempt; all ranks get the same one.
 
-        Ray's own notion of it is a file that a kill can tear.
+        Ray's own record of it is not used: a kill may leave that file half written.
         """
         from ray.train.collective import broadcast_from_rank_zero
 
@@ -155,7 +155,7 @@ class RaySession:
         return nullcontext(None) if folder is None else local_checkpoint(folder)
 
     def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
-        """Write here, then upload in the background; training goes on meanwhile."""
+        """Write to a local folder, then upload it in the background while training goes on."""
         import ray.train
         from ray.train import CheckpointUploadMode
 

@@ -1,4 +1,4 @@
-"""What a training stage shows: its curves while it runs; at the end a page, and the card of its model."""
+"""What a training stage shows: curves while it runs, a page and a model card at the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MLFLOW = "mlflow.json"
 
 
 def trackers(config: DistillConfig, stage: stage_folder.Stage) -> list[Tracker]:
-    """TensorBoard's and, where it is set, MLflow's; a resumed run goes on with its run of MLflow.
+    """TensorBoard's and, if ``config.mlflow`` is set, MLflow's; a resumed training continues its MLflow run.
 
     Raises:
         InputError: MLflow is not installed or cannot be used.
@@ -47,7 +47,7 @@ def trackers(config: DistillConfig, stage: stage_folder.Stage) -> list[Tracker]:
 def show(
     config: DistillConfig, stage: stage_folder.Stage, report: DistillReport, hardware: dict[str, Any]
 ) -> None:
-    """Write the page of the run and the card of its model; Ray measures what they compare with."""
+    """Write the page of the run and the card of its model; Ray tasks measure the models to compare with."""
     dev = dev_figures(stage.path(DEV))
     others = list(_others(config, stage)) if config.dev is not None else []
     figures = {int(row["step"]): row for row in dev}
@@ -103,7 +103,7 @@ def _others(config: DistillConfig, stage: stage_folder.Stage) -> Iterator[ModelF
                 if not is_exported(model):
                     weights.check_qa_model(model)
             except InputError:
-                continue  # gone since, or an encoder without a head: there is nothing to compare
+                continue  # it is gone, or has no head: there is nothing to compare
             storage.write_json(file, {"model": model, **_measured(config, model)})
         figures = storage.read_json(file)
         yield _figures(f"{role} {display_name(model)}", figures, int(figures["parameters"]), role)
@@ -133,7 +133,7 @@ def _figures(name: str, row: dict[str, Any], parameters: int, role: Any = "stude
 
 
 def _sources(data: str) -> tuple[str, ...]:
-    """What a windows folder was made of; through augmentation and gathering, what that was made of."""
+    """Data that a folder of windows was made of, traced back through augmentation and gathering."""
     if not stage_folder.is_finished(data):
         return (data,)
     config = storage.read_json(storage.join(data, stage_folder.SUCCESS))["config"]

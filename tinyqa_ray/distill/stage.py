@@ -12,14 +12,14 @@ def distill(
 ) -> DistillReport:
     """Train a student on Ray Train and publish it as the model folder ``output/model``.
 
-    Killed and run again, it continues from its last checkpoint.
+    When run again after a kill, it continues from its last checkpoint.
 
     Raises:
         InputError: windows or models that cannot be read or do not fit together, a folder of another run,
             or a run that cannot go on (a loss that is not finite, no memory, no disk).
     """
     inputs = ("data", "student", "soup_with", "teacher", "dev", "baseline")
-    # The optimiser's state is of no more use once the student is published.
+    # Checkpoints are of no use once the student is published.
     with stage_folder.stage(output, config, inputs=inputs, scratch=("checkpoints",)) as stage:
         if stage.finished:
             return stage.report(DistillReport)

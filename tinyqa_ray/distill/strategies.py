@@ -1,6 +1,6 @@
 """How gradients become steps: plain or data-parallel AdamW, and DeepSpeed's ZeRO.
 
-Both take the loss as a share of the global batch's (see ``losses``) and give the same steps.
+Both take losses that are shares of the global batch's loss (see ``losses``), and take the same steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FIRST_LOSS_SCALE = 2.0**16
 
 
 class NotFiniteError(RuntimeError):
-    """A gradient, or what is left of a loss scale, is not a number to step with."""
+    """A loss or gradient is not finite, or fp16 overflows at any loss scale."""
 
 
 class Strategy(Protocol):
@@ -42,23 +42,24 @@ class Strategy(Protocol):
         """What fp16 multiplies the loss by; None in other precisions."""
 
     def forward(self, batch: Batch, *, last: bool) -> Terms:
-        """Loss terms of a micro-batch; the ``last`` one of a step has workers exchange gradients."""
+        """Loss terms of a micro-batch; after the ``last`` one of a step, workers exchange gradients."""
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of a micro-batch's share of the loss."""
 
     def step(self, learning_rate: float) -> float:
-        """Take the step of the gradients gathered since the last; return their norm before clipping.
+        """Take an optimiser step with the gradients added since the last; return their norm before clipping.
 
         Raises:
-            NotFiniteError: they are not finite, and not because fp16 overflowed, which skips the step.
+            NotFiniteError: they are not finite. An overflow of fp16 only skips the step, unless it happens
+                at any loss scale.
         """
 
     def save(self, folder: Path) -> None:
-        """Write what this worker has of weights and optimiser."""
+        """Write this worker's part of the weights and the optimiser's state."""
 
     def load(self, folder: Path) -> None:
-        """Take up where ``save`` left off."""
+        """Load what ``save`` wrote."""
 
 
 def make_strategy(
@@ -123,7 +124,7 @@ class DataParallel:
         return norm
 
     def save(self, folder: Path) -> None:
-        """See ``Strategy``; rank 0 has all."""
+        """See ``Strategy``; rank 0 writes everything."""
         if self.session.rank == 0:
             state = {
                 "trainee": self.module.state_dict(),
@@ -143,7 +144,7 @@ class DataParallel:
 class ZeRO:
     """DeepSpeed's ZeRO (arXiv 1910.02054): each worker holds a part of AdamW's state and of the gradients.
 
-    On CPUs it runs over gloo. fp16 and bf16 keep the weights in that precision, with fp32 masters.
+    On CPUs it runs over gloo. fp16 and bf16 keep the weights in that precision, with fp32 master weights.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class ZeRO:
         deepspeed = _deepspeed(session)
         self.module, self.session, self.parts = module, session, parts
         settings = {
-            "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only multiplies it
+            "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only computes the batch size from it
             "gradient_accumulation_steps": parts,
             "gradient_clipping": config.max_grad_norm,
             "zero_optimization": {"stage": int(config.strategy.removeprefix("zero"))},
@@ -187,7 +188,7 @@ class ZeRO:
             self.engine.step()  # only counts the micro-batch
 
     def step(self, learning_rate: float) -> float:
-        """See ``Strategy``; DeepSpeed tells the norm only after the step."""
+        """See ``Strategy``; DeepSpeed gives the norm only after the step."""
         _set_rate(self.engine.optimizer, learning_rate)
         self.engine.step()
         norm = float(self.engine.get_global_grad_norm())
@@ -196,7 +197,7 @@ class ZeRO:
         return norm
 
     def save(self, folder: Path) -> None:
-        """See ``Strategy``; every rank has a part."""
+        """See ``Strategy``; every rank writes its part."""
         self.engine.save_checkpoint(str(folder), tag="zero", save_latest=False)
 
     def load(self, folder: Path) -> None:
@@ -227,7 +228,7 @@ def require_deepspeed() -> None:
 
 
 def _deepspeed(session: Session) -> Any:
-    """The library, told of the device before it is imported, in a process group."""
+    """Import DeepSpeed, which reads the device from the environment, and make sure of a process group."""
     require_deepspeed()
     if session.device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"

@@ -51,7 +51,7 @@ def layer_pairs(teacher_layers: int, student_layers: int) -> tuple[LayerPairs, L
 
 
 def evenly_spaced_layers(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
-    """Return the last teacher layer of each block, from 0: of 6 layers for 3, layers 1, 3 and 5.
+    """Return the last teacher layer of each block, from 0: layers 1, 3 and 5 of 6 for a student of 3.
 
     Raises:
         InputError: the student's depth does not divide the teacher's.
@@ -96,7 +96,7 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreT
 def averaged(model: PreTrainedModel, name: str, others: Sequence[str]) -> PreTrainedModel:
     """Give a model the mean of its own weights and those of others: a uniform soup (arXiv 2203.05482).
 
-    Models that were trained apart average well only where they began as the same pretrained one.
+    Models that were trained apart average well only if they started from the same pretrained model.
 
     Args:
         model: changed in place, and returned.
@@ -104,7 +104,7 @@ def averaged(model: PreTrainedModel, name: str, others: Sequence[str]) -> PreTra
         others: folders or hub ids of models of its shape.
 
     Raises:
-        InputError: one cannot be read, or has other tensors.
+        InputError: a model cannot be read, or its tensors have other names or shapes.
     """
     weights = {key: tensor.double() for key, tensor in model.state_dict().items()}
     shapes = {key: tensor.shape for key, tensor in weights.items()}
@@ -125,9 +125,9 @@ def averaged(model: PreTrainedModel, name: str, others: Sequence[str]) -> PreTra
 
 
 class Projections(nn.Module):
-    """Learned linear maps, one a hidden pair, from the student's width to the teacher's.
+    """Learned linear maps, one for each hidden pair, from the student's width to the teacher's.
 
-    They have no bias, and no parameters at all where the widths are equal. They belong in the optimiser.
+    They have no bias, and no parameters at all where the widths are equal. The optimiser must train them.
 
     Args:
         pairs: number of hidden pairs.

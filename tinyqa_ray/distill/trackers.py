@@ -1,7 +1,7 @@
 """Where the curves of a training run go: TensorBoard's event files, and MLflow.
 
-A tracker lives in the driver, is used by one thread, and may be handed rows again: a resumed run shows each
-point once. One that cannot be reached in the middle of a run costs its curves, never the training.
+A tracker lives in the driver and is used by one thread. It may be given rows again, and still shows each
+point of a resumed run once. If it cannot be reached during a run, its curves have gaps, but training goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.models.pretrained import first_line
 
 EXPERIMENT = "tinyqa-ray"
-"""MLflow's experiment."""
+"""Name of the experiment in MLflow."""
 COPY_S = 60.0
 """Seconds between copies of event files to a URL."""
 SEND_S = 10.0
@@ -51,7 +51,7 @@ class Tracker(Protocol):
 
 
 def training_values(row: Mapping[str, float | None]) -> dict[str, float]:
-    """Names and finite values of a row of ``metrics.jsonl``; a key of no other meaning is a loss term."""
+    """Names and finite values of a row of ``metrics.jsonl``; a key without another meaning is a loss term."""
     return _finite({_TAGS.get(key, f"loss/{key}"): row[key] for key in row if key not in _UNPLOTTED})
 
 
@@ -72,7 +72,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: str) -> None:
-        """Start a file in ``folder``, local or a URL; to a URL it is copied once in a while."""
+        """Start a file in ``folder``, local or a URL; to a URL it is copied about every ``COPY_S``."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -119,7 +119,7 @@ class MLflow:
     """A run of MLflow's experiment "tinyqa-ray", fed in batches."""
 
     run_id: str
-    """Keep it, and give it again when the training is resumed."""
+    """Id to keep, and to give again when the training is resumed."""
 
     def __init__(self, uri: str, name: str, params: Mapping[str, object], run_id: str | None = None) -> None:
         """Open a run.
@@ -127,14 +127,14 @@ class MLflow:
         Args:
             uri: MLflow's tracking URI.
             name: of the run.
-            params: configuration; nested mappings are flattened, all becomes text.
-            run_id: run to go on with: points that it holds are not sent again. A new one is made when
-                it is None, or when that run was deleted.
+            params: configuration; nested mappings are flattened, and values become text.
+            run_id: run to continue; points that it holds are not sent again. A new run is made when it is
+                None, or when that run was deleted.
 
         Raises:
             InputError: the extra is not installed, or the store cannot be used.
         """
-        # By default MLflow reports its use to its makers, and asks a dead server for four minutes.
+        # By default MLflow sends telemetry, and retries a dead server for four minutes.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -143,7 +143,8 @@ class MLflow:
             from mlflow import entities
         except ImportError:
             raise InputError(
-                "mlflow is set, but not installed; pip install 'tinyqa-ray[mlflow]', or leave --mlflow out"
+                "mlflow is set, but MLflow is not installed; pip install 'tinyqa-ray[mlflow]', or leave "
+                "--mlflow out"
             ) from None
         self._entities: Any = entities
         self._errors = (mlflow.MlflowException, OSError)
@@ -200,13 +201,13 @@ class MLflow:
         return self._client.create_run(number, run_name=name)
 
     def _log_params(self, params: Mapping[str, str], known: Mapping[str, str]) -> None:
-        # MLflow refuses to change a param, and a resumed run may have other workers.
+        # MLflow refuses to change a param, and a resumed run may have another number of workers.
         new = [self._entities.Param(key, text) for key, text in params.items() if key not in known]
         for start in range(0, len(new), _PARAMS):
             self._client.log_batch(self.run_id, params=new[start : start + _PARAMS], synchronous=True)
 
     def _send(self) -> bool:
-        """Send what is held; what fails stays for the next time. Whether all was sent."""
+        """Send the points held, and return whether all were sent; the others are kept for the next time."""
         self._send_at = time.monotonic() + SEND_S
         try:
             while self._held:
@@ -223,7 +224,7 @@ class MLflow:
 
 
 def _flat(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """``{"window": {"doc_stride": 128}}`` as ``{"window.doc_stride": "128"}``; lists with commas."""
+    """``{"window": {"doc_stride": 128}}`` as ``{"window.doc_stride": "128"}``; lists joined by commas."""
     found: dict[str, str] = {}
     for key, value in params.items():
         if isinstance(value, Mapping):

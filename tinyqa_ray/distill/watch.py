@@ -1,4 +1,4 @@
-"""What the driver sees of a run that goes on elsewhere: its rows and dev figures, as they are written."""
+"""What the driver sees of a run in other processes: its rows and dev figures, as they are written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def watched(
 ) -> Iterator[None]:
     """Pass on every row and every dev figure, once each and in order, while the block runs.
 
-    What a tracker or ``progress`` raises is logged once: it costs the curve, not the run.
+    An error of a tracker or of ``progress`` is logged once; the curve has a gap, and the run goes on.
     """
     done = threading.Event()
     monitor = RunMonitor(metrics_file, dev_folder, progress, logs)
@@ -106,7 +106,7 @@ class RunMonitor:
 
     @contextmanager
     def survived(self) -> Iterator[None]:
-        """Log an error, the same one once, and go on."""
+        """Log an error and go on; the same error is logged only once."""
         try:
             yield
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The work of a training stage: Ray Train over the loop, dev figures beside it, the student in its place."""
+"""The work of a training stage: run the loop on Ray Train, measure checkpoints, publish the student."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FAILURE = "failure.json"
 def work(
     config: DistillConfig, stage: stage_folder.Stage, progress: stage_folder.Progress | None
 ) -> DistillReport:
-    """Train what is left to be trained, put the student in its place, and return what was done."""
+    """Train the remaining steps, publish the student, and return the report."""
     windows = check(config)
     with connected():
         logs = trackers(config, stage)
@@ -49,10 +49,10 @@ def work(
 
 
 def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any] | None:
-    """What each Ray Train worker runs; returns what it ran on.
+    """What each Ray Train worker runs; returns the device and the number of workers.
 
-    A failure that would only repeat is written down for the driver, and the attempt after it ends at once:
-    Ray retries every other one.
+    Ray retries every failure. One that would only repeat is written to a file for the driver, and the next
+    attempt then ends at once.
     """
     config, failure = options["config"], options["failure_file"]
     if storage.kind(failure) == "file":
@@ -73,7 +73,7 @@ def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any] | None:
 def measure_checkpoint(
     checkpoint: Any, *, dev: str, folder: str, window: dict[str, int], device: str
 ) -> dict[str, float]:
-    """Measure the student of a checkpoint on dev and keep the figures: a task beside training."""
+    """Measure the student of a checkpoint on dev and keep the figures; a task that runs during training."""
     from tinyqa_ray.evaluate.work import measured
 
     with checkpoint.as_directory() as local:
@@ -86,7 +86,7 @@ def measure_checkpoint(
 
 
 def _fit(config: DistillConfig, stage: stage_folder.Stage) -> Any:
-    """Run the workers; an earlier attempt's checkpoint of the same config is continued."""
+    """Run the workers; they continue from an earlier attempt's checkpoint of the same config, if any."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
@@ -144,12 +144,12 @@ def _checkpoint_config(config: DistillConfig) -> Any:
 
 
 def _run_folder(stage: stage_folder.Stage) -> str:
-    """Where Ray keeps the run; its name carries the config, since Ray resumes whatever has the same name."""
+    """Where Ray keeps the run; its name is the config's fingerprint, since Ray resumes a run by name."""
     return stage.path(CHECKPOINTS, stage.fingerprint)
 
 
 def _validation_config(config: DistillConfig, stage: stage_folder.Stage, resources: dict[str, float]) -> Any:
-    """The task that measures checkpoints; where workers hold every CPU it shares one."""
+    """The task that measures checkpoints; if workers hold every CPU, it reserves none."""
     from ray.train import ValidationConfig, ValidationTaskConfig
 
     if config.dev is None:
@@ -173,7 +173,7 @@ def _measured_how(config: DistillConfig, stage: stage_folder.Stage) -> dict[str,
 
 
 def _measure_rest(config: DistillConfig, stage: stage_folder.Stage) -> None:
-    """Measure the checkpoints that Ray did not list before a kill."""
+    """Measure the checkpoints that Ray did not list before a kill, and so did not measure."""
     import ray
 
     if config.dev is None:
@@ -186,10 +186,10 @@ def _measure_rest(config: DistillConfig, stage: stage_folder.Stage) -> None:
 
 
 def _finished(config: DistillConfig, stage: stage_folder.Stage, windows: int, result: Any) -> DistillReport:
-    """Put the student in its place, with its page and card."""
+    """Publish the student with its page and card, and return the report."""
     rows, dev = read_rows(stage.path(METRICS)), dev_figures(stage.path(DEV))
     kept = {step: folder for folder, step in whole_checkpoints(_run_folder(stage)).items()}
-    # Of equal ones the later is better, as for Ray, which has deleted the others.
+    # Of equal ones the later counts as better, as it does for Ray, which has deleted the others.
     ranked = sorted(
         (row for row in dev if row["step"] in kept), key=lambda row: (-row["best_f1"], -row["step"])
     )
@@ -221,7 +221,7 @@ def copy_model(checkpoint: str, target: str) -> None:
 
 
 def _device(session: RaySession) -> str:
-    """What a worker computes on, for people."""
+    """Name of the device that a worker computes on, for people to read."""
     import torch
 
     if session.device.type == "cuda":

@@ -27,8 +27,8 @@ def converted(network: Any, precision: str) -> Any:
 
     if not families.can_be_padded(network.config):
         raise InputError(
-            f"a model of the family {network.config.model_type} cannot be exported: its answers change with the "
-            "padding of a batch, which an export cannot do without; use it without an export"
+            f"a model of the family {network.config.model_type} cannot be exported: its answers change with "
+            "the padding of a batch, which an export cannot do without; use it without an export"
         )
     names = families.input_names(network)
     example = tuple(torch.ones(2, 16, dtype=torch.long) for _ in names)

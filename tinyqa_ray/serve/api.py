@@ -24,11 +24,11 @@ _TYPES = {404: "NotFound", 405: "MethodNotAllowed"}
 _WORDS = {
     401: "The key is absent or wrong.",
     413: "The body is too large.",
-    415: "The body is not said to be JSON.",
+    415: "The content type of the body is not JSON.",
     422: "The request cannot be answered as it is.",
-    429: "Too much waits already; come again after Retry-After seconds.",
-    503: "The server is starting, going down, or lost what ran the model.",
-    504: "It took too long.",
+    429: "Too many tokens are waiting already; try again after Retry-After seconds.",
+    503: "The server is starting or going down, or the model failed.",
+    504: "The request took too long.",
 }
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Problem, "description": words} for status, words in _WORDS.items()
@@ -51,12 +51,12 @@ def create_api(
     """Make the application.
 
     Args:
-        service: what answers.
-        engine: what runs the model; raises ``RequestError`` while nothing does.
+        service: answers the requests.
+        engine: tells what runs the model; raises ``RequestError`` while nothing does.
         metrics: where requests are counted.
         every: the figures of every replica, for ``/metrics``.
-        key: that requests must carry.
-        state: whether the server is going down; that of an open one when not given.
+        key: the key that requests must carry; None when they need none.
+        state: whether the server is going down; an open server's when not given.
     """
     api = FastAPI(
         title="tinyqa_ray",
@@ -66,7 +66,7 @@ def create_api(
     )
     state = state or State()
     _add_errors(api, metrics)
-    # Where no key is set, the document asks for none: clients made from it would want one all the same.
+    # Without a key the document must not mention one: clients generated from it would ask for it.
     guarded = [Security(HTTPBearer(auto_error=False, description="The server's key."))] if key else []
     page = importlib.resources.files("tinyqa_ray.serve").joinpath("page.html").read_text(encoding="utf-8")
 
@@ -98,7 +98,7 @@ def create_api(
         """200 while a warm model is there; 503 before, after its last replica died, and while going down."""
         if state.now != "open":
             raise UnhealthyError("the server is going down")
-        if service.config.min_replicas > 0:  # else it may sleep, and a request wakes it
+        if service.config.min_replicas > 0:  # else there may be no replica until a request comes
             await engine()
         return {"status": "ok"}
 
@@ -139,7 +139,7 @@ def _some(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _document_limits(api: FastAPI, limits: LimitConfig) -> None:
-    """Say in the OpenAPI document how many questions and contexts a request may have; it is cached there."""
+    """Write the most questions and contexts of a request into the OpenAPI document, which is cached."""
     fields = api.openapi()["components"]["schemas"]["AnswerRequest"]["properties"]
     fields["contexts"]["maxItems"] = limits.max_contexts
     (several,) = (each for each in fields["questions"]["anyOf"] if each.get("type") == "array")
@@ -164,7 +164,7 @@ def _add_errors(api: FastAPI, metrics: Metrics) -> None:
 
     @api.exception_handler(HTTPException)
     async def other(_: Request, error: HTTPException) -> Response:
-        if error.status_code == 400:  # FastAPI's word for a body that is not UTF-8
+        if error.status_code == 400:  # FastAPI's status for a body that is not UTF-8
             return shown(RequestError("the body cannot be read; send JSON in UTF-8"))
         made = RequestError(str(error.detail))
         made.status, made.error_type = error.status_code, _TYPES.get(error.status_code, "Http")
@@ -172,13 +172,13 @@ def _add_errors(api: FastAPI, metrics: Metrics) -> None:
 
 
 def _first(error: RequestValidationError) -> str:
-    """The first complaint in one line, without the value, which may be long or not UTF-8."""
-    # The deepest: of a value of two types, the one that was meant.
+    """The most specific error in one line, without the value, which may be long or not UTF-8."""
+    # The deepest one: if a value may have two types, it belongs to the type that was meant.
     first = max(error.errors(), key=lambda each: len(each["loc"]))
     parts = [str(part) for part in first["loc"] if part != "body"]
     if not parts and first["type"] in ("missing", "model_attributes_type"):
         return "the body is not a JSON object; send one"
-    # Of a value that may be one type or another, pydantic names the type as well.
+    # If a value may have two types, pydantic's location also names the type, which is left out.
     where = ".".join(part for part in parts if part.isdigit() or (part.islower() and "[" not in part))
     words = str(first["msg"]).removeprefix("Value error, ")
     line = f"{where}: {words}" if where else words

@@ -1,7 +1,7 @@
 """The Ray Serve application: an ingress that speaks HTTP, and replicas of the model.
 
 ``serve deploy`` builds it from the arguments of a config file (``tinyqa_ray.serve.app:build``), ``tinyqa
-serve`` from the options of the shell.
+serve`` from its command-line options.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from tinyqa_ray.serve.service import EngineInfo, Service
 INGRESS_CPUS = 0.5
 """CPUs of a replica of the ingress: it works while the model waits for windows."""
 _MANY = 1_000_000
-"""Requests that Serve lets in: tokens, not requests, are counted here, and what is too much is told so."""
+"""Requests that Serve lets in: in effect all, since the application itself limits the tokens that wait."""
 _LOGS = {"log_level": "WARNING", "enable_access_log": False}
-"""A line a request would cost more than its metrics, and might tell what was asked."""
+"""No line for each request: it would cost more than its metrics, and might reveal what was asked."""
 _LOOK_BACK_S = 4.0
-"""Over which the load is averaged, at least; it is measured four times in it."""
+"""Shortest time over which the load is averaged; the load is measured four times in it."""
 _STOP_S = 60.0
-"""Beyond the time limit of a request, until a replica that is to stop is stopped: proxies send it requests
-until they know."""
+"""Time that a stopping replica has beyond the time limit of a request: proxies send it requests until they
+know that it stops."""
 _STOP_LOOK_S = 0.2
-"""Between two looks of a replica that is to stop at whether its last request is answered."""
+"""Pause after which a stopping replica checks again whether its last request is answered."""
 _SURGE_PERCENT = 1
-"""Of the replicas, rounded up to one: as many new ones are started, and warm, before old ones are stopped."""
+"""Percentage of the replicas, at least one, that a new version starts and warms before old ones stop."""
 
 
 class ModelReplica:
@@ -74,7 +74,7 @@ class Ingress:
         self._service = Service(config, self._backend.run)
 
     def __serve_build_asgi_app__(self) -> App:
-        """The HTTP application; the name is one of ``serve.ingress``."""
+        """Make the HTTP application; ``serve.ingress`` calls this method by its name."""
         return create_api(
             self._service,
             self._backend.engine,
@@ -85,7 +85,7 @@ class Ingress:
         )
 
     async def enter(self, state: str) -> None:
-        """Take a state of ``State``; ``closed`` returns when no request is left."""
+        """Change to a state of ``State``; ``closed`` waits for requests under way, up to their limit."""
         self._state.now = state
         if state == "closed":
             limit = asyncio.wait_for(self._state.idle(), self._service.config.limits.timeout_s)
@@ -93,11 +93,11 @@ class Ingress:
                 await limit
 
     async def figures(self) -> Figures:
-        """The requests that it has had."""
+        """The requests that it has counted so far."""
         return self._metrics.figures(_own_name())
 
     async def _every(self) -> list[Figures]:
-        """The figures of all replicas, of the ingress and of the model, whichever ingress is asked."""
+        """The figures of all replicas of ingress and model, whichever ingress replica is asked."""
         ingresses, models = await asyncio.gather(
             self._ingresses.told("figures"), self._backend.replicas.told("figures")
         )
@@ -106,7 +106,7 @@ class Ingress:
 
 
 def _own_name() -> str:
-    """The name of the replica that this process is."""
+    """The name of this process's replica."""
     name: str = serve.get_replica_context().replica_id.unique_id
     return name
 
@@ -130,7 +130,7 @@ def build(arguments: dict[str, Any]) -> serve.Application:
 
 
 def _check_names(arguments: dict[str, Any], config: type) -> None:
-    """Refuse what a config does not know, or knows by another name; pydantic passes over both."""
+    """Refuse names that a config does not have, or has renamed; pydantic would ignore them."""
     allowed = [field.name for field in dataclasses.fields(config)]
     for name in arguments:
         if name not in allowed and name in (renamed := getattr(config, "RENAMED", {})):

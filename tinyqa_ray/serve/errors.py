@@ -1,4 +1,4 @@
-"""What goes wrong with a request, as its caller sees it: a status, one line, and a type to branch on."""
+"""Errors of requests as callers see them: a status, a message of one line, and a type to branch on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TooLargeError(RequestError):
 
 
 class MediaTypeError(RequestError):
-    """The body is not said to be JSON."""
+    """The content type of the body is not JSON."""
 
     status = 415
     error_type = "MediaType"
@@ -39,12 +39,12 @@ class UnauthorizedError(RequestError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The scheme that is wanted."""
+        """The authentication scheme that is expected."""
         return {"WWW-Authenticate": "Bearer"}
 
 
 class OverloadedError(RequestError):
-    """More waits already than may; the caller may come again."""
+    """Too many tokens are waiting already; the caller may try again later."""
 
     status = 429
     error_type = "Overloaded"
@@ -58,7 +58,7 @@ class OverloadedError(RequestError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """When what waits now will be done, in whole seconds."""
+        """Whole seconds after which the waiting work will be done."""
         return {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
 
 
@@ -70,7 +70,7 @@ class InternalError(RequestError):
 
 
 class TimedOutError(RequestError):
-    """It took too long."""
+    """The request took too long."""
 
     status = 504
     error_type = "Timeout"
@@ -84,7 +84,7 @@ class UnhealthyError(RequestError):
 
 
 class BackendError(RequestError):
-    """What runs the model failed, or died with the request; the caller may try again."""
+    """The replica that ran the model failed or died during the request; the caller may try again."""
 
     status = 503
     error_type = "Backend"

@@ -1,4 +1,4 @@
-"""What every HTTP request passes first: its key, the type and size of its body, its time limit, its count."""
+"""What every HTTP request passes first: checks of its key and its body, its time limit, and counters."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 KEY = "TINYQA_API_KEY"
-"""Environment variable with the key, where no file is named."""
+"""Environment variable that holds the key when no file is named."""
 _OPEN = {("GET", "/"), ("GET", "/health"), ("GET", "/docs"), ("GET", "/openapi.json")}
 _PATHS = {"/", "/v1/answer", "/health", "/info", "/docs", "/metrics", "/openapi.json"}
 _JSON = re.compile(r"application/([^/;\s]+\+)?json", re.IGNORECASE)
@@ -55,12 +55,12 @@ class State:
         await self._idle.wait()
 
     def begun(self) -> None:
-        """A request has come."""
+        """Count a request that has arrived."""
         self._under_way += 1
         self._idle.clear()
 
     def ended(self) -> None:
-        """It has gone."""
+        """Count a request that has ended."""
         self._under_way -= 1
         if not self._under_way:
             self._idle.set()
@@ -87,7 +87,7 @@ def problem(error: RequestError) -> tuple[int, dict[str, str], bytes]:
 
 
 class Gate:
-    """An ASGI application around another one."""
+    """An ASGI application that checks requests before it passes them to another one."""
 
     def __init__(
         self,
@@ -107,11 +107,11 @@ class Gate:
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on a request that may pass; answer any other."""
+        """Pass on a request that is allowed, and refuse any other."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 499  # until there is a reply, the caller may hang up
+        began, status = time.perf_counter(), 499  # the status if the caller hangs up before the reply
         self._metrics.begun()
         self._state.begun()
         try:
@@ -126,10 +126,10 @@ class Gate:
             self._state.ended()
 
     async def _reply(self, scope: Scope, receive: Receive) -> list[Message]:
-        """The whole reply to a request, none to a caller who hung up before the end of the body.
+        """The whole reply to a request; empty if the caller hung up before the end of the body.
 
-        The application's is kept until it is whole, so that what fails or takes too long, wherever it does,
-        is still answered in the form of every other error.
+        The application's reply is held back until it is complete, so that a failure or timeout at any point
+        is answered in the form of every other error.
         """
         reply: list[Message] = []
 
@@ -172,13 +172,13 @@ class Gate:
             return
         given = dict(scope["headers"]).get(b"authorization", b"")
         scheme, _, key = given.partition(b" ")
-        # Compared also where the scheme is wrong, so that the time tells nothing.
+        # Compared even if the scheme is wrong, so that the time taken reveals nothing.
         same = hmac.compare_digest(key.strip(), self._key)
         if scheme.lower() != b"bearer" or not same:
             raise UnauthorizedError("the key is absent or wrong; send Authorization: Bearer KEY")
 
     async def _body(self, scope: Scope, receive: Receive, end: float) -> bytes | None:
-        """The whole body, which must come until ``end``; None when the caller hung up before its end."""
+        """The whole body, which must arrive before ``end``; None when the caller hung up before its end."""
         limit = self._max_body_bytes
         said = dict(scope["headers"]).get(b"content-length", b"0")
         if said.isdigit() and int(said) > limit:
@@ -202,8 +202,9 @@ class Gate:
 def _check_type(scope: Scope) -> None:
     """Refuse a body that does not say it is JSON.
 
-    A page from elsewhere may post the types of HTML forms, or none, to any server that its reader reaches;
-    for JSON, the browser first asks the server's leave (CORS), which is never given here.
+    A web page of another site can post bodies of the types of HTML forms, or of no type, to any server that
+    its reader's browser reaches. To post JSON, the browser first asks the server for permission (CORS), which
+    this server never gives.
     """
     if scope["method"] != "POST":
         return
@@ -214,7 +215,7 @@ def _check_type(scope: Scope) -> None:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """A source that gives the body at once, and then what comes after it."""
+    """A ``receive`` that gives the whole body first, and then what comes after it."""
     given = False
 
     async def again() -> Message:

@@ -1,7 +1,7 @@
 """What ``/metrics`` shows, in Prometheus' format: requests as callers saw them, and the model's queues.
 
-Every replica counts for itself, and its series carry its name: Prometheus adds up counters rightly only while
-those that have ended, with their replica, are absent.
+Every replica counts for itself, and its series carry its name, so that they end with it. Without the name,
+the sum of a counter would fall when a replica ends; Prometheus would take that for a reset to 0.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Metrics:
     """Counts the requests of one replica of the ingress."""
 
     def __init__(self) -> None:
-        """Count from nothing."""
+        """Start all counts at 0."""
         self._registry = CollectorRegistry()
         own = self._registry
         labels = ["path", "status"]
@@ -38,22 +38,26 @@ class Metrics:
         labels = ["error_type"]
         self._errors = Counter("tinyqa_errors", "Requests not answered, by reason.", labels, registry=own)
         self._seconds = Histogram(
-            "tinyqa_request_seconds", "From arrival to answer.", ["path"], buckets=_SECONDS, registry=own
+            "tinyqa_request_seconds",
+            "Seconds from arrival to answer.",
+            ["path"],
+            buckets=_SECONDS,
+            registry=own,
         )
         self._under_way = Gauge("tinyqa_requests_under_way", "Requests not yet answered.", registry=own)
 
     def begun(self) -> None:
-        """A request has come."""
+        """Count a request that has arrived."""
         self._under_way.inc()
 
     def ended(self, path: str, status: int, seconds: float) -> None:
-        """It has gone."""
+        """Count a request that has ended."""
         self._under_way.dec()
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
     def failed(self, error_type: str) -> None:
-        """It was not answered."""
+        """Count a request that was not answered, by reason."""
         self._errors.labels(error_type).inc()
 
     def figures(self, replica: str) -> Figures:
@@ -66,13 +70,13 @@ def queue_figures(replica: str, counts: Counts) -> Figures:
     counters = {
         "tinyqa_forwards": ("Forwards of the model.", counts.forwards),
         "tinyqa_batch_tokens": ("Tokens of all forwards.", counts.tokens),
-        "tinyqa_batch_padded_tokens": ("The same, padding included.", counts.padded_tokens),
-        "tinyqa_forward_seconds": ("Spent in forwards.", counts.seconds),
+        "tinyqa_batch_padded_tokens": ("Tokens of all forwards, padding included.", counts.padded_tokens),
+        "tinyqa_forward_seconds": ("Seconds spent in forwards.", counts.seconds),
     }
     families: list[Metric] = [
         CounterMetricFamily(name, what, value) for name, (what, value) in counters.items()
     ]
-    waiting = "Tokens that wait for a forward."
+    waiting = "Tokens waiting for a forward."
     families.append(GaugeMetricFamily("tinyqa_queue_tokens", waiting, counts.waiting_tokens))
     return Figures(replica, families)
 
@@ -85,7 +89,7 @@ def text(every: Iterable[Figures]) -> bytes:
 
 
 class _Labelled(Collector):
-    """Families of the same name in one, each of their series labelled with its replica."""
+    """Joins the families of the same name, and labels each series with its replica."""
 
     def __init__(self, every: Iterable[Figures]) -> None:
         self._every = list(every)

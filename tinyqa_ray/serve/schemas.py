@@ -1,4 +1,4 @@
-"""What requests and answers look like: ours, and the Hugging Face Inference schema of question answering."""
+"""Schemas of requests and answers: our own, and that of Hugging Face Inference for question answering."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ MAX_TOP_K = 100
 
 
 def _plain(meta: dict[str, Any]) -> dict[str, Any]:
-    """Refuse what could not be sent back as JSON in UTF-8."""
+    """Refuse a meta that could not be sent back as JSON in UTF-8."""
     try:
         json.dumps(meta, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
-        raise ValueError("meta holds an infinite number or half a surrogate pair, or is too deep") from None
+        raise ValueError(
+            "meta holds NaN, Infinity or half a surrogate pair, or is nested too deeply"
+        ) from None
     return meta
 
 
 def _whole(text: str) -> str:
-    """Refuse a text that could not be sent back in UTF-8; from JSON, half a surrogate pair may come."""
+    """Refuse a text that could not be sent back in UTF-8: JSON may hold half a surrogate pair."""
     if not text.isascii():
         try:
             text.encode()
@@ -43,7 +45,7 @@ Question = Annotated[Text, WithJsonSchema({"type": "string", "minLength": 1, "pa
 
 
 def _number(value: Any) -> Any:
-    """Refuse what pydantic would take for a number as well."""
+    """Refuse other types that pydantic would convert to a number."""
     if isinstance(value, (bool, str)):
         raise ValueError("is not a number")
     return value
@@ -60,14 +62,16 @@ class Context(_Strict):
     """A passage to read."""
 
     text: Text = Field(description="The passage.")
-    id: Text | None = Field(None, description="Its name, given back as document_id; its number when absent.")
+    id: Text | None = Field(
+        None, description="Its name, returned as document_id; when absent, its position from 0."
+    )
     meta: Annotated[dict[str, Any], AfterValidator(_plain)] | None = Field(
-        None, description="Anything; given back with every answer from this passage."
+        None, description="Any JSON object; returned with every answer from this passage."
     )
 
 
 class AnswerRequest(_Strict):
-    """One question, or several, asked of the same passages."""
+    """One question, or several, about the same passages."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -83,7 +87,7 @@ class AnswerRequest(_Strict):
     question: Question | None = Field(None, description="A question.")
     questions: list[Question] | None = Field(None, min_length=1, description="Several, instead of one.")
     contexts: list[Text | Context] = Field(min_length=1, description="Passages; answers are ranked over all.")
-    top_k: Count = Field(1, ge=1, le=MAX_TOP_K, description="Answers to each question, best first.")
+    top_k: Count = Field(1, ge=1, le=MAX_TOP_K, description="Number of answers to each question, best first.")
     no_answer: StrictBool = Field(True, description="Whether 'no answer' may be the answer.")
     max_answer_len: Count = Field(30, ge=1, le=512, description="Longest answer, in tokens.")
 
@@ -100,13 +104,13 @@ class AnswerRequest(_Strict):
 
 
 class FoundAnswer(BaseModel):
-    """An answer; where ``answer`` is null, that there is none."""
+    """An answer; if ``answer`` is null, there is none."""
 
     answer: str | None = Field(description="The text, context[start:end]; null when the passages hold none.")
-    score: float = Field(description="Its chance against no answer, 0 to 1, comparable across passages.")
+    score: float = Field(description="Its probability against no answer, 0 to 1, comparable across passages.")
     start: int = Field(description="First character in its passage, counted in Unicode code points.")
-    end: int = Field(description="One past the last.")
-    na_prob: float = Field(description="Chance that its passage holds no answer, 0 to 1.")
+    end: int = Field(description="One past its last character.")
+    na_prob: float = Field(description="Probability that its passage holds no answer, 0 to 1.")
     document_id: str | None = Field(description="The passage's id.")
     meta: dict[str, Any] | None = Field(None, description="The passage's meta.")
 
@@ -115,7 +119,7 @@ class Usage(BaseModel):
     """What a request cost."""
 
     contexts: int = Field(description="Passages read.")
-    windows: int = Field(description="Windows that they were cut into, over all questions.")
+    windows: int = Field(description="Windows that the passages were cut into, over all questions.")
     tokens: int = Field(description="Tokens of all windows.")
     seconds: float = Field(description="From the request's arrival to its answer.")
 
@@ -130,8 +134,8 @@ class QuestionAnswers(BaseModel):
 class AnswerResponse(BaseModel):
     """The answers to a question, best first, never empty; or those to each of several questions."""
 
-    answers: list[FoundAnswer] | None = Field(None, description="Of `question`.")
-    results: list[QuestionAnswers] | None = Field(None, description="Of `questions`, in their order.")
+    answers: list[FoundAnswer] | None = Field(None, description="Answers to `question`.")
+    results: list[QuestionAnswers] | None = Field(None, description="Answers to `questions`, in their order.")
     model: str
     usage: Usage
 
@@ -144,7 +148,7 @@ class InferenceInputs(_Strict):
 
 
 class InferenceParameters(_Strict):
-    """Parameters of transformers' pipeline; null is its default."""
+    """Parameters of transformers' pipeline; null stands for its default."""
 
     top_k: Count | None = Field(None, ge=1, le=MAX_TOP_K)
     doc_stride: Count | None = Field(None, ge=0)
@@ -172,7 +176,7 @@ class InferenceAnswer(BaseModel):
 
 
 class Info(BaseModel):
-    """What answers here."""
+    """The model that answers, its settings, and the limits."""
 
     model: str
     engine: str

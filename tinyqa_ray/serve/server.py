@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 NAME = "tinyqa"
 _OTHER_CPUS = 1
-"""Logical CPUs of a local Ray beside those of the replicas: for Serve's own actors."""
+"""Logical CPUs that a local Ray has for Serve's own actors, beside those of the replicas."""
 
 
 def run(
@@ -41,14 +41,14 @@ def run(
     drain_s: float = 0.0,
     ready: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then answer what was taken, and stop.
+    """Serve until SIGINT or SIGTERM, then answer the requests under way, and stop.
 
     Args:
         config: what to serve.
         host: address to listen on.
         port: port to listen on.
         drain_s: seconds in which ``/health`` says 503 while requests are still taken, so that a load balancer
-            can turn away first.
+            can send them elsewhere first.
         ready: called with the address once the model answers.
 
     Raises:
@@ -65,7 +65,7 @@ def run(
     stop = threading.Event()
 
     def stopping(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():  # asked twice: at once
+        if stop.is_set():  # a second signal stops at once
             raise KeyboardInterrupt
         stop.set()
 
@@ -73,14 +73,14 @@ def run(
     folder = ray_settings.haproxy_folder()
     try:
         started = _start_ray(config, folder)
-        for number in before:  # only now: Ray sets its own when it starts
+        for number in before:  # only now, since Ray sets its own handlers when it starts
             signal.signal(number, stopping)
         ingress = _start(config, host, port, folder if started else None)
         ready(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}")
         stop.wait()
-        # Serve alone would stop the model beside the ingress that still needs it.
+        # Serve would stop the model at the same time as the ingress, which still needs it.
         asyncio.run(_stop(ingress, drain_s))
-        if os.environ.get("RAY_ADDRESS"):  # there, others may have applications of their own
+        if os.environ.get("RAY_ADDRESS"):  # a cluster goes on, perhaps with others' applications
             _delete()
     finally:
         for number, handler in before.items():
@@ -93,7 +93,7 @@ def run(
 
 
 def _start_ray(config: ServeConfig, haproxy_folder: str | None) -> bool:
-    """Connect to Ray; False where this process was before, and Ray has nothing of our environment."""
+    """Connect to Ray; False if this process was connected before, and Ray lacks our environment."""
     for name, value in ray_settings.environment(haproxy_folder, config.limits.timeout_s).items():
         os.environ.setdefault(name, value)
     import ray
@@ -109,7 +109,7 @@ def _start_ray(config: ServeConfig, haproxy_folder: str | None) -> bool:
 
 
 def _cpus(config: ServeConfig) -> int:
-    """Logical CPUs of a local Ray, with one replica of each kind to spare: so a new version can start."""
+    """Logical CPUs of a local Ray, with room for one more replica of each kind when a new version starts."""
     from tinyqa_ray.serve.app import INGRESS_CPUS
 
     models = (config.max_replicas + 1) * (config.threads or cores(1))
@@ -117,13 +117,13 @@ def _cpus(config: ServeConfig) -> int:
 
 
 def _start(config: ServeConfig, host: str, port: int, haproxy_folder: str | None) -> DeploymentHandle:
-    """Have the application served; its handle, once it is warm."""
+    """Start the application, and return its handle once it is warm."""
     from ray import serve
 
     from tinyqa_ray.serve.app import application
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    # Serve's own limit of a request would be answered with 408; the application has one, over all of it.
+    # Serve's own time limit would answer 408; the application has one, for the whole request.
     serve.start(http_options={"host": host, "port": port, "request_timeout_s": None})
     if haproxy_folder is not None:
         ray_settings.set_error_page(haproxy_folder)
@@ -135,12 +135,11 @@ def _start(config: ServeConfig, host: str, port: int, haproxy_folder: str | None
 
 
 async def _stop(ingress: DeploymentHandle, drain_s: float) -> None:
-    """Say 503 on ``/health``, then to every new request; return when the last old one is answered."""
+    """Answer 503 to ``/health``, then to every new request; return when the last old one is answered."""
     from ray.serve.exceptions import DeploymentUnavailableError
 
-    with contextlib.suppress(
-        DeploymentUnavailableError
-    ):  # of an ingress that died, nothing is left to answer
+    # When the ingress has died, nothing is left to answer.
+    with contextlib.suppress(DeploymentUnavailableError):
         if drain_s > 0:
             await ingress.broadcast("enter", "draining").results_async(return_exceptions=True)
             await asyncio.sleep(drain_s)
@@ -154,7 +153,7 @@ def _delete() -> None:
 
 
 def _place(model: str) -> str:
-    """A local folder by its absolute path: replicas work elsewhere."""
+    """The absolute path of a local folder, since replicas work in other folders; other names unchanged."""
     return storage.absolute(model) if "://" not in model and storage.kind(model) == "folder" else model
 
 

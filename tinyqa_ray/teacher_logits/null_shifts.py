@@ -1,4 +1,4 @@
-"""What a teacher's null score gains, so that it abstains at its fitted threshold."""
+"""What is added to a teacher's null score, so that it abstains at its fitted threshold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tinyqa_ray.models.settings import read_settings
 
 
 def null_shifts(config: TeacherLogitsConfig) -> list[float]:
-    """What each teacher's null gains, so that its fitted threshold comes to lie at one half.
+    """What is added to each teacher's null score, so that its fitted threshold moves to one half.
 
     Raises:
         InputError: no threshold was fitted for a teacher.
@@ -25,6 +25,6 @@ def null_shifts(config: TeacherLogitsConfig) -> list[float]:
                 f"{model}: has no fitted threshold for abstain_at_threshold; "
                 "fit one with tinyqa evaluate --fit-threshold DATA, and give its --output with --settings"
             )
-    # A threshold of 0 or 1, at which all or nothing is left unanswered, would shift without bounds.
+    # At a threshold of 0 or 1 the shift would be infinite.
     thresholds = np.clip([settings.no_answer_threshold for settings in fitted], 1e-6, 1 - 1e-6)
     return [float(shift) for shift in np.log(1 / thresholds - 1)]

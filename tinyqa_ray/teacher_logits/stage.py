@@ -1,7 +1,7 @@
 """The teachers' pass: paragraphs → windows with labels and, given teachers, their logits, on Ray Data.
 
 Plain text becomes windows too, for general distillation: the first stage of TinyBERT (arXiv 1909.10351),
-in which the teacher's layers are taught on texts that no question is asked of.
+in which the student learns the teacher's layers from texts without questions.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def teacher_logits(
 ) -> TeacherLogitsReport:
     """Write windows, and the logits of the teachers for them, as Arrow under ``output/windows``.
 
-    Run again, it continues. A later stage reads the files memory-mapped. The windows of plain text
-    (``texts.is_text``) do not overlap, and have neither questions nor labels nor logits.
+    When run again after an interruption, it continues. A later stage memory-maps the
+    files. The windows of plain text do not overlap, and have neither questions nor labels nor logits.
 
     Raises:
         InputError: data or models that cannot be read, a teacher whose tokens are not the student's,

@@ -16,13 +16,13 @@ from tinyqa_ray.models import pretrained
 FOLDER = "windows"
 """Where the stage keeps its Arrow files, within its output."""
 TOKENIZER = "tokenizer"
-"""Where it keeps the tokenizer that cut them."""
+"""Where the stage keeps the tokenizer that cut the windows, within its output."""
 _MADE_BY = "teacher-logits"
 
 WINDOWS = pa.schema(
     [
         pa.field("window_id", pa.int64()),
-        # Null in windows of plain text, and so are the offsets: nothing points into their text.
+        # Null in windows of plain text, like the offsets: they have no questions and no answers.
         pa.field("question_id", pa.string()),
         pa.field("paragraph_id", pa.string()),
         pa.field("copy", pa.int32()),
@@ -39,7 +39,7 @@ WINDOWS = pa.schema(
         pa.field("end_logits", pa.list_(pa.float16())),
     ]
 )
-"""Columns of the windows; teachers kept apart add two each, see ``schema``."""
+"""Columns of the windows; when teachers are kept apart, each after the first adds two (see ``schema``)."""
 
 
 def logit_columns(teacher: int = 0) -> tuple[str, str]:
@@ -58,7 +58,7 @@ def window_files(folder: str) -> list[str]:
     """Arrow files of a finished teacher-logits stage.
 
     Raises:
-        InputError: the folder is not one.
+        InputError: the folder is no such stage, or holds no windows.
     """
     stage_folder.require_finished(folder, _MADE_BY)
     files = storage.list_files(storage.join(folder, FOLDER), ".arrow")
@@ -71,12 +71,14 @@ def window_tokenizer(folder: str) -> Any:
     """The fast tokenizer that cut the windows of a finished teacher-logits stage.
 
     Raises:
-        InputError: the folder is no such stage, or one of a version that kept no tokenizer.
+        InputError: the folder is no such stage, or an older version wrote it without the tokenizer.
     """
     stage_folder.require_finished(folder, _MADE_BY)
     kept = storage.join(folder, TOKENIZER)
     if storage.kind(kept) != "folder":
-        raise InputError(f"{folder}: keeps no tokenizer, as of an older version; make its windows again")
+        raise InputError(
+            f"{folder}: holds no tokenizer, since an older version wrote it; make its windows again"
+        )
     return pretrained.load_tokenizer(kept)
 
 
@@ -84,7 +86,7 @@ def window_sizes(folder: str) -> WindowConfig:
     """Sizes of the windows of a finished teacher-logits stage.
 
     Raises:
-        InputError: the folder is not one.
+        InputError: the folder is no such stage.
     """
     return WindowConfig(**stage_folder.require_finished(folder, _MADE_BY)["config"]["window"])
 
@@ -100,13 +102,13 @@ def window_teachers(folder: str) -> tuple[str, ...]:
 
 
 def save_tokenizer(tokenizer: Any, output: str) -> None:
-    """Write a tokenizer beside the windows of ``output``: equal tokenizers, equal bytes.
+    """Write a tokenizer beside the windows of ``output``; equal tokenizers give equal bytes.
 
     Args:
-        tokenizer: a fast one of transformers, as it was loaded; it is changed.
+        tokenizer: a fast tokenizer of transformers, as it was loaded; this changes its ``init_kwargs``.
         output: the stage's folder, local or a URL.
     """
-    # Where it was loaded from, and whether the hub was reachable, is not part of it.
+    # They tell how the tokenizer was loaded, which is not part of it.
     for name in ("is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(name, None)
     with tempfile.TemporaryDirectory() as made:

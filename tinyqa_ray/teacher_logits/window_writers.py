@@ -31,14 +31,14 @@ class WindowWriter:
 
     Several teachers are averaged, or kept apart, as ``config.combine`` says. The average is the mean of
     their logits, in float32, as TextBrewer's ``MultiTeacherDistiller`` takes it (arXiv 2002.12620). After a
-    softmax it is the normalised geometric mean of their distributions, and so at every temperature: the
-    windows need not know the one that the student will be taught at, which the mean of probabilities
-    would. A constant added to a teacher's logits cancels in the softmax, so none is shifted: the mean stays
-    comparable between the windows of a question, and one teacher's mean is that teacher.
+    softmax at any temperature it is the normalised geometric mean of their distributions. A mean of
+    probabilities would depend on the temperature at which the student is taught, which the windows do not
+    know. The teachers' logits are not centred first, since a constant cancels in the softmax: the mean stays
+    comparable between the windows of a question, and the mean of one teacher is its own logits.
 
-    Windows of a question that nobody has answered, nor said to be unanswerable, have no label. With
-    ``config.abstain_at_threshold``, a teacher's null moves there: what a teacher learned from, it says
-    surely, and of other questions it answers too many.
+    Windows of a question that is neither answered nor marked as unanswerable have no label. Only there,
+    ``config.abstain_at_threshold`` shifts a teacher's null score: a teacher answers too many questions that
+    it was not trained on, and is certain about those that it was trained on.
     """
 
     def __init__(self, config: TeacherLogitsConfig, shifts: Sequence[float] | None = None) -> None:
@@ -46,7 +46,8 @@ class WindowWriter:
 
         Args:
             config: of the stage.
-            shifts: what each teacher's null gains, read once for all actors; ``null_shifts`` when not given.
+            shifts: what is added to each teacher's null score, read once for all actors; by default
+                ``null_shifts`` of the config.
         """
         import torch
 
@@ -59,7 +60,7 @@ class WindowWriter:
         self.null_shifts = null_shifts(config) if shifts is None else shifts
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
-        """Paragraphs in, windows out, in the order of paragraphs and questions."""
+        """Return the windows, in the order of paragraphs and questions, and the counts of the shard."""
         paragraphs = squad.from_table(rows)
         asked = [(paragraph, question) for paragraph in paragraphs for question in paragraph.questions]
         windows = self.windower.windows(
@@ -70,13 +71,13 @@ class WindowWriter:
         unlabelled = np.array([question.unlabelled for _, question in asked], dtype=bool)[windows.pair]
         positions = labels(windows, spans)
         for side in positions:
-            side[unlabelled] = NO_LABEL  # without answers it would be NO_ANSWER, which labels would teach
+            side[unlabelled] = NO_LABEL  # ``labels`` says NO_ANSWER, which would be taught
         named = [(paragraph, question.id) for paragraph, question in asked]
         made = _table(windows, named, positions, self._logits(windows, unlabelled))
         return made, _counts(made, len(paragraphs), len(asked))
 
     def _logits(self, windows: Windows, unlabelled: NDArray[np.bool_]) -> list[tuple[Logits, Logits]]:
-        """Start and end logits to be written, of all windows end to end: one pair, or one a teacher."""
+        """Start and end logits to write, all windows end to end: one pair, or one for each teacher."""
         each = []
         nulls = (np.cumsum(windows.lengths) - windows.lengths)[unlabelled]
         for teacher, shift in zip(self.teachers, self.null_shifts, strict=True):
@@ -99,7 +100,7 @@ class TextWriter:
         self.windower = Windower(pretrained.load_tokenizer(student_tokenizer(config)), config.window)
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
-        """Paragraphs in, windows out, in the order of paragraphs."""
+        """Return the windows, in the order of paragraphs, and the counts of the shard."""
         parts = [schema().empty_table()]
         for first in range(0, rows.num_rows, _TEXTS_AT_ONCE):
             part = squad.from_table(rows.slice(first, _TEXTS_AT_ONCE))
@@ -111,7 +112,7 @@ class TextWriter:
 
 
 def student_tokenizer(config: TeacherLogitsConfig) -> str:
-    """The student's tokenizer: a model's name."""
+    """Name of the model whose tokenizer the student uses."""
     return config.teachers[0] if config.tokenizer is None else config.tokenizer
 
 
@@ -132,7 +133,7 @@ def _table(
     positions: tuple[Any, Any],
     logits: list[tuple[Logits, Logits]],
 ) -> pa.Table:
-    """Windows as rows of ``schema``; logits are null without a teacher, offsets of texts alone."""
+    """Windows as rows of ``schema``; logits are null without a teacher, offsets for plain text."""
     pairs = [asked[pair] for pair in windows.pair]
     keys = [f"{paragraph.paragraph_id}\t{question or ''}" for paragraph, question in pairs]
     ids = [_window_id(key, int(first)) for key, first in zip(keys, windows.first_token, strict=True)]
@@ -174,13 +175,13 @@ def _end_to_end(rows: Sequence[Any], dtype: type[np.generic]) -> NDArray[Any]:
 
 
 def _lists(values: NDArray[Any], lengths: NDArray[np.int32]) -> pa.Array:
-    """Rows that lie end to end, as one Arrow list array without a Python object a number."""
+    """Rows that lie end to end, as one Arrow list array, made without a Python object for each number."""
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
 
 
 def _window_id(key: str, first_token: int) -> int:
-    """A number that only the window's question, paragraph and place decide."""
+    """A number that depends only on the window's question, paragraph and place."""
     digest = hashlib.sha256(f"{key}\t{first_token}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

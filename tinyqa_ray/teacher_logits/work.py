@@ -25,11 +25,11 @@ def work(
     stage: stage_folder.Stage,
     progress: stage_folder.Progress | None,
 ) -> TeacherLogitsReport:
-    """Write the windows that are left to be written, and count them."""
+    """Write the windows that are still missing, and return the counts of all."""
     plain = plain_text.is_text(config.data)
     if plain and config.teachers:
         raise InputError(
-            f"{config.data}: is plain text, which asks no questions for the logits of {config.teachers[0]}; "
+            f"{config.data}: is plain text, without questions that {config.teachers[0]} could answer; "
             "leave --teachers out, and name the student with --tokenizer"
         )
     tokenizer = pretrained.load_tokenizer(student_tokenizer(config))
@@ -61,7 +61,7 @@ def _check_models(config: TeacherLogitsConfig, tokenizer: Any) -> None:
 
 
 def _paragraphs(data: str, copy: str) -> list[str]:
-    """Parquet files of the paragraphs to read; other data are checked, and written to ``copy`` first."""
+    """Parquet files of the paragraphs to read; other data is checked and written to ``copy`` first."""
     if stage_folder.is_finished(data):
         return squad.paragraph_files(data)
     shards.write_input(copy, squad.to_table(squad.read_squad(data)))
@@ -69,7 +69,7 @@ def _paragraphs(data: str, copy: str) -> list[str]:
 
 
 def _text_paragraphs(data: str, folder: str) -> list[str]:
-    """Parquet files of the paragraphs of plain text, in ``folder``, where they are written once."""
+    """Write the paragraphs of plain text to ``folder``, once, and return their Parquet files."""
     written = storage.join(folder, "_FILES.json")
     if storage.kind(written) == "absent":
         plain_text.check_texts(data)
