@@ -70,52 +70,31 @@ def best_passages(
     # Rounded, so that processors which differ in the last bit of a logarithm give the same scores.
     idf = idf.astype(np.float32).astype(np.float64)
     mean_length = corpus.terms / max(corpus.passages, 1)
-    numbered = [np.array([vocabulary[term] for term in q], np.int64) for q in questions]
+    numbered = [[vocabulary[term] for term in q] for q in questions]
     best = [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in questions]
     before = 0
     for shard, found in zip(shards, places, strict=True):
-        weighed = _weighed(shard, found, idf, mean_length, k1, b)
-        column = np.where(found >= 0, np.cumsum(found >= 0) - 1, -1)
+        parts = _parts(shard, found, idf, mean_length, k1, b)
         for i, terms in enumerate(numbered):
-            columns = column[terms]
-            columns = columns[columns >= 0]
-            if len(columns):
-                best[i] = _better(best[i], weighed.scores(columns), before, n)
+            scores = np.zeros(len(shard), np.float32)
+            for term in terms:
+                np.add.at(scores, *parts[term])
+            best[i] = _better(best[i], scores, before, n)
         before += len(shard)
     return best
 
 
-@dataclass(frozen=True, slots=True)
-class _Weighed:
-    """Terms of a shard and the passages that hold them, with what a term adds to a passage's score."""
-
-    first: Ints
-    """One item a term, and one more: where its items in the next two begin."""
-    passage: Ints
-    score: Scores
-    passages: int
-
-    def scores(self, terms: Ints) -> Scores:
-        """Scores of all passages, for a question of these terms."""
-        total = np.zeros(self.passages, np.float32)
-        for term in terms:
-            items = slice(self.first[term], self.first[term + 1])
-            np.add.at(total, self.passage[items], self.score[items])
-        return total
-
-
-def _weighed(
+def _parts(
     shard: ShardIndex, found: Ints, idf: npt.NDArray[np.float64], mean_length: float, k1: float, b: float
-) -> _Weighed:
-    """The terms found in a shard, in their order, with scores of the formula above."""
-    here = found >= 0
-    sizes = shard.passages_with(found)[here]
+) -> list[tuple[Ints, Scores]]:
+    """For each term, the passages of a shard that hold it, and what it adds to the score of each."""
+    sizes = shard.passages_with(found)
     ends = np.cumsum(sizes)
-    items = np.repeat(shard.first[found[here]] - (ends - sizes), sizes) + np.arange(sizes.sum())
+    items = np.repeat(shard.first[found] - (ends - sizes), sizes) + np.arange(sizes.sum())
     passage, count = shard.passage[items], shard.count[items].astype(np.float64)
     norm = k1 * (1 - b + b * shard.length[passage] / mean_length)
-    score = (np.repeat(idf[here], sizes) * count / (norm + count)).astype(np.float32)
-    return _Weighed(np.concatenate([[0], ends]), passage, score, len(shard))
+    score = (np.repeat(idf, sizes) * count / (norm + count)).astype(np.float32)
+    return list(zip(np.split(passage, ends[:-1]), np.split(score, ends[:-1]), strict=True))
 
 
 def _better(best: Ranked, scores: Scores, before: int, n: int) -> Ranked:
