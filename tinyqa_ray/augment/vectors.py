@@ -1,4 +1,8 @@
-"""Word vectors from a text file: GloVe's form, or word2vec's, which has one line of sizes first."""
+"""Word vectors from a text file: GloVe's form, or word2vec's, which has one line of sizes first.
+
+numpy reads the numbers, but lines are walked here: readers of tables (pyarrow, pandas) allow no word that
+holds spaces, parse more lines than are needed, and do not name the line of a mistake.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyqa_ray.augment.neighbours import whole_words
 from tinyqa_ray.core import storage
 from tinyqa_ray.core.errors import InputError
 
@@ -40,32 +43,54 @@ def read_vectors(path: str, limit: int) -> tuple[list[str], NDArray[np.float32]]
     """
     if limit < 1:
         raise InputError(f"limit is {limit}; it must be 1 or more")
-    words: dict[str, int] = {}  # word to the number of its line
-    rows: list[NDArray[np.float32]] = []
+    lines: dict[str, int] = {}  # word to the number of its line
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of no rows, and of numbers too large: both are refused below
+        try:
+            matrix = np.loadtxt(_vectors(path, limit, lines), np.float32, comments=None, ndmin=2)
+        except InputError:
+            raise
+        except ValueError:
+            number = [*lines.values()][-1]
+            raise InputError(f"{path}: line {number} holds what is not a number; {_FORM}") from None
+    if not lines:
+        raise InputError(f"{path}: holds no vector of a word; {_FORM}")
+    finite = np.isfinite(matrix).all(axis=1)
+    if not finite.all():
+        number = [*lines.values()][int(finite.argmin())]
+        raise InputError(f"{path}: line {number} holds NaN or infinity; every number must be finite")
+    return list(lines), matrix
+
+
+def _vectors(path: str, limit: int, lines: dict[str, int]) -> Iterator[str]:
+    """The numbers of each whole word, as text; before them, its line is noted in ``lines``."""
     width = 0
     for number, line in _lines(path):
         if not width:
-            sizes = line.split()
-            width = int(sizes[1]) if _is_header(sizes) else _numbers_at_end(sizes)
+            fields = line.split()
+            header = len(fields) == 2 and all(field.isdigit() for field in fields)
+            width = int(fields[1]) if header else _numbers_at_end(fields)
             if width < 1:
                 raise InputError(f"{path}: line {number} has no vector; {_FORM}")
-            if _is_header(sizes):
+            if header:
                 continue
-        row = _row(path, number, line, width)
-        if row is None or row[0] in words:
-            continue
-        words[row[0]] = number
-        rows.append(row[1])
-        if len(rows) == limit:
-            break
-    if not rows:
-        raise InputError(f"{path}: holds no vector of a word; {_FORM}")
-    matrix = np.stack(rows)
-    finite = np.isfinite(matrix).all(axis=1)
-    if not finite.all():
-        number = list(words.values())[int(finite.argmin())]
-        raise InputError(f"{path}: line {number} holds NaN or infinity; every number must be finite")
-    return list(words), matrix
+        try:
+            word, _, numbers = line.decode("utf-8").partition(" ")
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: line {number} is not UTF-8; {_FORM}") from None
+        whole, count = len(word) > 1 and word.isalpha(), line.count(b" ")
+        if whole and count > width:
+            fields = line.split()
+            count = _numbers_at_end(fields)
+            if width <= count < len(fields) - 1:
+                continue  # the word holds spaces
+        if count < width or (whole and count > width):
+            raise InputError(f"{path}: line {number} has {count} numbers, not {width}; {_FORM}")
+        if whole and word not in lines:
+            lines[word] = number
+            yield numbers
+            if len(lines) == limit:
+                return
 
 
 def _lines(path: str) -> Iterator[tuple[int, bytes]]:
@@ -86,48 +111,13 @@ def _lines(path: str) -> Iterator[tuple[int, bytes]]:
         raise InputError(f"{path}: {error.strerror or error}; give a readable file") from None
 
 
-def _is_header(fields: list[bytes]) -> bool:
-    return len(fields) == 2 and all(field.isdigit() for field in fields)
-
-
 def _numbers_at_end(fields: list[bytes]) -> int:
     """Count the numbers behind the word; the word itself may be a number, or hold spaces."""
     numbers = 0
     for field in reversed(fields[1:]):
-        if _parse(field) is None:
+        try:
+            float(field)
+        except ValueError:
             break
         numbers += 1
     return numbers
-
-
-def _row(path: str, number: int, line: bytes, width: int) -> tuple[str, NDArray[np.float32]] | None:
-    """The word of a line and its vector; None when augmentation does not use the word."""
-    fields = line.count(b" ")  # behind the word
-    if fields < width:
-        raise InputError(f"{path}: line {number} has {fields} numbers, not {width}; {_FORM}")
-    head, _, tail = line.partition(b" ")
-    try:
-        word = head.decode("utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: line {number} is not UTF-8; {_FORM}") from None
-    if not whole_words({word: 0}, style="wordpiece")[0]:
-        return None
-    vector = _parse(tail)
-    if vector is None:
-        if fields > width and _parse(b" ".join(line.rsplit(b" ", width)[1:])) is not None:
-            return None  # the word holds spaces
-        raise InputError(f"{path}: line {number} holds what is not a number; {_FORM}")
-    if len(vector) != width:
-        raise InputError(f"{path}: line {number} has {len(vector)} numbers, not {width}; {_FORM}")
-    return word, vector
-
-
-def _parse(numbers: bytes) -> NDArray[np.float32] | None:
-    """Numbers with spaces between them; None when something else is among them."""
-    with warnings.catch_warnings():
-        # numpy up to now warns of what it cannot read and gives what it could; it is to raise instead.
-        warnings.simplefilter("error", DeprecationWarning)
-        try:
-            return np.fromstring(numbers, dtype=np.float32, sep=" ")
-        except (ValueError, DeprecationWarning):
-            return None
