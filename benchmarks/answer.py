@@ -28,6 +28,7 @@ from peers.answering import actors, growth, speed
 from peers.environment import REQUIREMENTS, interpreter
 from peers.process import Process
 from peers.tinyqa_memory import write_large_corpus
+from recall import coverage
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +36,6 @@ from tinyqa_ray.configs import CandidateConfig
 from tinyqa_ray.core import bundled, storage
 from tinyqa_ray.core.cluster import quiet_models
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.corpus.coverage import coverage
 from tinyqa_ray.datasets import squad
 
 SEED = 13

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional
 
+from peers.group_session import GroupSession
 from peers.protocol import Job, Prepare, Query, serve
 from peers.tinyqa_shares import matrix_operations
 from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig, WindowConfig
@@ -24,7 +25,7 @@ from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.datasets import squad
 from tinyqa_ray.distill import loop
 from tinyqa_ray.distill.batches import Batch, Index, Order, WindowData
-from tinyqa_ray.distill.session import GroupSession, LocalSession
+from tinyqa_ray.distill.session import LocalSession
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.teacher_logits import TeacherLogitsReport
 from tinyqa_ray.teacher_logits.window_dataset import FOLDER, window_files

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from peers.group_session import GroupSession
 from torch import multiprocessing
 
 from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.distill.batches import WindowData, micro_batch_parts
 from tinyqa_ray.distill.loop import build, train, train_step
-from tinyqa_ray.distill.session import GroupSession, Session, Write
+from tinyqa_ray.distill.session import Session, Write
 from tinyqa_ray.distill.strategies import DataParallel
 from tinyqa_ray.teacher_logits.window_dataset import window_files
 

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from peers.group_session import GroupSession
 from torch import nn
 
-from tinyqa_ray.distill.session import GroupSession, LocalSession, RaySession, Write
+from tinyqa_ray.distill.session import LocalSession, RaySession, Write
 
 
 class KilledError(Exception):

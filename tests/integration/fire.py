@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import tiny
 import torch
 import tyro
+from peers.group_session import GroupSession
 from transformers import AutoModelForQuestionAnswering
 
 from tinyqa_ray.answer import answer
@@ -27,7 +28,7 @@ from tinyqa_ray.augment import augment
 from tinyqa_ray.configs import AnswerConfig, AugmentConfig, DistillConfig, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.distill.loop import train
-from tinyqa_ray.distill.session import GroupSession, LocalSession
+from tinyqa_ray.distill.session import LocalSession
 from tinyqa_ray.teacher_logits import teacher_logits
 from tinyqa_ray.teacher_logits.window_dataset import window_files
 

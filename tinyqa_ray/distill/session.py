@@ -1,8 +1,7 @@
-"""What the training loop knows of its surroundings: Ray Train, a torch.distributed group, or one process."""
+"""What the training loop knows of its surroundings: Ray Train, or one process."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -57,7 +56,7 @@ class LocalSession:
         """Keep the newest checkpoint in ``folder``, as ``step-000000400``."""
         self.rank, self.world_size, self.local_size = 0, 1, 1
         self.device = torch.device(device)
-        self._folder = folder
+        self.folder = folder
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module on the session's device."""
@@ -69,51 +68,21 @@ class LocalSession:
 
     def latest(self) -> AbstractContextManager[Path | None]:
         """The folder of the newest whole checkpoint."""
-        found = sorted(path for path in self._folder.glob("step-*") if path.suffix != ".tmp")
+        found = sorted(path for path in self.folder.glob("step-*") if path.suffix != ".tmp")
         return nullcontext(found[-1] if found else None)
 
     def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
         """Write beside the earlier checkpoints, move the new one into place, then delete the earlier ones."""
-        target = self._folder / f"step-{metrics['step']:09d}"
+        target = self.folder / f"step-{metrics['step']:09d}"
         temporary = target.with_suffix(".tmp")
-        if self.rank == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        self._meet()
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         write(temporary)
-        self._meet()
-        if self.rank == 0:
-            earlier = [path for path in self._folder.glob("step-*") if path not in (target, temporary)]
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.rename(target)
-            for path in earlier:
-                shutil.rmtree(path, ignore_errors=True)
-        self._meet()
-
-    def _meet(self) -> None:
-        """Wait for the other workers."""
-
-
-class GroupSession(LocalSession):
-    """A worker of an initialised torch.distributed group (torchrun's, say); ``folder`` is shared by all."""
-
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
-        super().__init__(folder, device)
-        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))  # torchrun sets it
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module under DistributedDataParallel, when there are other workers."""
-        module = module.to(self.device)
-        return nn.parallel.DistributedDataParallel(module) if self.world_size > 1 else module
-
-    def total(self, values: Tensor) -> Tensor:
-        """Values summed over workers."""
-        dist.all_reduce(values)
-        return values
-
-    def _meet(self) -> None:
-        dist.barrier()
+        earlier = [path for path in self.folder.glob("step-*") if path not in (target, temporary)]
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+        for path in earlier:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class RaySession:

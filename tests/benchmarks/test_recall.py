@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from recall import coverage
 
 from tinyqa_ray.configs import CandidateConfig
-from tinyqa_ray.corpus.coverage import coverage
 from tinyqa_ray.datasets.squad import GoldAnswer, Paragraph, Question
 
 
