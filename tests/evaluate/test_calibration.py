@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyqa_ray.evaluate.calibration import Scale, best_scale, calibration_error, cross_entropy, reliability
+from tinyqa_ray.evaluate.calibration import Scale, best_scale, calibration_error, reliability
 
 
 def drawn(temperature: float, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -14,6 +14,12 @@ def drawn(temperature: float, shift: float = 0.0) -> tuple[np.ndarray, np.ndarra
     margins = rng.normal(shift / 2, 6, 20_000)
     chance = 1 / (1 + np.exp(-(margins - shift) / temperature))
     return margins, (rng.random(20_000) < chance).astype(float)
+
+
+def cross_entropy(margins: np.ndarray, right: np.ndarray, scale: Scale) -> float:
+    """Mean cross entropy, in nats, of the scores of ``margins`` against ``right``."""
+    logits = (margins - scale.shift) / scale.temperature
+    return float(np.mean(np.logaddexp(0.0, logits) - right * logits))
 
 
 @pytest.mark.parametrize(("temperature", "shift"), [(0.3, 0.0), (1.0, -3.0), (4.0, 8.0)])

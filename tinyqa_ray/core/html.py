@@ -29,7 +29,7 @@ _PALETTE = {
     "highlight": ("#ffe48f", "#6a5300"),
 }
 INK, MUTED, LINE = (_PALETTE[name][0] for name in ("ink", "muted", "line"))
-BLUE, ORANGE, GREEN, RED = (_PALETTE[name][0] for name in ("blue", "orange", "green", "red"))
+BLUE, ORANGE, GREEN = (_PALETTE[name][0] for name in ("blue", "orange", "green"))
 
 # `Any` because matplotlib's types spell out every key, and differ between releases.
 _PLOT_STYLE: dict[Any, Any] = {

@@ -12,6 +12,7 @@ Float = NDArray[np.float64]
 
 _BETAS = (0.01, 100.0)
 """Smallest and largest 1 / temperature."""
+_BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,9 @@ def best_scale(margins: Float, right: Float) -> Scale:
         slope, bias = slope_and_bias
         logits = slope * z + bias
         over = special.expit(logits) - right
-        return _cross_entropy(logits, right), [float(np.mean(over * z)), float(np.mean(over))]
+        # log(1 + e^x) - right * x, without overflow
+        entropy = np.mean(np.logaddexp(0.0, logits) - right * logits)
+        return float(entropy), [float(np.mean(over * z)), float(np.mean(over))]
 
     slopes = tuple(beta * spread for beta in _BETAS)
     found = optimize.minimize(
@@ -61,19 +64,9 @@ def best_scale(margins: Float, right: Float) -> Scale:
     return Scale(temperature=temperature, shift=centre - bias * temperature)
 
 
-def cross_entropy(margins: Float, right: Float, scale: Scale) -> float:
-    """Mean cross entropy, in nats, of the scores of ``margins`` against ``right``."""
-    return _cross_entropy((margins - scale.shift) / scale.temperature, right)
-
-
-def _cross_entropy(logits: Float, right: Float) -> float:
-    # log(1 + e^x) - right * x, without overflow
-    return float(np.mean(np.logaddexp(0.0, logits) - right * logits))
-
-
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """How right answers are in bins of their scores, ``(bins,)`` each; NaN in an empty bin."""
+    """How right answers are in ten bins of their scores, ``(10,)`` each; NaN in an empty bin."""
 
     counts: NDArray[np.int64]
     scores: Float
@@ -82,26 +75,25 @@ class Reliability:
     """Mean of how right they are."""
 
 
-def reliability(scores: Float, right: Float, bins: int = 10) -> Reliability:
+def reliability(scores: Float, right: Float) -> Reliability:
     """The curve of a reliability diagram; arguments as of ``calibration_error``."""
-    number = np.minimum((scores * bins).astype(int), bins - 1)
-    counts = np.bincount(number, minlength=bins)
+    number = np.minimum((scores * _BINS).astype(int), _BINS - 1)
+    counts = np.bincount(number, minlength=_BINS)
 
     def mean(values: Float) -> Float:
-        sums = np.bincount(number, values, minlength=bins)
-        means: Float = np.divide(sums, counts, out=np.full(bins, np.nan), where=counts > 0)
+        sums = np.bincount(number, values, minlength=_BINS)
+        means: Float = np.divide(sums, counts, out=np.full(_BINS, np.nan), where=counts > 0)
         return means
 
     return Reliability(counts=counts, scores=mean(scores), right=mean(right))
 
 
-def calibration_error(scores: Float, right: Float, bins: int = 10) -> float:
-    """Expected calibration error: mean distance of score and share of right answers, over bins of scores.
+def calibration_error(scores: Float, right: Float) -> float:
+    """Expected calibration error: mean distance of score and share of right answers, over ten bins of scores.
 
     Args:
         scores: in [0, 1], ``(n,)``.
         right: how right each answer is, in [0, 1], ``(n,)``.
-        bins: of equal width.
     """
-    found = reliability(scores, right, bins)
+    found = reliability(scores, right)
     return float(np.nansum(found.counts * np.abs(found.scores - found.right)) / len(scores))
