@@ -265,7 +265,7 @@ def test_more_workers_than_the_cluster_holds_are_refused(
     assert told.startswith(
         f"{many.workers} workers need a {unit} each, and there are {there}; lower --workers"
     )
-    assert told.endswith("set --use-gpu False") == many.use_gpu
+    assert told.endswith("set --no-use-gpu") == many.use_gpu
     check_room(replace(many, workers=there), ROOM)
 
 

@@ -62,7 +62,7 @@ def check_room(config: DistillConfig, resources: dict[str, float]) -> None:
     if fewest > there:
         raise InputError(
             f"{fewest} workers need a {unit} each, and there are {there:g}; lower --workers"
-            + (", or set --use-gpu False" if config.use_gpu else "")
+            + (", or set --no-use-gpu" if config.use_gpu else "")
         )
 
 
