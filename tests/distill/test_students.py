@@ -11,6 +11,8 @@ from transformers import (
     BertForQuestionAnswering,
     DistilBertConfig,
     DistilBertForQuestionAnswering,
+    ModernBertConfig,
+    ModernBertForQuestionAnswering,
     PreTrainedModel,
     RobertaConfig,
     RobertaForQuestionAnswering,
@@ -191,3 +193,17 @@ def test_projections_of_equal_widths_change_nothing_and_have_no_parameters() -> 
     hidden = torch.randn(2, 4, 6)
     assert not list(projections.parameters())
     assert torch.equal(projections(1, hidden), hidden)
+
+
+def test_student_of_a_model_whose_layers_differ_in_kind_keeps_their_kinds() -> None:
+    """ModernBERT's layers attend locally or globally, and the first one alone has no norm before."""
+    torch.manual_seed(4)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}
+    special = {"pad_token_id": 1, "cls_token_id": 0, "sep_token_id": 2}
+    teacher = ModernBertForQuestionAnswering(ModernBertConfig(vocab_size=20, **sizes, **special)).eval()
+    student = student_from_layers(teacher, (0, 2, 3))
+    kinds = teacher.config.layer_types
+    assert student.config.layer_types == [kinds[0], kinds[2], kinds[3]]
+    assert student(**INPUTS).start_logits.shape == TOKENS.shape
+    with pytest.raises(InputError, match="layer 0, the only one that takes embeddings"):
+        student_from_layers(teacher, (1, 2))

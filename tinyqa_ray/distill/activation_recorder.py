@@ -28,6 +28,8 @@ class _Names:
     query: str
     key: str
     value: str
+    positions: str | None = None
+    """What else enters the attention scores, beside queries and keys."""
 
 
 _BERT = _Names(
@@ -39,12 +41,36 @@ _BERT = _Names(
 _DISTILBERT = _Names(
     layers="transformer.layer", query="attention.q_lin", key="attention.k_lin", value="attention.v_lin"
 )
+_MPNET = _Names(
+    layers="encoder.layer",
+    query="attention.attn.q",
+    key="attention.attn.k",
+    value="attention.attn.v",
+    positions="a bias for relative positions",
+)
+_DEBERTA_V2 = _Names(
+    layers="encoder.layer",
+    query="attention.self.query_proj",
+    key="attention.self.key_proj",
+    value="attention.self.value_proj",
+    positions="products with relative positions",
+)
+# One matrix makes all three, one after the other.
+_MODERNBERT = _Names(
+    layers="layers", query="attn.Wqkv", key="attn.Wqkv", value="attn.Wqkv", positions="rotary positions"
+)
 _FAMILIES: Mapping[str, _Names] = {
     "bert": _BERT,
     "camembert": _BERT,
+    "data2vec-text": _BERT,
+    "deberta-v2": _DEBERTA_V2,
     "distilbert": _DISTILBERT,
     "electra": _BERT,
+    "ernie": _BERT,
+    "modernbert": _MODERNBERT,
+    "mpnet": _MPNET,
     "roberta": _BERT,
+    "splinter": _BERT,
     "xlm-roberta": _BERT,
 }
 _PROJECTIONS = ("query", "key", "value")
@@ -110,7 +136,8 @@ class ActivationRecorder:
         for layer in self._layers:
             for name in self._what:
                 projection = modules[layer].get_submodule(getattr(names, name))
-                self._handles.append(projection.register_forward_hook(self._keep_output(name, layer)))
+                part = _PROJECTIONS.index(name) if names.query == names.key else None
+                self._handles.append(projection.register_forward_hook(self._keep_output(name, layer, part)))
         for index in self._hidden_states:
             if index == 0:
                 # Not the embedding module's output: ELECTRA projects that before the first layer.
@@ -156,10 +183,15 @@ class ActivationRecorder:
         # Gradient checkpointing runs layers again in the backward pass; those tensors are not wanted.
         self._recording = False
 
-    def _keep_output(self, name: str, index: int) -> Callable[[nn.Module, Any, Any], None]:
+    def _keep_output(
+        self, name: str, index: int, part: int | None = None
+    ) -> Callable[[nn.Module, Any, Any], None]:
+        """A hook that keeps a module's output or, if it makes all three projections, one of them."""
+
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if self._recording:
-                self._seen[name, index] = output[0] if isinstance(output, tuple) else output
+                kept = output[0] if isinstance(output, tuple) else output
+                self._seen[name, index] = kept if part is None else kept.chunk(3, dim=-1)[part]
 
         return hook
 
@@ -175,6 +207,19 @@ def encoder_layers(model: nn.Module) -> nn.ModuleList:
         InputError: the family is not supported.
     """
     return _find(model)[2]
+
+
+def positions_in_scores(config: PretrainedConfig) -> str | None:
+    """What enters a model's attention scores beside queries and keys; None where nothing does."""
+    names = _FAMILIES.get(config.model_type)
+    relative = getattr(config, "relative_attention", True)  # DeBERTa's may be switched off
+    return names.positions if names is not None and relative else None
+
+
+def projection_names(model: nn.Module) -> set[str]:
+    """Names of the modules, within a layer, that make queries, keys and values."""
+    names = _find(model)[0]
+    return {names.query, names.key, names.value}
 
 
 def attention_heads(config: PretrainedConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,15 @@ from tinyqa_ray.distill.activation_recorder import (
     attention_probabilities,
     attention_scores,
     encoder_layers,
+    positions_in_scores,
+    projection_names,
 )
 from tinyqa_ray.distill.batches import Batch
 from tinyqa_ray.distill.losses import attention_loss, hidden_loss, prefers_gram, relation_loss, score_loss
 from tinyqa_ray.distill.students import LayerPairs, Projections, layer_pairs
 from tinyqa_ray.models import families
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -161,9 +166,10 @@ def freeze_after_relations(student: PreTrainedModel) -> None:
 
     Otherwise data parallelism would wait for those gradients.
     """
-    projections = ("query", "key", "value", "q_lin", "k_lin", "v_lin")
+    # ModernBERT normalises the input of its projections.
+    used = projection_names(student) | {"attn_norm"}
     for name, parameter in encoder_layers(student)[-1].named_parameters():
-        if name.split(".")[-2] not in projections:
+        if name.rpartition(".")[0] not in used:
             parameter.requires_grad_(False)
 
 
@@ -179,6 +185,14 @@ def check_heads(student: PretrainedConfig, teacher: PretrainedConfig) -> None:
             f"the student has {heads[0]} attention heads, the teacher {heads[1]}; objective 'intermediate' "
             "compares them one by one, so give a teacher with as many, or teach 'relations'"
         )
+    for config in (student, teacher):
+        if (positions := positions_in_scores(config)) is not None:
+            _log.warning(
+                "%s adds %s to its attention scores; objective 'intermediate' compares what queries and keys "
+                "give without them",
+                config.model_type,
+                positions,
+            )
 
 
 def check_relations(

@@ -77,6 +77,13 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreT
     _check_layers(layers, len(teacher_layers))
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(layers)
+    kinds = getattr(config, "layer_types", None)  # ModernBERT's local and global attention alternate
+    if kinds is not None:
+        config.layer_types = [kinds[layer] for layer in sorted(layers)]
+        if 0 not in layers:
+            raise InputError(
+                "layer 0, which alone takes embeddings, is not chosen for the student; choose it too"
+            )
     student = type(teacher)(config).to(device=teacher.device, dtype=teacher.dtype)
 
     prefix = next(name for name, module in teacher.named_modules() if module is teacher_layers) + "."
