@@ -82,7 +82,7 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreT
         config.layer_types = [kinds[layer] for layer in sorted(layers)]
         if 0 not in layers:
             raise InputError(
-                "layer 0, which alone takes embeddings, is not chosen for the student; choose it too"
+                "layer 0, the only one that takes embeddings, is not chosen for the student; add it"
             )
     student = type(teacher)(config).to(device=teacher.device, dtype=teacher.dtype)
 
