@@ -27,8 +27,8 @@ from peers import inputs
 from peers.answering import actors, growth, speed
 from peers.environment import REQUIREMENTS, interpreter
 from peers.process import Process
+from peers.recall import coverage
 from peers.tinyqa_memory import write_large_corpus
-from recall import coverage
 from rich.console import Console
 from rich.table import Table
 

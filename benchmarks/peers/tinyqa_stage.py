@@ -17,7 +17,6 @@ import pyarrow as pa
 from peers.protocol import Job, Prepare, Query, serve
 from tinyqa_ray.answer import answer, work
 from tinyqa_ray.answer.answerer import Answerer
-from tinyqa_ray.answer.corpus import Corpus
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.core.cluster import connected
 
@@ -37,9 +36,9 @@ def as_users_run_it() -> None:
 class TimedAnswerer(Answerer):
     """An answerer that writes down when it was made and when it worked."""
 
-    def __init__(self, config: AnswerConfig, corpus: Corpus, output: str, notes: str, *, times: str) -> None:
+    def __init__(self, *, times: str, **options: Any) -> None:
         began = time.time()
-        super().__init__(config, corpus, output, notes)
+        super().__init__(**options)
         self.times = Path(times, f"{os.getpid()}-{began}")
         self.made = [began, time.time()]
 

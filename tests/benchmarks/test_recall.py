@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from recall import coverage
+from peers.recall import coverage
 
 from tinyqa_ray.configs import CandidateConfig
 from tinyqa_ray.datasets.squad import GoldAnswer, Paragraph, Question
