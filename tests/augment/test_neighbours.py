@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tinyqa_ray.augment import neighbours as module
 from tinyqa_ray.augment.neighbours import Neighbours, nearest, neighbour_table, whole_words
 from tinyqa_ray.core.errors import InputError
 
@@ -36,12 +37,20 @@ def small_matrices(draw: st.DrawFn) -> NDArray[np.float32]:
     return np.array(values, dtype=np.float32).reshape(n, d)
 
 
+def nearest_in_blocks(
+    matrix: NDArray[np.float32], k: int, block_rows: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK_ROWS", block_rows)
+        return nearest(matrix, k=k)
+
+
 @pytest.mark.parametrize(("n", "d", "k"), [(2, 1, 1), (40, 3, 5), (60, 16, 59)])
 def test_nearest_is_what_comparing_every_pair_gives(n: int, d: int, k: int) -> None:
     matrix = np.random.default_rng(n).standard_normal((n, d)).astype(np.float32)
     if d == 1:
         matrix = np.abs(matrix)
-    indices, cosines = nearest(matrix, k=k, block_rows=7)
+    indices, cosines = nearest_in_blocks(matrix, k, 7)
     expected_indices, expected_cosines = brute_force(matrix, k)
     np.testing.assert_allclose(cosines, expected_cosines, atol=1e-6)
     assert (str(indices.dtype), str(cosines.dtype)) == ("int32", "float32")
@@ -66,7 +75,7 @@ def test_ties_are_broken_by_the_lower_index(matrix: NDArray[np.float32], data: s
 @given(small_matrices(), st.integers(1, 5))
 @settings(deadline=None)
 def test_block_size_changes_nothing(matrix: NDArray[np.float32], block_rows: int) -> None:
-    whole, blocked = nearest(matrix, k=1), nearest(matrix, k=1, block_rows=block_rows)
+    whole, blocked = nearest(matrix, k=1), nearest_in_blocks(matrix, 1, block_rows)
     assert whole[0].tolist() == blocked[0].tolist()
     assert whole[1].tobytes() == blocked[1].tobytes()
 
@@ -74,25 +83,16 @@ def test_block_size_changes_nothing(matrix: NDArray[np.float32], block_rows: int
 def test_block_size_changes_no_bit_of_a_larger_result() -> None:
     matrix = np.random.default_rng(3).standard_normal((500, 48)).astype(np.float32)
     matrix[100:200] = matrix[:100]
-    whole, blocked = nearest(matrix, k=20), nearest(matrix, k=20, block_rows=33)
+    whole, blocked = nearest(matrix, k=20), nearest_in_blocks(matrix, 20, 33)
     assert whole[0].tobytes() == blocked[0].tobytes()
     assert whole[1].tobytes() == blocked[1].tobytes()
 
 
-def test_queries_give_the_rows_asked_for() -> None:
-    matrix = np.random.default_rng(4).standard_normal((30, 8)).astype(np.float32)
-    indices, cosines = nearest(matrix, k=4, queries=[7, 0, 7])
-    everything = nearest(matrix, k=4)
-    assert indices.tolist() == everything[0][[7, 0, 7]].tolist()
-    assert cosines.tolist() == everything[1][[7, 0, 7]].tolist()
-    assert nearest(matrix, k=4, queries=[])[0].shape == (0, 4)
-
-
 def test_length_of_a_row_does_not_matter() -> None:
     matrix = np.array([[1, 1], [3e38, 3e38], [1e-38, 0], [0, 0]], dtype=np.float32)
-    indices, cosines = nearest(matrix, k=3, queries=[0, 3])
-    assert indices.tolist() == [[1, 2, 3], [0, 1, 2]]
-    np.testing.assert_allclose(cosines, [[1, 0.5**0.5, 0], [0, 0, 0]], atol=1e-6)
+    indices, cosines = nearest(matrix, k=3)
+    assert indices[[0, 3]].tolist() == [[1, 2, 3], [0, 1, 2]]
+    np.testing.assert_allclose(cosines[[0, 3]], [[1, 0.5**0.5, 0], [0, 0, 0]], atol=1e-6)
 
 
 def test_cosine_of_equal_rows_is_one_and_never_more() -> None:
@@ -107,9 +107,6 @@ def test_cosine_of_equal_rows_is_one_and_never_more() -> None:
     [
         ({"k": 0}, "k is 0; a matrix of 3 rows allows 1 to 2"),
         ({"k": 3}, "k is 3"),
-        ({"k": 1, "block_rows": 0}, "block_rows is 0"),
-        ({"k": 1, "queries": [3]}, "from 0 to 2"),
-        ({"k": 1, "queries": [-1]}, "from 0 to 2"),
     ],
 )
 def test_number_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
@@ -191,10 +188,10 @@ def test_forms_of_one_word_do_not_crowd_out_the_others() -> None:
     assert all(len(neighbours) == 3 for neighbours in table.words.values())
 
 
-def test_neighbours_below_the_least_cosine_are_left_out() -> None:
-    assert neighbour_table(WORDS, MATRIX, k=9).lookup("pawn") == ()
-    assert neighbour_table(WORDS, MATRIX, k=9, min_cosine=-1.0).lookup("pawn") == ("duke", "Queen", "KING")
-    assert neighbour_table(WORDS, MATRIX, k=9, min_cosine=0.95).lookup("king") == ("queen",)
+def test_neighbours_of_a_negative_cosine_are_left_out() -> None:
+    table = neighbour_table(WORDS, MATRIX, k=9)
+    assert table.lookup("pawn") == ()
+    assert table.lookup("king") == ("queen", "duke")
 
 
 @given(st.integers(0, 999), st.integers(1, 4))
@@ -203,7 +200,7 @@ def test_neighbours_are_as_many_as_asked_for_where_there_are_so_many(seed: int, 
     rng = np.random.default_rng(seed)
     words = [form for stem in ("ab", "cd", "ef", "gh", "ij") for form in (stem, stem.title(), stem.upper())]
     words = [words[i] for i in rng.permutation(len(words))[: rng.integers(6, len(words))]]
-    table = neighbour_table(words, rng.standard_normal((len(words), 3)), k=k, min_cosine=-1.0)
+    table = neighbour_table(words, rng.random((len(words), 3)), k=k)
     stems = {word.casefold() for word in words}
     for word, neighbours in table.words.items():
         folded = [other.casefold() for other in neighbours]
@@ -242,7 +239,6 @@ def test_arrow_table_without_a_column_is_refused_by_name() -> None:
         (["town", "lake", "sea"], {"k": 1}, r"3 words were given for a matrix of shape \(2, 2\)"),
         (["town", "town"], {"k": 1}, "'town' is given 2 times"),
         (["town", "lake"], {"k": 0}, "k is 0"),
-        (["town", "lake"], {"k": 1, "min_cosine": 1.5}, "min_cosine is 1.5"),
     ],
 )
 def test_unusable_words_or_numbers_are_refused(

@@ -155,7 +155,7 @@ def test_thousands_of_vectors_get_the_neighbours_that_comparing_every_pair_gives
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -2)
     expected = np.argsort(-cosines, axis=1)[:, :3]
-    table = neighbour_table(words, rows, k=3, min_cosine=-1.0)
+    table = neighbour_table(words, rows, k=3)
     assert [table.lookup(word) for word in words] == [
         tuple(words[i] for i in row) for row in expected.tolist()
     ]

@@ -21,62 +21,50 @@ VocabularyStyle = Literal["wordpiece", "bytelevel", "auto"]
 _SCHEMA = pa.schema(
     [("word", pa.string()), ("neighbours", pa.list_(pa.string())), ("cosine", pa.list_(pa.float32()))]
 )
+BLOCK_ROWS = 1024
+"""Rows of a product of ``nearest``."""
 
 
-def nearest(
-    matrix: NDArray[np.floating],
-    *,
-    k: int,
-    block_rows: int = 1024,
-    queries: Sequence[int] | NDArray[np.integer] | None = None,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Find the ``k`` rows nearest to each queried row by cosine, without the row itself.
+def nearest(matrix: NDArray[np.floating], *, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Find the ``k`` rows nearest to each row by cosine, the row itself left out.
 
-    A blocked float32 product picks the contenders; their cosines are then computed in float64, row by row, so
-    the result depends neither on ``block_rows`` nor on threads. Memory besides the matrix and its normalised
-    copy is about ``4 * block_rows * n`` bytes. A row of zeros has cosine 0 to every row.
+    A blocked float32 product picks the contenders; their cosines are then summed in float64, row by row, so
+    the result does not depend on the size of a block or on how the product was threaded. Memory beside the
+    matrix and its normalised copy is about ``4 * BLOCK_ROWS * n`` bytes. A row of zeros has cosine 0 to every
+    row.
 
     Args:
         matrix: (n, d), finite.
         k: in [1, n - 1].
-        block_rows: queried rows per product.
-        queries: (q,) row indices in [0, n); all rows by default.
 
     Returns:
-        Row indices, int32 (q, k), and cosines, float32 (q, k), nearest first; ties by the lower index.
+        Row indices, int32 (n, k), and cosines, float32 (n, k), from the nearest on; ties by the lower index.
 
     Raises:
-        InputError: a shape, ``k``, ``block_rows`` or an index is out of range, or a value is not finite.
+        InputError: a shape or ``k`` out of range, or a value that is not finite.
     """
     unit = _unit_rows(matrix)
     n, d = unit.shape
-    rows = np.arange(n) if queries is None else np.asarray(queries, dtype=np.int64)
     if not 1 <= k < n:
         raise InputError(f"k is {k}; a matrix of {n} rows allows 1 to {n - 1}")
-    if block_rows < 1:
-        raise InputError(f"block_rows is {block_rows}; it must be 1 or more")
-    if rows.ndim != 1 or np.any((rows < 0) | (rows >= n)):
-        raise InputError(f"queries must be one list of row indices from 0 to {n - 1}")
 
-    indices = np.empty((len(rows), k), dtype=np.int32)
-    cosines = np.empty((len(rows), k), dtype=np.float32)
-    # Twice the error bound of a float32 dot product of unit vectors, so that no true neighbour is lost.
+    indices = np.empty((n, k), dtype=np.int32)
+    cosines = np.empty((n, k), dtype=np.float32)
+    # Twice the error bound of a float32 dot product of unit vectors: no true neighbour falls below it.
     slack = d * np.finfo(np.float32).eps
-    buffer = np.empty((min(block_rows, len(rows)), n), dtype=np.float32)  # once: fresh pages cost time
-    for first in range(0, len(rows), block_rows):
-        block = rows[first : first + block_rows]
+    buffer = np.empty((min(BLOCK_ROWS, n), n), dtype=np.float32)  # once: fresh pages cost time
+    for first in range(0, n, BLOCK_ROWS):
+        block = np.arange(first, min(first + BLOCK_ROWS, n))
         rough = np.matmul(unit[block], unit.T, out=buffer[: len(block)])
-        rough[np.arange(len(block)), block] = -np.inf
+        rough[block - first, block] = -np.inf
         thresholds = _at_most_kth_largest(rough, k) - slack
-        for position, (query, similar, threshold) in enumerate(
-            zip(block, rough, thresholds, strict=True), start=first
-        ):
+        for row, similar, threshold in zip(block, rough, thresholds, strict=True):
             contenders = np.flatnonzero(similar >= threshold)
-            products = unit[contenders].astype(np.float64) * unit[query]
+            products = unit[contenders].astype(np.float64) * unit[row]
             exact = products.sum(axis=1).clip(-1.0, 1.0).astype(np.float32)
             best = np.argsort(-exact, kind="stable")[:k]
-            indices[position] = contenders[best]
-            cosines[position] = exact[best]
+            indices[row] = contenders[best]
+            cosines[row] = exact[best]
     return indices, cosines
 
 
@@ -151,9 +139,7 @@ class Neighbours:
         )
 
 
-def neighbour_table(
-    words: Sequence[str], matrix: NDArray[np.floating], *, k: int, min_cosine: float = 0.0
-) -> Neighbours:
+def neighbour_table(words: Sequence[str], matrix: NDArray[np.floating], *, k: int) -> Neighbours:
     """Compute up to ``k`` neighbours for every word.
 
     Neighbours differ from their word and from each other by more than case: of "Kings" and "kings", only the
@@ -161,9 +147,8 @@ def neighbour_table(
 
     Args:
         words: n distinct words.
-        matrix: (n, d), one row per word.
-        k: neighbours per word, 1 or more; a word has fewer if fewer reach ``min_cosine``.
-        min_cosine: the least cosine, in [-1, 1].
+        matrix: (n, d), a row a word.
+        k: neighbours a word, 1 or more; fewer come back when fewer have a cosine of 0 or more.
 
     Returns:
         The neighbours of every word, with their cosines.
@@ -181,8 +166,6 @@ def neighbour_table(
         raise InputError(f"the word {word!r} is given {count} times; give each word once")
     if k < 1:
         raise InputError(f"k is {k}; it must be 1 or more")
-    if not -1.0 <= min_cosine <= 1.0:
-        raise InputError(f"min_cosine is {min_cosine}; it must lie in [-1, 1]")
 
     folded = [word.casefold() for word in words]
     # Enough for k other words and the word itself, each in the largest number of forms that any word has.
@@ -194,7 +177,7 @@ def neighbour_table(
         seen = {folded[row]}
         chosen: list[tuple[str, float]] = []
         for index, cosine in zip(indices[row].tolist(), cosines[row].tolist(), strict=True):
-            if len(chosen) == k or cosine < min_cosine:
+            if len(chosen) == k or cosine < 0:
                 break
             if folded[index] not in seen:
                 seen.add(folded[index])
