@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -123,7 +123,7 @@ def comparison(models: Sequence[ModelFigures]) -> list[list[str]]:
 def teacher_f1(models: Iterable[ModelFigures]) -> float | None:
     """F1 of the best teacher; None where no teacher has any above 0."""
     found = (model.figures.get("f1") for model in models if model.role == "teacher")
-    return max((f1 for f1 in found if known(f1) and f1 is not None and f1 > 0), default=None)
+    return max((f1 for f1 in found if known(f1) and f1 > 0), default=None)
 
 
 def share_kept(model: ModelFigures, best: float) -> float | None:
@@ -132,14 +132,14 @@ def share_kept(model: ModelFigures, best: float) -> float | None:
     return None if f1 is None else 100 * f1 / best
 
 
-def known(value: float | None) -> bool:
+def known(value: float | None) -> TypeGuard[float]:
     """Whether a figure is a number that may be shown."""
     return value is not None and isfinite(value)
 
 
 def percent(value: float | None) -> str:
     """A figure as a cell of a table; a dash where there is none."""
-    return f"{value:.1f}" if value is not None and isfinite(value) else "–"
+    return f"{value:.1f}" if known(value) else "–"
 
 
 def _curves(rows: Iterable[tuple[float | None, Mapping[str, float]]]) -> dict[str, Curve]:
@@ -223,12 +223,13 @@ def _training_plot(name: str, curve: Curve) -> str:
 
 
 def _dev_plots(curves: Mapping[str, Curve], models: Sequence[ModelFigures]) -> list[str]:
-    others = [model for model in models if model.role != "student" and known(model.figures.get("f1"))]
-    plots: tuple[tuple[tuple[str, ...], list[ModelFigures], str], ...] = (
-        (("f1", "exact", "best_f1"), others, "All dev questions, a point for each checkpoint measured."),
+    others = {f"F1 of {model.name}": model.figures.get("f1") for model in models if model.role != "student"}
+    levels = {label: level for label, level in others.items() if known(level)}
+    plots: tuple[tuple[tuple[str, ...], dict[str, float], str], ...] = (
+        (("f1", "exact", "best_f1"), levels, "All dev questions, a point for each checkpoint measured."),
         (
             ("has_ans_f1", "no_ans_f1", "forced_f1"),
-            [],
+            {},
             "Dev questions with an answer (HasAns, and forced to answer) and without one (NoAns).",
         ),
     )
@@ -236,17 +237,15 @@ def _dev_plots(curves: Mapping[str, Curve], models: Sequence[ModelFigures]) -> l
 
 
 def _dev_plot(
-    curves: Mapping[str, Curve], keys: Sequence[str], others: Sequence[ModelFigures], caption: str
+    curves: Mapping[str, Curve], keys: Sequence[str], levels: Mapping[str, float], caption: str
 ) -> str:
     figure, axes = _axes("Percent")
     names = dict(FIGURES)
     for key, color in zip(keys, (html.BLUE, html.ORANGE, html.GREEN), strict=True):
         if f"dev/{key}" in curves:
             axes.plot(*curves[f"dev/{key}"], color=color, marker="o", markersize=4.0, label=names[key])
-    for model, style in zip(others, itertools.cycle(("--", ":", "-.")), strict=False):
-        level = model.figures["f1"]
-        assert level is not None
-        axes.axhline(level, color=html.MUTED, linewidth=1.2, linestyle=style, label=f"F1 of {model.name}")
+    for (label, level), style in zip(levels.items(), itertools.cycle(("--", ":", "-.")), strict=False):
+        axes.axhline(level, color=html.MUTED, linewidth=1.2, linestyle=style, label=label)
     figure.legend(loc="outside upper left", ncols=2, handlelength=1.6, borderaxespad=0.2)
     label = f"{', '.join(names[key] for key in keys)} on dev over steps"
     return html.captioned(html.figure_svg(figure, label), caption)
