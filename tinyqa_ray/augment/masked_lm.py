@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.models import pretrained
@@ -29,21 +28,7 @@ def load_masked_lm(name: str) -> PreTrainedModel:
     """
     from transformers import AutoModelForMaskedLM
 
-    with pretrained.readable(name) as folder:
-        pretrained.refuse_pickles(name, folder)
-        try:
-            model, info = AutoModelForMaskedLM.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise InputError(
-                f"{name}: no masked language model could be loaded ({pretrained.first_line(error)})"
-            ) from None
-    missing = sorted(info["missing_keys"])
+    model, missing = pretrained.load_weights(AutoModelForMaskedLM, name, "masked language model")
     head = [key for key in missing if not key.startswith(f"{model.base_model_prefix}.")]
     if head:
         raise InputError(

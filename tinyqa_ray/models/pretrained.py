@@ -70,6 +70,33 @@ def load_config(name: str) -> Any:
             raise InputError(f"{name}: no model could be loaded ({first_line(error)})") from None
 
 
+def load_weights(loader: Any, name: str, kind: str, **options: Any) -> tuple[PreTrainedModel, list[str]]:
+    """Load a model with a class of transformers, on the CPU: safetensors only, and no remote code.
+
+    Args:
+        loader: the class, such as ``AutoModel``.
+        name: local folder, URL of a folder, or hub id.
+        kind: what it is called in a refusal.
+        options: of ``from_pretrained``; weights are float32 unless ``dtype`` says otherwise.
+
+    Returns:
+        the model, and the names of weights that the file lacks.
+
+    Raises:
+        InputError: no such model, or weights that are not safetensors.
+    """
+    import torch
+
+    fixed = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+    with readable(name) as folder:
+        _refuse_pickles(name, folder)
+        try:
+            model, info = loader.from_pretrained(folder, **{"dtype": torch.float32, **options, **fixed})
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+            raise InputError(f"{name}: no {kind} could be loaded ({first_line(error)})") from None
+    return model, sorted(info["missing_keys"])
+
+
 def load_qa_model(
     name: str,
     *,
@@ -90,27 +117,16 @@ def load_qa_model(
         InputError: no such model, weights that are not safetensors, an architecture that answers no
             questions, or no question-answering head.
     """
-    import torch
     from transformers import AutoModelForQuestionAnswering
 
     with readable(name) as folder:
-        refuse_pickles(name, folder)
-        config = load_config(name)
-        families.refuse_unreadable(name, config)
-        try:
-            model, info = AutoModelForQuestionAnswering.from_pretrained(
-                folder,
-                dtype=dtype or torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **families.attention_dropout(config, attention_dropout),
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-            raise InputError(
-                f"{name}: no question-answering model could be loaded ({first_line(error)})"
-            ) from None
-    missing = sorted(info["missing_keys"])
+        _refuse_pickles(name, folder)
+    config = load_config(name)
+    families.refuse_unreadable(name, config)
+    options: dict[str, Any] = families.attention_dropout(config, attention_dropout)
+    if dtype is not None:
+        options["dtype"] = dtype
+    model, missing = load_weights(AutoModelForQuestionAnswering, name, "question-answering model", **options)
     head = families.head_keys(model.base_model_prefix, missing)
     if head and not new_head:
         raise InputError(
@@ -131,12 +147,7 @@ def input_embeddings(name: str) -> NDArray[np.float32]:
     """
     from transformers import AutoModel
 
-    with readable(name) as folder:
-        refuse_pickles(name, folder)
-        try:
-            model = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"{name}: no model could be loaded ({first_line(error)})") from None
+    model, _ = load_weights(AutoModel, name, "model")
     matrix: NDArray[np.float32] = model.get_input_embeddings().weight.detach().float().numpy()
     return matrix
 
@@ -157,7 +168,7 @@ def model_bytes(folder: str) -> int:
     return sum(map(storage.size, storage.list_files(folder, ".safetensors")))
 
 
-def refuse_pickles(name: str, folder: str) -> None:
+def _refuse_pickles(name: str, folder: str) -> None:
     """InputError when a folder holds no model, or one whose weights are not safetensors."""
     if not Path(folder).is_dir():
         return  # the hub client looks for safetensors itself
