@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tinyqa_ray.answer import FOLDER, answer
 from tinyqa_ray.answer import work as module
-from tinyqa_ray.cli import console
+from tinyqa_ray.cli import summary
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.recipes.run import StageResult
 
@@ -40,7 +40,7 @@ def test_examples_mark_the_answer_in_its_own_document(
     assert report.answered
     result = StageResult(name="answers", report=report, seconds=1.0, was_finished=False, output=output)
     printed = io.StringIO()
-    panels = console._examples(output, console._documents(result), plain=True)
+    panels = summary._examples(output, summary._documents(result), plain=True)
     Console(file=printed, width=4000).print(*panels)
     found = pads.dataset(str(tmp_path / "out" / FOLDER)).to_table().to_pylist()
     assert len(panels) == 5

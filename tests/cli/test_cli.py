@@ -55,10 +55,19 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_command_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main.main(["distil"])
-    assert stop.value.code == 2
-    assert "quickstart" in capsys.readouterr().err
+    for words in (["distil"], []):
+        line = refused(capsys, *words)
+        assert "quickstart" in line
+        assert "teacher-logits" in line
+    assert "distil;" in refused(capsys, "distil")
+
+
+def test_misspelt_option_names_the_nearest_and_the_help_of_its_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = refused(capsys, "answer", "--output", "o", "--jsnol")
+    assert "Unrecognized options: --jsnol; Perhaps you meant: --jsonl" in line
+    assert line.endswith("(see tinyqa answer --help)")
 
 
 def test_score_prints_the_official_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

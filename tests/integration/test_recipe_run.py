@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyqa_ray.cli import console, main
+from tinyqa_ray.cli import main, summary
 from tinyqa_ray.configs import (
     AugmentConfig,
     DistillConfig,
@@ -65,7 +65,7 @@ def test_recipe_may_export_a_teacher(tiny_squad: str, tiny_bert: str, tmp_path: 
     )
     tiny = Recipe(name="tiny", stages=stages)
     export, logits = run.run(tiny, str(tmp_path / "run"))
-    assert console.rows(export.report).startswith("fp32, ")
+    assert summary.rows(export.report).startswith("fp32, ")
     assert logits.report.windows > 0
     assert all(result.was_finished for result in run.run(tiny, str(tmp_path / "run")))
 

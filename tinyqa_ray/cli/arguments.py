@@ -1,182 +1,361 @@
-"""What tyro leaves to us: the forms in which people type values, and mistakes in one line."""
+"""The words of a command line: tyro reads them, and what is ours on top of it is here.
+
+Ours are one value for every stage of a recipe that has the option, several values with commas or with the
+option repeated, and a refusal as one line.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
-import functools
+import difflib
+import inspect
 import io
-import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NewType, get_args, get_origin, get_type_hints
 
 import tyro
 
 from tinyqa_ray import configs
+from tinyqa_ray.configs import renamed
+from tinyqa_ray.core import stage_folder
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.recipes import published
+from tinyqa_ray.recipes.recipe import Recipe, is_wired
 
-FLAT = (tyro.conf.OmitArgPrefixes,)
-"""Options have no prefix of the config they belong to."""
+Given = dict[str, list[list[str]]]
+"""Values by option (``--seed``), a list for each time that it was typed; by ``""`` the words before any."""
 
-_RULE = re.compile("[╭╰]|[─-]{3,}$")
-"""A line of the parser's box: it has corners only where the output is in Unicode."""
+_Stage = NewType("_Stage", str)
+_HELP = ("-h", "--help", "-H", "--help-verbose")
+_USAGE = """\
+usage: {program} --recipe NAME --output DIR [--stage STAGE ...] [--OPTION VALUE ...]
 
+Run the stages of a recipe, each in a folder of its own in DIR; run again, only what is left is done.
+Recipes: {names}. What one takes, its stages, and how to change a number in them:
+{program} --recipe NAME --help"""
+_OVERRIDES = """
 
-def hints(config: type) -> dict[str, Any]:
-    """Types of a config's options by name: ``learning-rate`` and, of its window, ``doc-stride``."""
-    found: dict[str, Any] = {}
-    for name, hint in get_type_hints(config).items():
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            found |= hints(hint)
-        else:
-            found[name.replace("_", "-")] = hint
-    return found
+Every option of a stage can be changed: in that stage with --student.learning-rate 1e-4, in all chosen stages
+that have it with --learning-rate 1e-4 --workers 2 --no-use-gpu. A path such as @student/model is what an
+earlier stage makes."""
+_ARGUMENTS = """
 
-
-@functools.cache
-def all_hints() -> dict[str, Any]:
-    """Types of all configs' options, and of a recipe's ``stage``, by name."""
-    given = [getattr(configs, name) for name in configs.__all__]
-    found: dict[str, Any] = {"stage": tuple[Any, ...]}
-    for config in given:
-        if dataclasses.is_dataclass(config) and isinstance(config, type):
-            found |= hints(config)
-    return found
+Args:
+    output: Folder of all stages, each in one of its own; run again, only what is left is done.
+    stage: Stages to run, one or several; all when not given.
+"""
 
 
-def normalised(arguments: Sequence[str]) -> list[str]:
-    """The arguments as tyro takes them.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecipeCall:
+    """What a command line with ``--recipe`` asks for."""
 
-    An option of several values is given once, with its values apart: ``--layers 1,3 --layers 5`` becomes
-    ``--layers 1 3 5``. A comma does not separate paths, since a path may hold one: give them apart, or repeat
-    the option. A switch has no value: ``--jsonl True`` becomes ``--jsonl``, and ``--use-gpu False`` becomes
-    ``--no-use-gpu``.
-    """
-    result = list(arguments)
-    for option in dict.fromkeys(_spelt(argument) for argument in arguments if is_option(argument)):
-        stage, dot, name = option.removeprefix("--").rpartition(".")
-        hint = all_hints().get(name)
-        if hint is bool:
-            result = _switched(result, option, f"--{stage}{dot}no-{name}")
-        elif takes_several(hint):
-            result = gathered(result, option, commas=tuple[str, ...] not in (hint, *get_args(hint)))
-    return result
+    recipe: Recipe
+    """With its overrides."""
+    stages: tuple[str, ...]
+    """Stages to run, in the recipe's order."""
+    output: str
 
 
-def _switched(arguments: Sequence[str], option: str, negated: str) -> list[str]:
-    """The arguments with a switch that has a value, True or False, as one that has none."""
-    made: list[str] = []
-    switch = False
-    for argument in arguments:
-        word, _, value = argument.partition("=")
-        if switch and argument in ("True", "False"):
-            made[-1] = option if argument == "True" else negated
-        elif is_option(argument) and _spelt(word) == option and value in ("", "True", "False"):
-            made.append(negated if value == "False" else option)
-        else:
-            made.append(argument)
-        switch = made[-1] == option and not value
-    return made
-
-
-def gathered(arguments: Sequence[str], option: str, *, commas: bool = False) -> list[str]:
-    """The arguments with the values of a repeated option all behind its first occurrence.
-
-    The parser takes ``--teachers A B``, but of ``--teachers A --teachers B`` it would keep the last alone.
+def parsed(function: Callable[..., Any], words: Sequence[str], program: str) -> Any:
+    """What ``function`` returns, called with the options of a command line; those of configs have no prefix.
 
     Args:
-        arguments: of a command line.
-        option: with its dashes.
-        commas: whether a comma separates values too.
-    """
-    marks = [i for i, argument in enumerate(arguments) if is_option(argument) and _spelt(argument) == option]
-    if not marks:
-        return list(arguments)
-    before, *pieces = (list(arguments[i:j]) for i, j in itertools.pairwise([0, *marks, len(arguments)]))
-    values: list[str] = []
-    rest: list[str] = []
-    for mark, *others in pieces:
-        _, equals, value = mark.partition("=")
-        own = list(itertools.takewhile(lambda each: not is_option(each), others))
-        values += [value, *own] if equals else own
-        rest += others[len(own) :]
-    if commas:
-        values = [part for value in values for part in value.split(",") if part]
-    return [*before, option, *values, *rest]
-
-
-def names_recipe(arguments: Sequence[str]) -> bool:
-    """Whether a command line is of a recipe, not of one stage."""
-    return any(argument.partition("=")[0] == "--recipe" for argument in arguments)
-
-
-def grouped(arguments: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The values of every option, by its name without dashes; of a repeated one, the last.
+        function: its annotations are the options.
+        words: after the program's name.
+        program: for help and messages.
 
     Raises:
-        InputError: a word belongs to no option.
+        InputError: an option or value is refused.
     """
-    found: dict[str, list[str]] = {}
+    hints = options(function)
+    with pointing_to_help(program):
+        typed = spelt(grouped(words), hints) if hints else words
+        return refused_in_one_line(
+            lambda: tyro.cli(function, args=typed, prog=program, config=(tyro.conf.OmitArgPrefixes,))
+        )
+
+
+def names_recipe(words: Sequence[str]) -> bool:
+    """Whether a command line is of a recipe, not of one stage."""
+    return any(word.partition("=")[0] == "--recipe" for word in words)
+
+
+def recipe_call(words: Sequence[str], program: str) -> RecipeCall:
+    """The recipe that a command line asks for; ``--help`` prints it instead, and ends the process.
+
+    Args:
+        words: after the command's name.
+        program: the command, for messages.
+
+    Raises:
+        InputError: an unknown recipe, stage or option, or a value that is refused.
+    """
+    asked = [word for word in words if word in _HELP]
+    known = ", ".join(published.RECIPES)
+    with pointing_to_help(program):
+        given = grouped([word for word in words if word not in _HELP])
+        if "--recipe" not in given and asked:
+            print(_USAGE.format(program=program, names=known))
+            raise SystemExit(0)
+        name = " ".join(given.pop("--recipe", [[]])[-1])
+        if not name:
+            raise InputError(f"--recipe is missing; give one of {known}")
+        if name not in published.RECIPES:
+            raise InputError(f"recipe {name!r} is unknown; it must be one of {known}")
+    program = f"{program} --recipe {name}"
+    with pointing_to_help(program):
+        return _called(published.RECIPES[name], given, program, asked)
+
+
+def _called(make: Callable[..., Recipe], given: Given, program: str, asked: Sequence[str]) -> RecipeCall:
+    """The call of a recipe, read twice: its parameters say what its stages are, whose options follow."""
+    own = options(_function(make))
+    if asked:
+        given.setdefault("--output", [["DIR"]])
+    words = spelt({name: times for name, times in given.items() if name in own}, own)
+    values = refused_in_one_line(lambda: tyro.cli(_function(make), args=words, prog=program))
+    output, names = values.pop("output"), values.pop("stage")
+    try:
+        recipe = make(**values)
+    except InputError as error:
+        if not asked:
+            raise
+        recipe = Recipe(name=make.__name__, stages=())
+        print(f"its stages are not known yet: {error}\n")
+    chosen = tuple(stage for stage, _ in recipe.stages if stage in names or not names)
+    others = {name: times for name, times in given.items() if name not in own}
+    words += _overrides(recipe, chosen, others, own)
+    recipe = _changed(recipe, make, words, program)
+    if asked:
+        _changed(recipe, make, [*words, *asked], program)
+    return RecipeCall(recipe=recipe, stages=chosen, output=output)
+
+
+def _changed(recipe: Recipe, make: Callable[..., Recipe], words: Sequence[str], program: str) -> Recipe:
+    """The recipe with the options of its stages; help is printed with the recipe's values."""
+    function = _function(make, recipe)
+    found = refused_in_one_line(
+        lambda: tyro.cli(function, args=words, prog=program, registry=_FLAT, compact_help=True)
+    )["stages"]
+    stages = ((stage, getattr(found, stage.replace("-", "_"))) for stage, _ in recipe.stages)
+    return Recipe(name=recipe.name, stages=tuple(stages))
+
+
+def _overrides(recipe: Recipe, chosen: Collection[str], given: Given, own: Collection[str]) -> list[str]:
+    """The options of a recipe's stages, each with its stage, as tyro takes them: ``--student.seed=1``.
+
+    Args:
+        recipe: with every stage.
+        chosen: names of the stages that options reach.
+        given: typed options: ``--seed`` for every chosen stage that has it, or ``--student.seed`` for one
+            stage, which goes before.
+        own: options of the recipe itself, to be suggested for an unknown one.
+
+    Raises:
+        InputError: no chosen stage has an option, or it is given another number of values than it takes.
+    """
+    stages = dict(recipe.stages)
+    known = {stage: options(type(config)) for stage, config in stages.items()}
+    hints = {f"--{stage}.{option[2:]}": hint for stage in stages for option, hint in known[stage].items()}
+    found: Given = {}
+    for name in sorted(given, key=lambda name: "." in name):
+        stage, _, option = name[2:].rpartition(".")
+        having = [each for each in stages if f"--{option}" in known[each] and stage in ("", each)]
+        reached = [each for each in having if each in chosen]
+        field = option.replace("-", "_")
+        wired = [each for each in reached if hasattr(stages[each], field) and is_wired(stages[each], field)]
+        if name and not having:
+            named = [config for each, config in stages.items() if stage in ("", each)]
+            renamed.refuse_old_options([name], *map(stage_folder.stage_name, named))
+            names = {*own, *(hints if stage else (each for options in known.values() for each in options))}
+            near = difflib.get_close_matches(name, sorted(names), n=3)
+            hint = f"the nearest: {', '.join(near)}" if near else "none is named like it"
+            raise InputError(f"{name} is no option of recipe {recipe.name} or its stages; {hint}")
+        if having and not reached:
+            raise InputError(f"{name} is for {', '.join(having)}, not for a stage that --stage chose")
+        if wired and len(reached) > 1:
+            raise InputError(
+                f"{name} is the output of an earlier stage in {', '.join(wired)}; "
+                f"say which stage is meant: --{wired[0]}.{option}"
+            )
+        for each in reached:  # a number of values is refused by the name that was typed
+            spelt({name: given[name]}, {name: known[each][f"--{option}"]})
+        found |= {f"--{each}.{option}": given[name] for each in reached} or {name: given[name]}
+    return spelt(found, hints)
+
+
+def _function(make: Callable[..., Recipe], recipe: Recipe | None = None) -> Callable[..., dict[str, Any]]:
+    """A function of a recipe's parameters, and of its stages once they are known; returns its arguments."""
+
+    def values(**arguments: Any) -> dict[str, Any]:
+        return arguments
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    names: Any = Literal[tuple(stage for stage, _ in recipe.stages)] if recipe and recipe.stages else _Stage
+    parameters = [
+        inspect.Parameter("output", kind, annotation=str),
+        inspect.Parameter("stage", kind, annotation=tuple[names, ...], default=()),
+        *(each.replace(kind=kind) for each in inspect.signature(make, eval_str=True).parameters.values()),
+    ]
+    about, _, arguments = inspect.cleandoc(make.__doc__ or "").partition("\n\nArgs:\n")
+    if recipe is not None:
+        fields = [(name.replace("-", "_"), type(each), _as_typed(each)) for name, each in recipe.stages]
+        stages = dataclasses.make_dataclass("Stages", fields, frozen=True)
+        unprefixed: Any = Annotated[stages, tyro.conf.arg(name="")]
+        parameters.append(inspect.Parameter("stages", kind, annotation=unprefixed, default=stages()))
+        about += _OVERRIDES
+    values.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    values.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    values.__doc__ = about + _ARGUMENTS + arguments
+    return values
+
+
+def _as_typed(config: Any) -> Any:
+    """The config without what it filled in, from other fields which may change now, for fields left None."""
+    typed = copy.copy(config)
+    for field in dataclasses.fields(config):
+        if field.default is None and getattr(config, field.name) is not None:
+            with contextlib.suppress(InputError):
+                if dataclasses.replace(config, **{field.name: None}) == config:
+                    object.__setattr__(typed, field.name, None)
+    return typed
+
+
+_FLAT = tyro.constructors.ConstructorRegistry()
+"""Options of a config's window have the prefix of its stage alone: ``--windows.doc-stride``."""
+_asking: list[Any] = []
+
+
+@_FLAT.struct_rule
+def _flat(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
+    if _asking or not dataclasses.is_dataclass(info.type) or not hasattr(configs, info.type.__name__):
+        return None
+    _asking.append(info)  # the rules below this one are asked for the config as it is
+    try:
+        spec = tyro.constructors.ConstructorRegistry.get_struct_spec(info)
+    finally:
+        _asking.clear()
+    assert isinstance(spec, tyro.constructors.StructConstructorSpec)
+    unnamed: Any = tyro.conf.arg(name="")
+    fields = []
+    for field in spec.fields:
+        kind: Any = Annotated[field.type, unnamed] if dataclasses.is_dataclass(field.type) else field.type
+        fields.append(dataclasses.replace(field, type=kind))
+    return dataclasses.replace(spec, fields=tuple(fields))
+
+
+def grouped(words: Sequence[str]) -> Given:
+    """The values of every option; a negative number is a value."""
+    found: Given = {"": [[]]}
     name = ""
-    for argument in arguments:
-        if argument.startswith("--"):
-            name = _spelt(argument).removeprefix("--")
-            _, equals, value = argument.partition("=")
-            found[name] = [value] if equals else []
-        elif name and not is_option(argument):
-            found[name].append(argument)
+    for word in words:
+        if word.startswith("-") and not re.match(r"-\.?\d", word):
+            name, equals, value = word.partition("=")
+            name = name.replace("_", "-")
+            found.setdefault(name, []).append([value] if equals else [])
         else:
-            raise InputError(f"{argument!r} belongs to no option; an option begins with --")
-    return {name: tuple(values) for name, values in found.items()}
+            found[name][-1].append(word)
+    return found
 
 
-def is_option(argument: str) -> bool:
-    """Whether a word names an option; a negative number is a value."""
-    return argument.startswith("-") and not re.match(r"-\.?\d", argument)
+def spelt(given: Given, hints: Mapping[str, Any]) -> list[str]:
+    """Typed options in the one way that tyro takes them.
+
+    An option of several values is given once, with its values apart: ``--stage a,b --stage c`` is
+    ``--stage=a b c``. A comma separates no paths, since a path may hold one. Of another option that is
+    repeated, the last counts. A switch has no value: ``--use-gpu False`` is ``--no-use-gpu``.
+
+    Args:
+        given: typed options.
+        hints: types by option; options that are not named are left as they are.
+
+    Raises:
+        InputError: an option has another number of values than it takes.
+    """
+    words = []
+    for name, times in given.items():
+        hint, values = hints.get(name), times[-1]
+        if hint is bool and values:
+            stage, dot, option = name[2:].rpartition(".")
+            off = f"--{stage}{dot}no-{option}"
+            if values not in (["True"], ["False"]):
+                raise InputError(f"{name} takes no value; given: {' '.join(values)}; say {name} or {off}")
+            words.append(name if values == ["True"] else off)
+        elif hint in (None, bool):
+            words += [name, *(value for each in times for value in each)] if name else values
+        else:
+            if _takes_several(hint):
+                values = [value for each in times for value in each]
+                if tuple[str, ...] not in (hint, *get_args(hint)):
+                    values = [part for value in values for part in value.split(",") if part]
+            elif len(values) != 1:
+                raise InputError(f"{name} takes one value; given: {' '.join(values) or 'none'}")
+            # Behind "=" a value may begin with a dash.
+            words += [f"{name}={values[0]}", *values[1:]] if values else [name]
+    return words
 
 
-def takes_several(hint: Any) -> bool:
+def options(of: Callable[..., Any] | type) -> dict[str, Any]:
+    """Types by option of a config or function: ``--seed`` and, of its window, ``--doc-stride``.
+
+    None at all of a function that takes a word of no option, which may stand behind the values of any.
+    """
+    found: dict[str, Any] = {}
+    for name, hint in get_type_hints(of, include_extras=True).items():
+        if get_origin(hint) is Annotated:
+            return {}
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            found |= options(hint)
+        elif name != "return":
+            option = name.replace("_", "-")
+            found |= {f"--{option}": hint, **({f"--no-{option}": hint} if hint is bool else {})}
+    return found
+
+
+def _takes_several(hint: Any) -> bool:
     """Whether a type is a tuple, or None or one."""
     return any(get_origin(each) is tuple for each in (hint, *get_args(hint)))
 
 
-def _spelt(argument: str) -> str:
-    """An option's name as help spells it: ``--batch_size=8`` is ``--batch-size``."""
-    return argument.partition("=")[0].replace("_", "-")
-
-
-def parsed(parse: Callable[[], Any], *, one_line: bool = False) -> Any:
-    """What ``parse`` returns; a value that a config refuses is an ``InputError``, not the parser's box.
-
-    Args:
-        parse: calls the parser.
-        one_line: make the parser's own complaints an ``InputError`` too.
-    """
-    complaint = io.StringIO()
+def refused_in_one_line(parse: Callable[[], Any]) -> Any:
+    """What ``parse`` returns; what tyro, or a config, refuses is an ``InputError`` of one line."""
+    box = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(box):
             return parse()
     except SystemExit as stop:
+        said = _sentence(box.getvalue())
         cause: BaseException | None = stop
         while cause is not None and not isinstance(cause, InputError):
             cause = cause.__context__
         if cause is not None:
-            raise cause from None
-        if one_line and complaint.getvalue():
-            raise InputError(_sentence(complaint.getvalue())) from None
-        print(complaint.getvalue(), file=sys.stderr, end="")
-        raise
+            stage = re.match(r"Error parsing stages\.(\S+):", said)
+            said = f"stage {stage[1]}: {cause}" if stage else str(cause)
+        if not said:
+            raise
+        raise InputError(said) from None
 
 
 def _sentence(box: str) -> str:
-    """What the parser's box (as tyro 1.0 draws it) says, from its title to its first rule, as one line."""
-    lines = [line.strip("│ ") for line in box.splitlines()]
-    below = itertools.dropwhile(lambda line: not _RULE.match(line), lines)
-    said = itertools.takewhile(lambda line: not _RULE.match(line), itertools.islice(below, 1, None))
-    return " ".join(filter(None, said)).rstrip(".")
+    """What tyro's box (as tyro 1.0 draws it) says, without descriptions of options, as one line."""
+    plain = re.sub(r"\x1b\[[\d;]*m", "", box)
+    text = "\n".join(line.strip("│ ") for line in plain.splitlines())
+    said: list[str] = []
+    # Before the first rule is the title; there are corners only where the output is in Unicode.
+    for part in re.split(r"(?m)^(?:[╭╰].*|[─-]{3,})$", text)[1:]:
+        lines = [line for line in part.splitlines() if line]
+        if lines and not lines[0].startswith(("For full helptext", "Argument helptext")):
+            # Behind a colon, options are listed with their descriptions.
+            listed = [line for line in lines[1:] if line.startswith("--")]
+            said.append(f"{lines[0]} {', '.join(listed)}" if listed else " ".join(lines))
+    return "; ".join(part.rstrip(".") for part in said)
 
 
 @contextlib.contextmanager

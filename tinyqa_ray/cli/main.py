@@ -19,37 +19,39 @@ from tinyqa_ray.core import bundled, stage_folder
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.version import __version__
 
+_ABOUT = "Small question-answering models: made by distillation, run over corpora, on Ray."
 _app = tyro.extras.SubcommandApp()
+_commands: dict[str, Callable[..., Callable[[], None]]] = {}
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register a subcommand; parsing returns the call to make, so that its errors are not the parser's."""
 
     @functools.wraps(function)
-    def bound(*given: Any, **options: Any) -> Callable[[], None]:
-        return functools.partial(function, *given, **options)
+    def bound(*values: Any, **options: Any) -> Callable[[], None]:
+        return functools.partial(function, *values, **options)
 
-    _app.command(name=function.__name__.replace("_", "-"))(bound)
+    name = function.__name__.replace("_", "-")
+    _commands[name] = _app.command(name=name)(bound)
     return function
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run the shell's command; a user's mistake is one line on stderr and exit code 2."""
-    given = arguments.normalised(sys.argv[1:] if words is None else words)
+    given = list(sys.argv[1:] if words is None else words)
     if given == ["--version"]:
         print(f"tinyqa {__version__}")
         return
-    described = "Small question-answering models: made by distillation, run over corpora, on Ray."
+    name, *rest = given or [""]
     with arguments.mistakes_in_one_line():
-        if given[:1] == ["distill"] and arguments.names_recipe(given):
-            _run_recipe("tinyqa distill", given[1:])
-            return
-        renamed.refuse_old_options(given[1:], *given[:1])
-        with arguments.pointing_to_help("tinyqa"):
-            call = arguments.parsed(
-                lambda: _app.cli(prog="tinyqa", description=described, args=given, config=arguments.FLAT)
-            )
-        call()
+        if name == "distill" and arguments.names_recipe(rest):
+            _run_recipe("tinyqa distill", rest)
+        elif name in _commands:
+            renamed.refuse_old_options(rest, name)
+            arguments.parsed(_commands[name], rest, f"tinyqa {name}")()
+        else:
+            with arguments.pointing_to_help("tinyqa"):
+                arguments.refused_in_one_line(lambda: _app.cli(prog="tinyqa", description=_ABOUT, args=given))
 
 
 def run_job(stage: Callable[..., Any], config: type, *, recipes: bool = False) -> None:
@@ -62,21 +64,19 @@ def run_job(stage: Callable[..., Any], config: type, *, recipes: bool = False) -
         return functools.partial(_summary, stage, config, output)
 
     job.__annotations__ = {"config": config, "output": str}
-    program, *given = sys.argv[:1] + arguments.normalised(sys.argv[1:])
+    program, *given = sys.argv
     with arguments.mistakes_in_one_line():
         if recipes and arguments.names_recipe(given):
             _run_recipe(program, given, as_job=True)
             return
         renamed.refuse_old_options(given, stage_folder.stage_name(config))
-        with arguments.pointing_to_help(program):
-            call = arguments.parsed(lambda: tyro.cli(job, args=given, config=arguments.FLAT), one_line=True)
-        print(json.dumps(call()))
+        print(json.dumps(arguments.parsed(job, given, program)()))
 
 
 def run_pipeline() -> None:
     """The door of the job that runs a whole recipe: ``--recipe``, as ``tinyqa distill`` takes it."""
     with arguments.mistakes_in_one_line():
-        _run_recipe(sys.argv[0], arguments.normalised(sys.argv[1:]), as_job=True)
+        _run_recipe(sys.argv[0], sys.argv[1:], as_job=True)
 
 
 @command
@@ -300,9 +300,7 @@ def _summary(stage: Callable[..., Any], config: Any, output: str) -> dict[str, A
 
 def _run_recipe(program: str, words: Sequence[str], *, as_job: bool = False) -> None:
     """Run the stages that a command line with ``--recipe`` asks for, and print their reports as JSON."""
-    from tinyqa_ray.cli import recipe_arguments
-
-    call = recipe_arguments.read(words, program)
+    call = arguments.recipe_call(words, program)
     from tinyqa_ray.cli import console
 
     # What Ray writes belongs in a job's log.
