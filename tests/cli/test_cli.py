@@ -111,6 +111,7 @@ def test_ask_reads_a_file(tiny_bert: str, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_ask_takes_one_text(tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Missing from tinyqa ask: QUESTION (see tinyqa ask --help)" in refused(capsys, "ask")
     assert "--context or with --file" in refused(capsys, "ask", "Who?", "--model", tiny_bert)
     both = ("--context", "a", "--file", str(tmp_path / "x"))
     assert "--context or with --file" in refused(capsys, "ask", "Who?", "--model", tiny_bert, *both)

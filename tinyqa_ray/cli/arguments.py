@@ -353,7 +353,7 @@ def _sentence(box: str) -> str:
         lines = [line for line in part.splitlines() if line]
         if lines and not lines[0].startswith(("For full helptext", "Argument helptext")):
             # Behind a colon, options are listed with their descriptions.
-            listed = [line for line in lines[1:] if line.startswith("--")]
+            listed = [line for line in lines[1:] if re.match(r"--|[A-Z]+$", line)]
             said.append(f"{lines[0]} {', '.join(listed)}" if listed else " ".join(lines))
     return "; ".join(part.rstrip(".") for part in said)
 

@@ -96,7 +96,7 @@ def quickstart(output: str = "runs/quickstart", teacher: str | None = None) -> N
 
 @command
 def ask(
-    question: Annotated[str, tyro.conf.Positional],
+    question: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="QUESTION")],
     model: str = bundled.MODEL,
     settings: str | None = None,
     context: str | None = None,
