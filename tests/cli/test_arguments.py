@@ -339,7 +339,7 @@ def test_help_comes_without_a_model_too(
 
     monkeypatch.setattr("tinyqa_ray.models.pretrained.default_encoder", absent)
     with pytest.raises(SystemExit) as stop:
-        read("--recipe mini --help")
+        read("--recipe mini --help --student.epochs 7")
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert "--encoder " in shown

@@ -131,7 +131,7 @@ def _called(make: Callable[..., Recipe], given: Given, program: str, asked: Sequ
         print(f"its stages are not known yet: {error}\n")
     chosen = tuple(stage for stage, _ in recipe.stages if stage in names or not names)
     others = {name: times for name, times in given.items() if name not in own}
-    words += _overrides(recipe, chosen, others, own)
+    words += _overrides(recipe, chosen, others if recipe.stages else {}, own)
     recipe = _changed(recipe, make, words, program)
     if asked:
         _changed(recipe, make, [*words, *asked], program)
