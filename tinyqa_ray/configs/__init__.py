@@ -1,4 +1,4 @@
-"""What every stage can be told: one frozen config a stage, checked when it is made."""
+"""Options of every stage: one frozen config per stage, checked when it is made."""
 
 from tinyqa_ray.configs.corpus import AnswerConfig, CandidateConfig
 from tinyqa_ray.configs.data import AugmentConfig, GatherConfig, TeacherLogitsConfig, WindowConfig

@@ -1,4 +1,4 @@
-"""Checks of a config's values; each names the field, what was given and what is allowed."""
+"""Checks of a config's values; each error names the field, what was given and what is allowed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tinyqa_ray.core.errors import InputError
 
 
 def at_least(config: object, minimum: float, *names: str) -> None:
-    """Refuse a field below ``minimum``, or not finite; None passes."""
+    """Refuse a field that is below ``minimum`` or not finite; None is accepted."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not (math.isfinite(value) and value >= minimum):
@@ -16,7 +16,7 @@ def at_least(config: object, minimum: float, *names: str) -> None:
 
 
 def share(config: object, *names: str, zero: bool = True) -> None:
-    """Refuse a field outside [0, 1] or, without ``zero``, (0, 1]."""
+    """Refuse a field outside [0, 1] or, if ``zero`` is False, outside (0, 1]."""
     for name in names:
         value = getattr(config, name)
         if not (0.0 <= value <= 1.0) or (value == 0.0 and not zero):
@@ -24,13 +24,13 @@ def share(config: object, *names: str, zero: bool = True) -> None:
 
 
 def default(config: object, name: str, value: object) -> None:
-    """Fill in a field that was not given, so that the fingerprint names the value."""
+    """Fill in a field that was not given, so that the fingerprint covers its value."""
     if getattr(config, name) is None:
         object.__setattr__(config, name, value)
 
 
 def positive(config: object, *names: str) -> None:
-    """Refuse a field that is not above 0, or not finite."""
+    """Refuse a field that is not above 0 or not finite."""
     for name in names:
         value = getattr(config, name)
         if not (math.isfinite(value) and value > 0):

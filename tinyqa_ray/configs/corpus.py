@@ -1,4 +1,4 @@
-"""How a corpus is answered: what is asked of what, which passages are worth reading, which answers stay."""
+"""How questions are asked of a corpus: of which documents and passages, and which answers are kept."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from tinyqa_ray.core.stage_folder import execution
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CandidateConfig:
-    """How BM25 selects the passages that a question is asked of."""
+    """How BM25 selects the passages in which an answer to a question is sought."""
 
     candidates: int = 0
-    """Passages of the corpus that a question is asked of, at most, chosen by BM25; 0 asks it of all
-    documents."""
+    """Most passages of the corpus that are read for a question, chosen by BM25; 0 reads all documents."""
     passage_words: int = 200
-    """Words of a passage; a longer document is cut into several."""
+    """Words of a passage; a longer document is cut into several passages."""
     passage_overlap: int = 50
     """Words that neighbouring passages of a document share, at least."""
     language: str | None = "english"
-    """Stemmer and stop words, by the name of Snowball's stemmer; none takes words as they are."""
+    """Language of stemmer and stop words, as Snowball names it; none uses words as they are."""
     k1: float = 1.2
-    """BM25: how slowly a further occurrence of a term stops to count."""
+    """BM25's k1: the higher it is, the more further occurrences of a term count."""
     b: float = 0.75
-    """BM25: how much a long passage is held against it, from 0 to 1."""
+    """BM25's b, from 0 to 1: the higher it is, the lower long passages score."""
     documents_per_shard: int = 8192
     """Documents in one file of the index."""
     questions_per_run: int = 1024
-    """Questions whose passages are selected together."""
+    """Questions for which passages are selected in one go."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "passage_words", "documents_per_shard", "questions_per_run")
@@ -50,50 +49,50 @@ class CandidateConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerConfig:
-    """How a corpus is answered."""
+    """How questions are asked of a corpus, and which answers are kept."""
 
     RENAMED = NEW_NAMES["answer"]
 
     model: str = bundled.MODEL
-    """Folder or hub id with a question-answering head, or an export."""
+    """Folder or hub id of a model with a question-answering head, or an export."""
     settings: str | None = None
-    """Threshold and scale of scores: the output of an evaluation, or a settings file; those beside the model,
-    if any, when not given."""
+    """Threshold and scale of scores: the output of an evaluation, or a settings file. When not given, those
+    beside the model are used, if any."""
     documents: str | None = None
-    """Parquet, JSONL, CSV or TSV with ``id`` and ``text`` (other columns are carried along), a folder of such
-    files, or a folder of .txt files."""
+    """Parquet, JSONL, CSV or TSV with columns ``id`` and ``text`` (other columns are copied to the answers),
+    a folder of such files, or a folder of .txt files."""
     questions: str | None = None
-    """The same with ``question`` and perhaps ``id``. With ``document_id`` each is asked of its own document,
-    without of all."""
+    """Files of the same formats with columns ``question`` and, optionally, ``id``. With a column
+    ``document_id``, each question is asked of its own document, otherwise of all documents."""
     pairs: str | None = None
-    """Instead of documents and questions: a table of ``question`` and ``context``."""
+    """Table with columns ``question`` and ``context``, instead of documents and questions."""
     selection: CandidateConfig = CandidateConfig()
-    """How passages are selected, if they are."""
+    """How passages are selected, if ``candidates`` is above 0."""
     index: str | None = execution(None)
-    """Folder for the BM25 index, kept for other questions about the same documents; within the output, and
-    deleted at the end, when not given."""
+    """Folder for the BM25 index, which is kept for other questions about the same documents. When not given,
+    the index is within the output, and deleted at the end."""
     top_k: int = 1
-    """Answers kept of each question."""
+    """Most answers to keep for each question."""
     per_document_k: int | None = None
-    """Answers to a question kept of one document; as many as top_k when not given."""
+    """Most answers to keep for each question from one document; as many as top_k when not given."""
     min_score: float = 0.0
     """Answers with a lower score are left out."""
     keep_no_answers: bool = True
-    """Whether a question without an answer has a row that says so."""
+    """Whether a question without an answer gets a row that says so."""
     jsonl: bool = False
-    """Whether the answers are written as JSON lines too."""
+    """Whether to write the answers as JSON lines, too."""
     max_answer_tokens: int = 30
     """Longest answer, in tokens."""
     window: WindowConfig = WindowConfig()
     """Sizes of the windows."""
     rows_per_shard: int = 1024
-    """Pairs of a question and a text in one output file, the unit of work that is done once."""
+    """Pairs of a question and a text in one output file; a file is the unit of work."""
     actors: int = execution(1)
     """Ray actors, each with its own copy of the model."""
     threads: int = execution(0)
-    """Torch threads of an actor; 0 shares the cores of a node among the actors on it."""
+    """Torch threads of each actor; 0 shares the cores of a node among the actors on it."""
     num_gpus: float = execution(0.0)
-    """GPUs of an actor; 0 runs on the CPU."""
+    """GPUs of each actor; 0 runs on the CPU."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "top_k", "per_document_k", "max_answer_tokens", "rows_per_shard", "actors")

@@ -1,4 +1,4 @@
-"""How questions become windows: cut, multiplied, and read by teachers."""
+"""How questions become windows: data is gathered, augmented, cut into windows and read by teachers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WindowConfig:
     """Tokens that neighbouring windows of a context share (the overlap, as in transformers); windows of plain
     text share none."""
     max_query_len: int = 64
-    """Tokens of a question; a longer question is cut."""
+    """Most tokens of a question; a longer question is cut off."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "doc_stride")
@@ -40,19 +40,20 @@ class GatherConfig:
     """How SQuAD data of several sources become one set to learn from."""
 
     data: tuple[str, ...]
-    """SQuAD 2.0 JSON files, folders of paragraphs, or hub ids; one after the other."""
+    """SQuAD 2.0 JSON files, folders of paragraphs, or hub ids; they are put together in this order."""
     hold_out: tuple[str, ...] = ()
-    """Titles of articles that are left out, and written to ``held-out.json``: to fit thresholds on."""
+    """Titles of articles to leave out; they are written to ``held-out.json``, to fit thresholds on."""
     questions_per_paragraph: int | None = None
-    """Most questions of a paragraph that are kept, drawn by chance; all when not given."""
+    """Most questions of a paragraph to keep, drawn at random; all when not given."""
     made_unanswerable: float = 0.0
-    """Questions made unanswerable for each answerable one: each is asked of another paragraph of its article,
-    where none of its answers stands."""
+    """Unanswerable questions to make per answerable one: the question is asked of another paragraph of its
+    article, which contains none of its answers."""
     documents: str | None = None
-    """Passages of ``questions``: Parquet, JSONL or CSV with columns ``id`` and ``text``."""
+    """Passages that ``questions`` are asked of: Parquet, JSONL or CSV with columns ``id`` and ``text``."""
     questions: str | None = None
     """Questions without answers, with columns ``id``, ``question`` and ``document_id``. They are kept as if
-    unanswerable: for teachers' logits (``prediction`` with ``distillation_weight`` 1), not for labels."""
+    unanswerable: use them with teachers' logits (objective ``prediction`` with ``distillation_weight`` 1),
+    not with labels."""
     seed: int = 42
     """Seed of every draw."""
 
@@ -72,52 +73,56 @@ class GatherConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
-    """How paragraphs are multiplied (TinyBERT, arXiv 1909.10351, algorithm 1, made safe for answers)."""
+    """How paragraphs are augmented (TinyBERT, arXiv 1909.10351, algorithm 1, with answers left unchanged)."""
 
     RENAMED = NEW_NAMES["augment"]
 
     data: str
     """SQuAD 2.0 JSON, a folder of paragraphs, or a hub id."""
     masked_lm: str | None = None
-    """Masked language model that proposes words for their context: a folder or hub id; without one, or with
-    'none', neighbours alone are candidates."""
+    """Folder or hub id of a masked language model, which proposes words that fit the context. Without one, or
+    with 'none', only neighbours in word vectors are proposed."""
     word_vectors: str | None = None
-    """GloVe text file: neighbours of the words that the masked LM splits, or of all words without one."""
+    """GloVe text file; its neighbours are proposed for words that the masked LM splits into several tokens,
+    or for all words without a masked LM."""
     embeddings: str | None = None
-    """Model folder or hub id whose input embeddings stand in for GloVe; the masked LM's own when neither is
-    given."""
+    """Folder or hub id of a model whose input embeddings are used instead of GloVe; the masked LM's own when
+    neither is given."""
     copies: int = 20
-    """Copies of each paragraph, beside the original."""
+    """Copies of each paragraph, in addition to the original."""
     replace_probability: float = 0.4
-    """Chance that a word which may change does change, in a copy."""
+    """Probability that a word that may change is replaced in a copy."""
     candidates: int | None = None
-    """Best words among which a replacement is drawn; 15, or 20 in Haystack's style, when not given."""
+    """Best words from which a replacement is drawn; when not given, 15, or 20 with style 'haystack'."""
     masked_share: float | None = None
-    """Share of a paragraph's words that one forward masks; 0 masks one word a forward, the exact algorithm;
-    0.15, or 0 in Haystack's style, when not given."""
+    """Share of a paragraph's words that are masked in one forward. 0 masks one word per forward, as in the
+    published algorithm. When not given, 0.15, or 0 with style 'haystack'."""
     style: Literal["safe", "haystack"] = "safe"
-    """'haystack' draws as Haystack 1's augment_squad does: stop-words may change, the word itself is a
-    candidate, copies may repeat. Unlike there, answers, numbers, case, spacing and the original stay."""
+    """'haystack' draws words as Haystack 1's augment_squad does: stop words may change, a word is a candidate
+    for itself, and copies may be equal. Unlike there, answers, numbers, case, spacing and the original are
+    kept."""
     teacher: str | None = None
-    """Question-answering model asked whether it still finds the gold span in the copies, for the report."""
+    """Question-answering model that is asked, for the report, whether it still finds the gold spans in the
+    copies."""
     keep_if_teacher_agrees: bool = False
-    """Leave out a copy's question when the teacher does not find its gold span any more."""
+    """Leave out a copy's question if the teacher no longer finds its gold span."""
     squad_json: str | None = None
-    """File to write all copies to as one SQuAD JSON, ids unique, copy 0 first."""
+    """File to which all copies are written as one SQuAD JSON, with unique ids and the originals (copy 0)
+    first."""
     max_word_vectors: int = 100_000
-    """Word vectors read, from the top of the file: GloVe's are sorted by frequency."""
+    """Word vectors to read from the top of the file; GloVe's are sorted by frequency."""
     seed: int = 42
-    """Seed of every draw; with the paragraph's id it decides a copy."""
+    """Seed of every draw; together with the paragraph's id it determines a copy."""
     rows_per_shard: int = 256
-    """Paragraphs in one output file, the unit of work that is done once."""
+    """Paragraphs in one output file; a file is the unit of work."""
     max_batch_tokens: int = 4096
     """Tokens in one forward of the masked LM or the teacher, padding included."""
     actors: int = execution(1)
-    """Ray actors that rewrite at the same time."""
+    """Ray actors that make copies at the same time."""
     threads: int = execution(0)
-    """Torch threads of an actor; 0 shares the cores of a node among the actors on it."""
+    """Torch threads of each actor; 0 shares the cores of a node among the actors on it."""
     num_gpus: float = execution(0.0)
-    """GPUs of an actor; 0 runs on the CPU."""
+    """GPUs of each actor; 0 runs on the CPU."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "copies", "seed", "threads", "num_gpus")
@@ -144,33 +149,33 @@ class TeacherLogitsConfig:
 
     data: str
     """SQuAD 2.0 JSON, a folder of paragraphs (also augmented ones), or a hub id. For general distillation,
-    plain text: a .txt file, or a folder of them, paragraphs parted by blank lines."""
+    plain text: a .txt file or a folder of them, with blank lines between paragraphs."""
     tokenizer: str | None = None
-    """Folder or hub id of the student, or of any model with its tokenizer; the first teacher's when not
+    """Folder or hub id of the student, or of any model with the same tokenizer; the first teacher when not
     given."""
     teachers: tuple[str, ...] = ()
-    """Teachers, one or several: folders or hub ids with a question-answering head, or exports; without one,
-    windows carry labels only. Plain text takes none."""
+    """One or several teachers: folders or hub ids of models with a question-answering head, or exports.
+    Without teachers, windows have labels only. Plain text takes no teachers."""
     combine: Literal["average", "apart"] = "average"
-    """What is kept of several teachers: the mean of their logits, or each one's in columns of its own."""
+    """How logits of several teachers are kept: their mean, or each teacher's in columns of its own."""
     abstain_at_threshold: bool = False
-    """Of questions without labels, which teachers have not learned, let each teacher leave those unanswered
-    that are below its own fitted threshold: its null's logits are shifted by as much."""
+    """On questions without labels, let each teacher abstain by its own fitted threshold: its null logits are
+    shifted accordingly. Questions with labels, from which teachers may have learned, stay as they are."""
     settings: tuple[str, ...] = ()
-    """The fitted threshold of each teacher: outputs of evaluations, or settings files; those beside the
-    teachers when not given."""
+    """Fitted threshold of each teacher: outputs of evaluations, or settings files; those beside the teachers
+    when not given."""
     window: WindowConfig = WindowConfig()
     """Sizes of the windows."""
     rows_per_shard: int = 64
-    """Paragraphs in one output file, the unit of work that is done once; thousands suit plain text."""
+    """Paragraphs in one output file; a file is the unit of work. For plain text, use thousands."""
     max_batch_tokens: int | None = None
-    """Tokens in one forward of a teacher, padding included; what suits the CPU or GPU when not given."""
+    """Tokens in one forward of a teacher, padding included; chosen for the CPU or GPU when not given."""
     actors: int = execution(1)
     """Ray actors, each with its own copy of the teachers."""
     threads: int = execution(0)
-    """Torch threads of an actor; 0 shares the cores of a node among the actors on it."""
+    """Torch threads of each actor; 0 shares the cores of a node among the actors on it."""
     num_gpus: float = execution(0.0)
-    """GPUs of an actor; 0 runs on the CPU."""
+    """GPUs of each actor; 0 runs on the CPU."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "threads", "num_gpus")

@@ -13,38 +13,40 @@ from tinyqa_ray.core.stage_folder import execution
 
 Objective = Literal["labels", "intermediate", "relations", "prediction"]
 LAYER_OBJECTIVES: tuple[Objective, ...] = ("intermediate", "relations")
-"""Those that run the teacher beside the student."""
+"""Objectives that run the teacher beside the student."""
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillConfig:
-    """One training stage: labels, the teacher's layers, its relations or predictions, or their sum."""
+    """How a student is taught: by labels, the teacher's layers, relations or predictions, or by several."""
 
     RENAMED = NEW_NAMES["distill"]
 
     data: str
-    """Finished folder of windows (of 'teacher-logits')."""
+    """Finished folder of windows, made by 'teacher-logits'."""
     student: str
-    """Folder or hub id that the student starts from."""
+    """Folder or hub id of the model that the student starts from."""
     soup_with: tuple[str, ...] = ()
-    """Other models of the same start as ``student``: it starts as the mean of the weights of all (a model
-    soup, arXiv 2203.05482)."""
+    """Other models, trained from the same start as ``student``: the student starts from the mean of the
+    weights of all (a model soup, arXiv 2203.05482)."""
     objective: tuple[Objective, ...]
-    """What is taught; of several, the sum. labels: gold spans. intermediate: the teacher's attention and
-    hidden states. relations: MiniLMv2's self-attention relations. prediction: the teacher's logits."""
+    """What is taught; the losses of several objectives are summed. labels: gold spans. intermediate: the
+    teacher's attention and hidden states. relations: MiniLMv2's self-attention relations. prediction: the
+    teacher's logits."""
     objective_weights: tuple[float, ...] | None = None
     """Weight of each objective in the sum; 1 when not given."""
     student_layers: tuple[int, ...] | None = None
     """Layers of ``student`` to keep, counted from 0; all when not given."""
     teacher: str | None = None
-    """Folder or hub id of the teacher, run beside the student; for 'intermediate' and 'relations'."""
+    """Folder or hub id of the teacher that 'intermediate' and 'relations' run beside the student."""
     attention_maps: Literal["scores", "probabilities"] = "scores"
     """What 'intermediate' compares: attention before softmax (TinyBERT), or after it (Haystack 1)."""
     relation_layer: int | None = None
-    """Teacher layer whose relations the student's last layer learns, from 0; the last when not given."""
+    """Teacher layer, counted from 0, whose relations the student's last layer learns; the last layer when not
+    given."""
     relation_heads: int | None = None
-    """Relation heads; the student's attention heads when not given."""
+    """Number of relation heads; that of the student's attention heads when not given."""
     prediction_loss: Literal["kl", "mse"] = "kl"
     """Distance D of 'prediction' between the span logits of student and teacher."""
     distillation_weight: float = 1.0
@@ -52,41 +54,43 @@ class DistillConfig:
     temperature: float = 1.0
     """Temperature tau of 'prediction'."""
     teacher_weights: tuple[float, ...] | None = None
-    """Share of each teacher in 'prediction' where the windows keep several apart; equal when not given."""
+    """Share of each teacher in 'prediction', if the windows keep several teachers apart; equal shares when
+    not given."""
     epochs: float = 2.0
     """Passes over the windows."""
     batch_size: int = 32
-    """Windows in one optimiser step, over all workers and accumulation steps."""
+    """Windows in one optimiser step, summed over all workers and accumulation steps."""
     gradient_accumulation_steps: int = 1
-    """Forwards of a worker for one optimiser step."""
+    """Forwards of each worker in one optimiser step."""
     learning_rate: float = 3e-5
     """Peak learning rate of AdamW."""
     warmup_ratio: float = 0.1
     """Share of the steps in which the learning rate rises; it then falls linearly to 0."""
     weight_decay: float = 0.01
-    """AdamW's weight decay, of matrices only."""
+    """AdamW's weight decay; only matrices decay."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
+    """Gradients with a larger norm are scaled down to this norm."""
     attention_dropout: float | None = None
     """Dropout of attention weights; the model's own when not given. 0 lets a CPU use its fast attention."""
     head_dropout: float = 0.0
-    """Dropout between encoder and head (Haystack's ``embeds_dropout_prob``), beside the model's own."""
+    """Dropout between encoder and head (Haystack's ``embeds_dropout_prob``), added to the model's own."""
     precision: Precision = "auto"
-    """Of the matrix products. auto: fp32 on CPUs, bf16 on GPUs from Ampere on, fp16 with a loss scale on
-    older ones (V100)."""
+    """Precision of the matrix products. auto: fp32 on CPUs, bf16 on GPUs from Ampere on, fp16 with a loss
+    scale on older GPUs (V100)."""
     strategy: Literal["ddp", "zero1", "zero2"] = "ddp"
-    """How several workers train: DistributedDataParallel, or DeepSpeed's ZeRO, which spreads the optimiser's
-    state (1) and the gradients (2) over them; needs the extra 'deepspeed'."""
+    """How several workers train. ddp: DistributedDataParallel. zero1 and zero2: DeepSpeed's ZeRO, which
+    spreads the optimiser's state (1) and also the gradients (2) over the workers; needs the extra
+    'deepspeed'."""
     seed: int = 42
     """Seed of the order of windows, of new heads, and of dropout."""
     dev: str | None = None
-    """SQuAD 2.0 data on which each checkpoint is measured, in a task of its own."""
+    """SQuAD 2.0 data on which each checkpoint is measured, in a separate task."""
     baseline: str | None = None
-    """Model to compare with on ``dev`` at the end: the same student taught by labels alone, say."""
+    """Model to compare with on ``dev`` at the end, such as the same student taught by labels alone."""
     publish: Literal["last", "best"] = "last"
-    """Which student becomes ``model``: that of the last step, or the best on ``dev``."""
+    """Which student is published as ``model``: that of the last step, or the best one on ``dev``."""
     keep_best: int = execution(1)
-    """Best students on ``dev`` that are kept, in ``best``."""
+    """Number of students, the best on ``dev``, to keep in ``best``."""
     checkpoint_steps: int = execution(200)
     """Optimiser steps between checkpoints."""
     log_steps: int = execution(5)
@@ -94,15 +98,16 @@ class DistillConfig:
     workers: int = execution(1)
     """Ray Train workers; each takes its share of every batch."""
     min_workers: int | None = execution(None)
-    """Fewest workers with which to go on when the cluster shrinks; ``workers`` when not given."""
+    """Fewest workers with which training goes on if the cluster shrinks; ``workers`` when not given."""
     threads: int = execution(0)
-    """Torch threads of a worker; 0 shares the machine's cores among the workers."""
+    """Torch threads of each worker; 0 shares the machine's cores among the workers."""
     use_gpu: bool = execution(False)
-    """One GPU a worker."""
+    """Give each worker one GPU."""
     num_gpus_per_evaluation: float = execution(0.0)
     """GPUs of the task that measures a checkpoint; 0 runs on the CPU."""
     mlflow: str | None = execution(None)
-    """Tracking URI of MLflow, for the curves; needs the extra 'mlflow'. TensorBoard's are always written."""
+    """Tracking URI of MLflow, where the training curves go, too; needs the extra 'mlflow'. TensorBoard files
+    are always written."""
 
     def __post_init__(self) -> None:
         positive(self, "temperature", "epochs", "learning_rate", "max_grad_norm")

@@ -1,4 +1,4 @@
-"""Options that once had other names: an old one is refused with the new; runs that wrote it down go on."""
+"""Renamed options: an old name is refused with a hint at the new one; runs recorded under it can go on."""
 
 from __future__ import annotations
 
@@ -23,22 +23,21 @@ NEW_NAMES: Mapping[str, Mapping[str, str]] = {
     },
     "serve": {"gpu": "num_gpus"},
 }
-"""By command, its config's fields: old name to new. Each config holds its own part as ``RENAMED``, by which
-``core.stage_folder`` reads what earlier versions wrote of their runs."""
+"""Old to new names of config fields, by command. Each config has its own part as ``RENAMED``, with which
+``core.stage_folder`` reads the documents of runs of earlier versions."""
 
 
 def refuse_old_options(arguments: Sequence[str], *commands: str) -> None:
-    """Refuse options of a command line that have other names now.
+    """Refuse options of a command line by their old names.
 
-    An old name that is a new name of another field too (as ``NEW_NAMES`` shows) passes: its config tells the
-    two apart by their values.
+    An old name that is now the name of another field passes: the config tells the two apart by their values.
 
     Args:
         arguments: words of a command line; options as ``--name``, ``--name=value`` or ``--stage.name``.
-        commands: whose options they are, as in ``NEW_NAMES``; a command without an entry has no old names.
+        commands: commands that the options belong to; one without an entry in ``NEW_NAMES`` has no old names.
 
     Raises:
-        InputError: names the first such option, and what it is called now.
+        InputError: an option has an old name; the message says what the first such option is called now.
     """
     for argument in arguments:
         if not argument.startswith("--"):

@@ -1,4 +1,4 @@
-"""How a model answers on line."""
+"""How a model is served over HTTP."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from tinyqa_ray.core.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LimitConfig:
-    """What one request, and all that wait, may ask for."""
+    """Limits of a single request and of all waiting requests."""
 
     max_body_bytes: int = 4_000_000
     """Longest body of a request; a longer one is answered with 413."""
     max_questions: int = 32
-    """Questions of a request; more are answered with 422."""
+    """Most questions in a request; a request with more is answered with 422."""
     max_contexts: int = 100
-    """Contexts of a request; more are answered with 422."""
+    """Most contexts in a request; a request with more is answered with 422."""
     max_request_tokens: int = 65_536
-    """Tokens of all windows of a request; more are answered with 422."""
+    """Most tokens in all windows of a request; a request with more is answered with 422."""
     max_waiting_tokens: int = 131_072
-    """Tokens that may wait at a replica; a request that finds more is answered with 429."""
+    """Most tokens that may wait at a replica; if more are waiting, a new request is answered with 429."""
     max_wait_s: float = 10.0
-    """A request that would wait longer than this at a replica, by its pace so far, is answered with 429."""
+    """Longest wait at a replica, in seconds; a request that is expected to wait longer, at the replica's
+    present pace, is answered with 429."""
     timeout_s: float = 30.0
-    """A request that is not answered by then is answered with 504."""
+    """Seconds after which a request without an answer is answered with 504."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "max_body_bytes", "max_questions", "max_contexts")
@@ -38,42 +39,45 @@ class LimitConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServeConfig:
-    """How a model is served on Ray Serve: an ingress that reads requests, replicas that run the model."""
+    """How a model is served on Ray Serve: an ingress reads the requests, and replicas run the model."""
 
     RENAMED = NEW_NAMES["serve"]
 
     model: str = bundled.MODEL
-    """Folder, URL of a folder or hub id with a question-answering head, or a folder of ``tinyqa export``."""
+    """Folder, URL of a folder or hub id of a model with a question-answering head, or an export."""
     settings: str | None = None
-    """Threshold and scale of scores: the output of an evaluation, or a settings file; those beside the model,
-    if any, when not given."""
+    """Threshold and scale of scores: the output of an evaluation, or a settings file. When not given, those
+    beside the model are used, if any."""
     threshold: float | None = None
-    """No answer is given where its probability is above this; that of the settings when not given."""
+    """The model abstains if the probability of no answer is above this; the settings' threshold when not
+    given."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
-    """On a GPU auto is bf16 from Ampere on, else fp16; on a CPU the export's, else fp32."""
+    """Precision of the matrix products. auto: on a GPU, bf16 from Ampere on and fp16 on older ones; on a CPU,
+    that of an export, else fp32."""
     num_gpus: float = 0.0
-    """GPUs of a replica, a part of one too; 0 runs on the CPU."""
+    """GPUs of each replica, which may be a fraction; 0 runs on the CPU."""
     threads: int = 0
-    """Torch threads, and CPUs, of a replica; 0 uses the cores of its machine."""
+    """Torch threads, and CPUs, of each replica; 0 uses all cores of its machine."""
     min_replicas: int = 1
-    """Replicas of the model at least."""
+    """Fewest replicas of the model."""
     max_replicas: int = 1
-    """Replicas of the model at most; between the two, as many as the requests under way need."""
+    """Most replicas of the model; as many run as the current requests need."""
     target_ongoing_requests: float = 8.0
-    """Requests under way at a replica above which another one is started: a few batches, so that a replica
-    never waits for work and a request never waits for more than these."""
+    """Requests per replica above which another replica is started: a few batches, so that replicas always
+    have work and requests do not wait long."""
     upscale_delay_s: float = 10.0
-    """Seconds that the load must ask for more replicas before they are started."""
+    """Seconds for which the load must call for more replicas before they are started."""
     downscale_delay_s: float = 120.0
-    """Seconds that the load must ask for fewer before they are stopped: loading a model again costs more."""
+    """Seconds for which the load must call for fewer replicas before some are stopped; longer, since loading
+    a model again is expensive."""
     ingress_replicas: int = 1
-    """Processes that take requests, cut windows and read answers off the logits."""
+    """Processes that receive requests, cut windows, and turn logits into answers."""
     max_batch_tokens: int = 0
-    """Tokens of a forward, padding included; 0 chooses: what the GPU is fast at, on a CPU few enough that a
-    short request does not wait long for the forward before it."""
+    """Tokens in one forward, padding included. 0 chooses: on a GPU, a size at which it is fast; on a CPU, few
+    enough that a short request does not wait long for the forward before it."""
     api_key_file: str | None = None
-    """File with the key that requests must carry, readable where the ingress runs; when not given, the
-    environment's TINYQA_API_KEY, if any."""
+    """File with the key that requests must send; the ingress must be able to read it. When not given, the
+    key is the environment variable TINYQA_API_KEY, if set."""
     limits: LimitConfig = LimitConfig()
     """Limits of requests."""
 

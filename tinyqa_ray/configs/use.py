@@ -19,20 +19,21 @@ class EvaluateConfig:
     RENAMED = NEW_NAMES["evaluate"]
 
     model: str = bundled.MODEL
-    """Folder or hub id with a question-answering head."""
+    """Folder or hub id of a model with a question-answering head."""
     data: str
     """SQuAD 2.0 JSON, a folder of paragraphs, or a hub id."""
     ensemble_with: tuple[str, ...] = ()
-    """Other models with the same tokens: the mean of the logits of all is measured, as several teachers are
-    averaged, at the first one's threshold and scores."""
+    """Other models with the same tokenizer. The mean of the logits of all models is measured, as if they were
+    averaged as teachers, with the settings of ``model``."""
     settings: str | None = None
-    """Threshold and scale of scores to measure with: the output of another evaluation, or a settings file;
-    those beside the model, if any, when not given."""
+    """Threshold and scale of scores to measure with: the output of another evaluation, or a settings file.
+    When not given, those beside the model are used, if any."""
     fit_threshold: str | None = None
-    """Other SQuAD 2.0 data on which the no-answer threshold is fitted. The output then has a ``tinyqa.json``,
-    which --settings takes."""
+    """Other SQuAD 2.0 data, on which the no-answer threshold is fitted. It is written to ``tinyqa.json`` in
+    the output, which --settings accepts."""
     fit_temperature: str | None = None
-    """Other SQuAD 2.0 data on which the temperature and shift of scores are fitted, likewise."""
+    """Other SQuAD 2.0 data, on which the temperature and shift of scores are fitted and then written
+    likewise."""
     max_answer_tokens: int = 30
     """Longest answer, in tokens."""
     window: WindowConfig = WindowConfig()
@@ -50,27 +51,28 @@ class ExportConfig:
     """How a model is exported for CPUs."""
 
     model: str = bundled.MODEL
-    """Folder or hub id with a question-answering head."""
+    """Folder or hub id of a model with a question-answering head."""
     precision: Literal["int8", "bf16", "fp32"] = "int8"
-    """Of the matrix products; bf16 where the CPU computes in it, else fp32."""
+    """Precision of the matrix products; a bf16 export runs in fp32 on CPUs without bf16."""
     settings: str | None = None
-    """Threshold and scale of scores that go along: the output of an evaluation, or a settings file; those
-    beside the model, if any, when not given."""
+    """Threshold and scale of scores to store in the export: the output of an evaluation, or a settings file.
+    When not given, those beside the model are used, if any."""
     calibration: str | None = None
-    """SQuAD 2.0 data like that to be answered: some of its questions show the ranges for int8, others check
-    the F1 of the export. The bundled excerpt when not given, for the shipped model alone."""
+    """SQuAD 2.0 data similar to what the model will read. Some of its questions determine the value ranges
+    for int8, others check the F1 of the export. When not given, a bundled excerpt is used for int8 of the
+    shipped model only."""
     calibration_questions: int = 300
-    """Questions whose windows show the ranges."""
+    """Questions whose windows determine the value ranges for int8."""
     check_questions: int = 1000
-    """Most other questions on which the export is checked."""
+    """Most other questions on which the F1 of the export is checked."""
     max_f1_drop: float = 0.5
-    """Points of F1 that the export may lose, with or without abstaining."""
+    """Points of F1 that the export may lose, both with and without abstaining."""
     max_answer_tokens: int = 30
     """Longest answer, in tokens."""
     window: WindowConfig = WindowConfig()
-    """Sizes of the windows that are checked."""
+    """Sizes of the windows used for calibration and checks."""
     seed: int = 0
-    """Of the choice of questions."""
+    """Seed of the choice of questions."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "calibration_questions", "check_questions", "max_answer_tokens")

@@ -1,1 +1,1 @@
-"""The ground: files, stage folders, passes over shards, and the machine."""
+"""What all other packages build on: files, stage folders, passes over shards, and the machine."""

@@ -1,4 +1,4 @@
-"""Connecting to Ray, a job's cluster or a quiet local one; how actors share the cores of its nodes."""
+"""Connecting to Ray (a job's cluster or a local one), and how actors share the cores of its nodes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from dataclasses import dataclass
 from tinyqa_ray.core.machine import usable_cores
 
 _LEAST_CPUS = 0.5
-"""That an actor asks for, however busy the cluster is."""
+"""CPUs that an actor asks for at least, however busy the cluster is."""
 _RELEASE_S = 10.0
-"""Within which the actors of an earlier pass have given back their CPUs."""
+"""Time in which the actors of an earlier pass give back their CPUs."""
 _UNIT = 1e-4
-"""Ray counts resources in these."""
+"""Smallest amount of a resource that Ray counts."""
 
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Ray, started here unless it runs already; what was started here is stopped at the end.
+    """Connect to Ray unless this process is connected already, and disconnect at the end.
 
-    Inside a job (``RAY_ADDRESS``) it is the cluster's. On a laptop it is a local one with a logical CPU more
-    than there are cores, and at least four: actors that held all would starve the tasks that feed them.
+    Inside a job (``RAY_ADDRESS``) this joins the cluster. Elsewhere it starts a local Ray with one logical
+    CPU more than there are cores, and at least four: actors that held all of them would starve the tasks
+    that feed them.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A task's own noise stays in Ray's log folder; its errors come back as exceptions.
+    # What tasks print stays in Ray's log folder; their errors come back as exceptions.
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -39,7 +40,7 @@ def connected() -> Iterator[None]:
         return
     options: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not os.environ.get("RAY_ADDRESS"):
-        # Ray alone would join a cluster that somebody has started on this machine, and refuse num_cpus then.
+        # By default Ray would join a cluster that somebody has started on this machine, and refuse num_cpus.
         options |= {"address": "local", "num_cpus": max(4, usable_cores() + 1), "include_dashboard": False}
     ray.init(**options)
     quiet()
@@ -68,7 +69,7 @@ def quiet_models() -> None:
     from transformers.utils import logging as transformers_logging
 
     if not torch.cuda.is_available():
-        # Or else DeepSpeed, which transformers imports where it is installed, says so on stdout.
+        # Otherwise DeepSpeed, which transformers imports if installed, says on stdout that it chose the CPU.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()
@@ -76,15 +77,15 @@ def quiet_models() -> None:
 
 
 def cores(actors: int) -> int:
-    """Torch threads of this process, one of ``actors``: its share of the cores of its machine, at least one.
+    """Torch threads for this process, one of ``actors``: its share of the machine's cores, at least one.
 
-    On a cluster, only as many of the actors count as Ray has room for on this actor's node.
+    On a cluster, the cores are shared by as many of the actors as Ray has room for on this node.
     """
     return max(1, usable_cores() // _sharing(actors))
 
 
 def _sharing(actors: int) -> int:
-    """How many of the actors may be on the node of this one."""
+    """Number of actors that may run on the node of this one."""
     if actors == 1 or "ray" not in sys.modules:
         return actors
     import ray
@@ -92,7 +93,7 @@ def _sharing(actors: int) -> int:
     if not ray.is_initialized():
         return actors
     context = ray.get_runtime_context()
-    if context.get_actor_id() is None:  # the driver, which works a pass itself
+    if context.get_actor_id() is None:  # this is the driver, which works on the pass itself
         return actors
     here: dict[str, float] = next(
         node["Resources"] for node in ray.nodes() if node["NodeID"] == context.get_node_id()
@@ -106,24 +107,24 @@ def _sharing(actors: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What one node has for actors: CPUs, and the most actors that its GPUs serve."""
+    """What one node offers to actors: its CPUs, and the most actors that its GPUs can serve."""
 
     cpus: float
     actors: int
 
 
 def cpus_per_actor(actors: int, num_gpus: float = 0.0, threads: int = 0) -> float:
-    """CPUs to ask Ray for, for each actor: those that its threads keep busy.
+    """CPUs that each actor should ask Ray for: as many as its threads keep busy.
 
-    These are ``threads`` or, if 0, its share of a node's cores, so that Ray does not crowd actors on one node
-    while others are idle. All actors find room, and a CPU of each node (half of a single one) stays free for
-    the tasks that feed them. Where others keep the cluster busy, an actor asks for less: one that asked for a
-    whole node might wait forever.
+    These are ``threads`` or, if that is 0, the actor's share of a node's cores, so that Ray does not crowd
+    the actors on one node while other nodes are idle. All actors find room, and one CPU of each node (half
+    of it if it has only one) stays free for the tasks that feed them. If other jobs keep the cluster busy, an
+    actor asks for less, since one that asked for a whole node might wait forever.
 
     Args:
-        actors: of the pass.
-        num_gpus: of an actor.
-        threads: of an actor; 0 for its share of the cores.
+        actors: number of actors in the pass.
+        num_gpus: GPUs of one actor.
+        threads: threads of one actor; 0 means its share of the cores.
     """
     import ray
 
@@ -137,7 +138,7 @@ def cpus_per_actor(actors: int, num_gpus: float = 0.0, threads: int = 0) -> floa
         if node["NodeID"] == own and not threads:
             free = min(free, usable_cores())  # a local Ray has more logical CPUs than there are cores
         rooms.append(Room(free, math.floor(gpus / num_gpus) if num_gpus else actors))
-    if not rooms:  # an autoscaler will start nodes for what is asked for
+    if not rooms:  # an autoscaler will start the nodes that are asked for
         return threads or 1
     placed = min(actors, sum(room.actors for room in rooms))
     wanted = min(threads or math.inf, largest_share(placed, rooms))
@@ -154,7 +155,7 @@ def _idle_cpus() -> float:
 
 
 def largest_share(actors: int, rooms: Sequence[Room]) -> float:
-    """The most CPUs that each of so many actors can have, so that all of them find room."""
+    """The most CPUs that each of ``actors`` can have if all of them are to find room."""
     shares = {room.cpus / n for room in rooms for n in range(1, min(actors, room.actors) + 1)}
     return max(
         share

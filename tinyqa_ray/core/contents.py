@@ -1,4 +1,4 @@
-"""What inputs hold, by the hash of their bytes: worked out once, then known by names, sizes and times."""
+"""Hashes of what inputs hold. An input is hashed again only if names, sizes or times of its files changed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dataclasses import asdict, dataclass
 from tinyqa_ray.core import storage
 
 SETTLED_S = 2.0
-"""A file written so shortly before it was hashed may be written again without another time or size: clocks of
-file systems tick at most every two seconds. Its hash is not kept."""
+"""The hash of a file that was written more recently than this is not kept: the clock of a file system may
+tick only every two seconds, so the file could change once more without another time or size."""
 
 _SUCCESS = "_SUCCESS.json"
 _NOT_COMPUTED_WITH = (".md", "tinyqa.json")
-"""Endings of files that do not change what weights compute; who reads ``tinyqa.json`` counts it apart."""
+"""Endings of files that do not change what a model computes; what reads ``tinyqa.json`` counts it apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """An input as it was when it was hashed."""
+    """The state of an input when it was hashed."""
 
     files: int
     bytes: int
@@ -32,14 +32,14 @@ class _Known:
 
 
 _known: dict[str, _Known] = {}
-"""By absolute path; what one stage of this process has hashed, the next one does not hash again."""
+"""Inputs that this process has hashed, by absolute path: a later stage need not hash them again."""
 
 
 class Contents:
     """Hashes of a run's inputs, kept in a file beside the run."""
 
     def __init__(self, manifest: str | None = None) -> None:
-        """Take over what ``manifest``, a JSON file that need not be there, says of earlier inputs."""
+        """Take over the hashes of earlier inputs from ``manifest``, a JSON file that may be absent."""
         self._manifest = manifest
         self._kept: dict[str, _Known] = {}
         if manifest is not None and storage.kind(manifest) == "file":
@@ -48,11 +48,11 @@ class Contents:
         self._used: dict[str, _Known] = {}
 
     def identity(self, path: str) -> str:
-        """What stands for the content of an input: the same bytes give the same string.
+        """A string that identifies the content of an input: the same bytes give the same string.
 
-        A finished stage is known by its ``_SUCCESS.json``, any other file or folder by the SHA-256 of its
-        content, and what is neither (a hub id) by its name. Files are read only where names, sizes or times
-        differ from those of the manifest, or from those that this process has seen.
+        A finished stage is identified by its ``_SUCCESS.json``, any other file or folder by the SHA-256 of
+        its content, and anything else (a hub id) by its name. Files are read only if their names, sizes or
+        times differ from the manifest and from what this process has seen.
         """
         match storage.kind(path):
             case "absent":
@@ -78,11 +78,11 @@ class Contents:
 
     @property
     def outdated(self) -> bool:
-        """Whether the manifest does not say what is known of the inputs that were asked for."""
+        """Whether the manifest differs from what is known about the inputs that were asked for."""
         return self._used != self._kept
 
     def save(self) -> None:
-        """Write the manifest, where it is outdated."""
+        """Write the manifest if it is outdated."""
         assert self._manifest is not None, "nothing was kept, so there is nowhere to write it"
         if self.outdated:
             document = {"inputs": {path: asdict(known) for path, known in self._used.items()}}
@@ -103,7 +103,7 @@ def _stage_identity(success: str) -> str:
 
 
 def _listed(path: str, files: Sequence[storage.File]) -> str:
-    """Hash of names within the input, sizes and times."""
+    """Hash of the files' names within the input, their sizes and their times."""
     names = [(file.path[len(path) :], file.size, file.modified_s) for file in files]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""The error for a user's mistake: one line that names the thing, what was given, and the mend."""
+"""The error for a user's mistake: one line that says what is wrong, what was given, and what to do."""
 
 
 class InputError(ValueError):

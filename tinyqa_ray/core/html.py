@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from tinyqa_ray.core.errors import InputError
 
-# Name: (light, dark). Plots are drawn in the light colours; `figure_svg` turns these into CSS variables.
+# Name: (light, dark). Plots are drawn in the light colours, which `figure_svg` turns into CSS variables.
 _PALETTE = {
     "ink": ("#1c2430", "#e6e9ee"),
     "muted": ("#5b6573", "#a0a9b6"),
@@ -31,7 +31,7 @@ _PALETTE = {
 INK, MUTED, LINE = (_PALETTE[name][0] for name in ("ink", "muted", "line"))
 BLUE, ORANGE, GREEN = (_PALETTE[name][0] for name in ("blue", "orange", "green"))
 
-# `Any` because matplotlib's types spell out every key, and differ between releases.
+# The keys are `Any` because matplotlib's types spell out every key, and differ between releases.
 _PLOT_STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": LINE,
@@ -45,7 +45,7 @@ _PLOT_STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "figure.constrained_layout.use": True,
     "figure.facecolor": "none",
-    # 1 SVG unit is then about 1 CSS pixel, both in three columns and on a phone.
+    # At this size 1 SVG unit is about 1 CSS pixel, both in three columns and on a phone.
     "figure.figsize": (4.7, 3.4),
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -132,7 +132,7 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) ->
     """
     widths = {len(row) for row in rows} | ({len(header)} if header is not None else set())
     if len(widths) > 1:
-        raise InputError(f"table rows have {sorted(widths)} cells; give every row and the header as many")
+        raise InputError(f"table rows have {sorted(widths)} cells; give all the same number")
     head = ""
     if header is not None:
         cells = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
@@ -157,7 +157,7 @@ def cards(metrics: Sequence[tuple[str, str, str]]) -> str:
 
 
 def marked(context: str, start: int, end: int) -> str:
-    """Return ``context`` escaped, with the characters [start, end) in ``<mark>``; no mark when start == end.
+    """Return ``context`` escaped, with the characters [start, end) in ``<mark>``; no mark if start == end.
 
     Raises:
         InputError: the span does not lie in the context.
@@ -179,14 +179,14 @@ def captioned(svg: str, caption: str) -> str:
 
 
 def plot_style() -> AbstractContextManager[None]:
-    """Return the context in which figures are made, so that every plot of every page looks alike."""
+    """Return the context manager in which figures are made, so that all plots look alike."""
     return mpl.rc_context(_PLOT_STYLE)
 
 
 def figure_svg(figure: Figure, label: str = "") -> str:
-    """Return ``figure`` as inline SVG: the same figure made in `plot_style` gives the same characters.
+    """Return ``figure`` as inline SVG: the same figure always gives the same characters.
 
-    Colours of this module (``INK``, ``BLUE``, ...) follow the page's light or dark scheme. The ids carry a
+    Colours of this module (``INK``, ``BLUE``, ...) follow the page's light or dark scheme. The ids contain a
     hash of the drawing, so that several drawings can share a page.
 
     Args:
@@ -198,7 +198,7 @@ def figure_svg(figure: Figure, label: str = "") -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].strip()
-    # A <style> inside inline SVG would apply to the whole page; the metadata are only links.
+    # A <style> inside inline SVG would apply to the whole page; the metadata holds only links.
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"\n\s*(?=\n)", "", svg)
     prefix = "plot-" + hashlib.sha256(svg.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Copies of files behind a URL on a machine's own disk: made once, shared by its processes, and deleted."""
+"""Local copies of files behind a URL: made once a machine, shared by its processes, deleted at the end."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from tinyqa_ray.core.errors import InputError
 
 _CHUNK = 1 << 22
 _LOCK = "lock"
-"""File that every process which uses the folder holds a shared lock on."""
+"""File on which every process that uses the folder holds a shared lock."""
 
 
 class LocalCopies:
-    """Local paths of files; one behind a URL is copied when it is first asked for.
+    """Local paths of files; a file behind a URL is copied when it is first asked for.
 
-    All processes of a user on a machine share one folder, which is closed to others, in the folder of
-    temporary files (``TMPDIR``). It is used as long as any of these objects lives: the last to go deletes
-    the copies. A process that was killed leaves some behind; the next that comes to an unused folder
-    deletes them. A copy is whole or absent, and found again by its URL, size and time.
+    All processes of a user on a machine share one private folder for copies, in the folder of temporary
+    files (``TMPDIR``). The last of these objects to go deletes the copies. If a killed process left some
+    behind, the next process that finds the folder unused deletes them. A copy is whole or absent, and is
+    found again by the URL, size and time of its file.
     """
 
     def __init__(self) -> None:
         self._folder: Path | None = None
 
     def path(self, file: str) -> str:
-        """The path of a file, or of its copy, which stays while this object lives.
+        """The path of a file, or of its copy, which stays as long as this object lives.
 
         Raises:
             InputError: the file cannot be copied, or the folder for it belongs to somebody else.
@@ -51,7 +51,7 @@ class LocalCopies:
         content = hashlib.sha256(f"{file} {info.size} {info.mtime_ns}".encode()).hexdigest()
         copy = self._folder / content[:32]
         if not copy.exists():
-            with FileLock(f"{copy}.lock"):  # processes of one machine come at once
+            with FileLock(f"{copy}.lock"):  # several processes of one machine may get here at once
                 if not copy.exists():
                     _download(file, copy)
         return str(copy)
@@ -73,14 +73,14 @@ def _download(file: str, copy: Path) -> None:
 
 
 def _entered() -> tuple[Path, int]:
-    """The folder of copies, and its lock, which is held in common; what nobody uses is deleted first."""
+    """The folder of copies and its shared lock, now held; copies that nobody uses are deleted first."""
     folder = Path(tempfile.gettempdir()) / f"tinyqa-copies-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()  # a link to a folder passes for one in mkdir
+    found = folder.lstat()  # not stat: mkdir accepts a link to a folder as well
     private = stat.S_ISDIR(found.st_mode) and not stat.S_IMODE(found.st_mode) & 0o077
     if not private or found.st_uid != os.getuid():
         raise InputError(
-            f"{folder}: is not a folder that is yours alone, and what others put there would be read; "
+            f"{folder}: is not a folder that is yours alone, so others could put files there; "
             "delete it, or set TMPDIR to another folder"
         )
     lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -102,5 +102,5 @@ def _leave(folder: Path, lock: int) -> None:
 
 def _clear(folder: Path) -> None:
     for file in folder.iterdir():
-        if file.name != _LOCK:  # those who wait for it have it open
+        if file.name != _LOCK:  # other processes may have it open, to wait for it
             file.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""One run at a time in a folder: a lock that a dead process does not hold, on a disk and on a store.
+"""One run at a time in a folder: a lock, on a disk or a store, that ends when its process dies.
 
-On a disk the operating system holds the lock, and lets it go when the process dies. A store has no locks:
-there a run keeps an object ``_LOCK-….json``, and changes it every few seconds for as long as it lives.
-Who finds another run's object watches it: one that changes belongs to a run that lives, one that does not for
-``DEAD_S`` is deleted. Two runs that begin in the same moment see each other, and both are refused.
+On a disk the operating system holds the lock, and releases it when the process dies. A store has no locks:
+there a run writes an object ``_LOCK-….json``, and changes it every few seconds as long as it lives. A run
+that finds the object of another run watches it: if it changes, the other run lives; if it does not change
+for ``DEAD_S``, it is deleted. Two runs that begin at the same moment see each other, and both are refused.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from tinyqa_ray.core import storage
 from tinyqa_ray.core.errors import InputError
 
 LOCK = "_LOCK"
-"""How the names of files begin that are in a folder while a run works in it."""
+"""Beginning of the names of lock files, which are in a folder while a run works in it."""
 BEAT_S = 5.0
-"""How often a run on a store says that it lives."""
+"""Time between two heartbeats of a run on a store."""
 DEAD_S = 30.0
-"""A run on a store that has said nothing for so long is dead."""
+"""A run on a store without a heartbeat for this long counts as dead."""
 
 _log = logging.getLogger(__name__)
 _held: set[str] = set()
-"""Names of this process's runs on stores."""
+"""Names of the locks that this process holds on stores."""
 
 
 class LostLockError(InputError):
-    """Another run took this one for dead, and its folder over."""
+    """Another run took this one for dead, and took its folder over."""
 
 
 class Lock:
-    """A folder that is held."""
+    """A lock that is held on a folder."""
 
     def check(self) -> None:
-        """Raise ``LostLockError`` where another run has taken the folder over; on a disk none can."""
+        """Raise ``LostLockError`` if another run has taken the folder over; on a disk that cannot happen."""
 
 
 @contextlib.contextmanager
 def held(folder: str) -> Iterator[Lock]:
-    """Hold a folder, which is made where it is not there.
+    """Hold the lock of a folder, which is created if it is absent.
 
     Raises:
         InputError: another run works in it.
@@ -78,7 +78,7 @@ def _on_disk(folder: str) -> Iterator[Lock]:
         file.write_text(json.dumps(_myself()))
         yield Lock()
     finally:
-        file.unlink(missing_ok=True)  # a run that waits for it sees that, and makes a new one
+        file.unlink(missing_ok=True)  # a run that waits for the lock sees this, and makes a new file
         lock.release()
 
 
@@ -100,7 +100,7 @@ def _on_store(folder: str) -> Iterator[Lock]:
 
 
 class _StoreLock(Lock):
-    """A run's object in the folder."""
+    """The lock of a run on a store: its object in the folder."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -113,7 +113,7 @@ class _StoreLock(Lock):
         _held.add(self.name)
 
     def say(self) -> None:
-        """Say that this run lives."""
+        """Write the object, as a heartbeat of this run."""
         self.beats += 1
         said = {**_myself(), "holding": self.holding, "beats": self.beats}
         storage.write_json(self.file, said)
@@ -138,7 +138,7 @@ class _StoreLock(Lock):
 
     def _say_again(self) -> None:
         try:
-            # Deleted by a run that took this one for dead: to write it again would hold the folder twice.
+            # If a run that took this one for dead deleted it, writing it again would make two holders.
             self.lost = self.lost or storage.kind(self.file) == "absent"
             if not self.lost:
                 self.say()
@@ -148,8 +148,8 @@ class _StoreLock(Lock):
     def check(self) -> None:
         if self.lost or storage.kind(self.file) == "absent":
             raise LostLockError(
-                f"{self.folder}: another run took this one for dead, silent for {DEAD_S:g} s as it was, "
-                "and works in the folder now; this one stops"
+                f"{self.folder}: another run took this one for dead, because its lock was not renewed for "
+                f"{DEAD_S:g} s, and works in the folder now; this one stops"
             )
 
     def leave(self) -> None:
@@ -158,7 +158,7 @@ class _StoreLock(Lock):
 
 
 def objects(folder: str) -> list[str]:
-    """The objects of runs in a folder of a store."""
+    """The lock objects in a folder of a store."""
     return [file for file in storage.list_files(folder, ".json") if is_lock(file)]
 
 
@@ -168,7 +168,7 @@ def is_lock(path: str) -> bool:
 
 
 def _is_dead(file: str) -> bool:
-    """Whether the run of an object on a store is dead, or gone meanwhile."""
+    """Whether the run that wrote a lock object is dead, or has ended by now."""
     first = _read(file)
     if first.get("processes_of") == _processes_of():
         if first["process"] == os.getpid():
@@ -176,9 +176,9 @@ def _is_dead(file: str) -> bool:
         if not _exists(int(first["process"])):
             return True
     if not first.get("holding", True):
-        return False  # it begins in this moment
+        return False  # it begins at this moment
     _log.warning(
-        "waiting to see whether %s still lives, which held the folder; %g s at most", _who(first), DEAD_S
+        "the folder is locked by %s; waiting up to %g s to see whether it still lives", _who(first), DEAD_S
     )
     until = time.monotonic() + DEAD_S
     while time.monotonic() < until:
@@ -195,7 +195,7 @@ def _exists(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # the process of another user
         return True
     return True
 
@@ -206,7 +206,7 @@ def _myself() -> dict[str, Any]:
 
 @functools.cache
 def _processes_of() -> str:
-    """What stands for the processes that share one set of numbers: those of a container on a machine."""
+    """A string that identifies where process ids are unique: this machine, or a container on it."""
     boot, numbers = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if boot.exists() and numbers.exists():
         return f"{boot.read_text().strip()} {numbers.readlink()}"
@@ -214,7 +214,7 @@ def _processes_of() -> str:
 
 
 def _read(file: str) -> dict[str, Any]:
-    """What a run says of itself; nothing where it is just writing it, or has gone."""
+    """What a lock file says about its run; empty if it is just being written, or is gone."""
     try:
         found = storage.read_json(file)
     except InputError:

@@ -1,4 +1,4 @@
-"""What this machine grants the process: the cores that it can keep busy."""
+"""The cores of this machine that the process may use."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pathlib import Path
 
 
 def usable_cores() -> int:
-    """Cores that this process can keep busy: those it may run on, no more than its control group grants.
+    """Number of cores that this process can keep busy: those it may run on, up to its control group's limit.
 
-    Part of a core does not count: of threads that wait for each other, one too many is stopped in the middle
-    of every period.
+    The limit is rounded down. With one thread too many, the group would be stopped in the middle of every
+    period, and the other threads would wait.
     """
     allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, math.floor(min(allowed, granted_cores())))
 
 
 def granted_cores(root: Path = Path("/")) -> float:
-    """Cores' worth of time that the control groups of this process are granted; infinite without a limit.
+    """CPU time that the control groups of this process grant it, in cores; infinite without a limit.
 
-    A group of version 2 has it in ``cpu.max``: quota, or "max", and period
-    (https://docs.kernel.org/admin-guide/cgroup-v2.html). One of version 1 has it in ``cpu.cfs_quota_us``, -1
-    for none, and ``cpu.cfs_period_us`` (https://docs.kernel.org/scheduler/sched-bwc.html). The groups above
-    limit it too. In a container the path of its group may be the host's, which is not there: then the group
-    itself is on top.
+    In version 2 the limit is in ``cpu.max``: a quota, or "max", and a period
+    (https://docs.kernel.org/admin-guide/cgroup-v2.html). In version 1 it is in ``cpu.cfs_quota_us`` (-1 means
+    no limit) and ``cpu.cfs_period_us`` (https://docs.kernel.org/scheduler/sched-bwc.html). The limits of the
+    groups above apply too. In a container, the path given for the group may be the host's, which does not
+    exist inside; the container's group is then the topmost one.
 
     Args:
-        root: where ``proc`` and ``sys`` are.
+        root: folder that holds ``proc`` and ``sys``.
     """
     memberships = root / "proc/self/cgroup"
     found = math.inf
@@ -36,7 +36,7 @@ def granted_cores(root: Path = Path("/")) -> float:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        for name in {"cpu", controllers} if controllers else {""}:  # version 2 names none
+        for name in {"cpu", controllers} if controllers else {""}:  # version 2 names no controllers
             top = root / "sys/fs/cgroup" / name
             group = top / path.lstrip("/")
             groups = [group, *group.parents]

@@ -1,4 +1,4 @@
-"""What a model, a file or a folder is called where others read it."""
+"""Names of models, files and folders for output that others read."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def hub_id(source: str) -> tuple[str, str | None] | None:
 
 
 def display_name(source: str) -> str:
-    """A source without the machine's folders: hub ids whole, ``/home/a/student/model`` as ``student``."""
+    """A source's name without parent folders: a hub id whole, ``/home/a/student/model`` as ``student``."""
     if hub_id(source):
         return source
     scheme, _, rest = source.rpartition("://")
     parts = [part for part in re.split(r"[/\\]+", rest) if part not in ("", ".", "..", "~")]
-    if scheme and len(parts) > 1:  # of a URL the host, which may carry a password
+    if scheme and len(parts) > 1:  # remove a URL's host, which may contain a password
         del parts[0]
     if parts[1:] and parts[-1] == "model":
         parts.pop()

@@ -1,4 +1,4 @@
-"""What the processor of this machine computes in instructions of its own, and what it would only emulate."""
+"""Which number formats this processor computes in its own instructions, and which it would emulate."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _FLAGS = {
     "amx": ("amx_int8",),
     "dot": ("asimddp",),
 }
-"""Names of Linux for each feature, on x86 and on Arm; one of them is enough."""
+"""Linux's flags for each feature, on x86 and on Arm; one of them is enough."""
 
-# What oneDNN, which multiplies matrices for torch and for OpenVINO, uses below each limit of its own.
+# Features that oneDNN, which multiplies matrices for torch and OpenVINO, uses under each limit of its own.
 _LIMITS = {
     "SSE41": frozenset[str](),
     "AVX": frozenset[str](),
@@ -37,14 +37,14 @@ _LIMITS = {
 
 @functools.cache
 def features() -> frozenset[str]:
-    """Instructions that matter for speed and exactness here.
+    """Instructions of this processor that matter for speed and exactness.
 
-    They are read from Linux's ``/proc/cpuinfo``, and limited as oneDNN is by ``ONEDNN_MAX_CPU_ISA`` (or its
-    older name, ``DNNL_MAX_CPU_ISA``). On other systems nothing is known, and nothing is claimed.
+    They are read from Linux's ``/proc/cpuinfo``, and limited by ``ONEDNN_MAX_CPU_ISA`` (or its older name,
+    ``DNNL_MAX_CPU_ISA``) as oneDNN is. On other systems they are unknown, and the set is empty.
 
     Returns:
         Some of ``avx2``, ``avx512``, ``vnni`` (products of bytes summed in 32 bits), ``bf16``, ``amx`` and,
-        on Arm, ``dot``, which is there what VNNI is on x86.
+        on Arm, ``dot``, the counterpart of VNNI.
     """
     lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
     flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
@@ -54,20 +54,20 @@ def features() -> frozenset[str]:
 
 
 def has_bf16() -> bool:
-    """Whether matrices are multiplied in bf16; emulated, that is a hundred times slower than fp32."""
+    """Whether the processor multiplies matrices in bf16; emulating it is a hundred times slower than fp32."""
     return "bf16" in features()
 
 
 def saturates_int8() -> bool:
-    """Whether sums of two products of bytes are kept in 16 bits.
+    """Whether the processor keeps sums of two products of bytes in 16 bits.
 
-    So it is on x86 without VNNI: a sum beyond 32,767 becomes 32,767, and weights of more than seven bits give
-    wrong results.
+    This is so on x86 without VNNI: a sum above 32,767 becomes 32,767, and weights of more than seven bits
+    give wrong results.
     """
     return platform.machine().lower() in ("x86_64", "amd64") and "vnni" not in features()
 
 
 @functools.cache
 def say_bf16_is_emulated() -> None:
-    """Warn, once a process, that fp32 takes the place of bf16."""
+    """Warn, once per process, that fp32 is used instead of bf16."""
     _log.warning("bf16 is computed in fp32: this processor would emulate it, a hundred times slower")

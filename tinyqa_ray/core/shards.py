@@ -1,11 +1,11 @@
-"""Exact passes over tables on Ray Data: every shard is worked once, whatever is killed on the way.
+"""Exact passes over tables on Ray Data: every shard is written exactly once, even if processes are killed.
 
-A pass is a list of shards, each a slice of an input Parquet file and one output file. A Ray Data actor
-reads its slice, maps it, and writes the file whole or not at all, under a name that the shard alone
-decides. Run again, a pass does the shards whose files are missing; since a shard's bytes depend on nothing
-but its rows, an interrupted run, a retry and any number of actors give the same folder. Rows do not pass
-through Ray's object store, so memory is bounded by the shard. (Ray Data's own checkpoints commit by row id
-per write block and need one output row an input row; these passes make many.)
+A pass is a list of shards: each has a slice of an input Parquet file and one output file. A Ray Data actor
+reads the slice, maps it, and writes the file atomically, under a name that depends on the shard alone. A pass
+that is run again works on the shards whose files are missing. A shard's bytes depend only on its rows, so an
+interrupted run, a retry and any number of actors give the same folder. Rows do not pass through Ray's object
+store, so memory is bounded by the size of a shard. (Ray Data's own checkpoints commit by row id per write
+block and need one output row per input row; these passes make many.)
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from tinyqa_ray.core.errors import InputError
 
 Format = Literal["parquet", "arrow"]
 Progress = Callable[[int, int], None]
-"""Called with rows done and rows in all."""
+"""Called with the rows done and the total number of rows."""
 
 ROWS_PER_GROUP = 64
-"""Rows of a row group in Parquet: a shard reads no more than a group too many at either end."""
+"""Rows in a Parquet row group; at either end, a shard reads at most one group's rows too many."""
 TRIES = 5
-"""How often a shard is begun, when its process is killed each time."""
+"""How often a shard is begun if its process is killed each time."""
 _MOST_BLOCKS = 4096
-"""Blocks of the data set of shards: Ray keeps count of each."""
+"""Most blocks in the data set of shards, since Ray keeps a record of each block."""
 _READERS = 16
 _COUNTS = b"tinyqa"
 """Key of a shard's counts in the metadata of its file's schema."""
 
 
 class Mapper(Protocol):
-    """What an actor does to a shard; made once an actor, in the actor's process."""
+    """What an actor does to a shard; each actor makes one, in its own process."""
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
         """Map the rows of a shard; also return counts that add up over shards."""
@@ -52,7 +52,7 @@ class Mapper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Rows ``offset : offset + rows`` of an input file, and the output file they make."""
+    """Rows ``offset : offset + rows`` of an input file, and the output file made from them."""
 
     index: int
     source: str
@@ -60,17 +60,17 @@ class Shard:
     rows: int
     target: str
     units: int | None = None
-    """What the shard adds to the progress, if not its rows."""
+    """What the shard adds to the progress; its rows if None."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workers:
-    """How many actors work on a pass, and what each may take."""
+    """How many actors work on a pass, and what each of them may use."""
 
     actors: int = 1
     num_gpus: float = 0.0
     threads: int = 0
-    """That an actor computes on; 0 for its share of its node's cores."""
+    """Torch threads of an actor; 0 means its share of the node's cores."""
 
 
 def cut(files: Sequence[str], rows_per_shard: int, output: str, file_format: Format) -> list[Shard]:
@@ -92,21 +92,21 @@ def run(
     workers: Workers,
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """Work the shards whose files are missing, and return the summed counts of all.
+    """Work on the shards whose files are missing, and return the counts summed over all shards.
 
     Args:
-        shards: the pass, of ``cut``.
-        mapper: class of the mapper; an actor makes one from ``options``.
-        options: constructor arguments, small enough to send.
+        shards: the pass, as made by ``cut``.
+        mapper: class of the mapper; each actor makes one from ``options``.
+        options: constructor arguments, small enough to send to every actor.
         workers: actors and their share of the cluster.
-        progress: called as shards finish, with rows, or with what shards give as ``units``.
+        progress: called as shards finish, with rows or, if the shards have them, ``units``.
 
     Raises:
         InputError: a mapper refused its rows, a file cannot be read or written, or a shard's process was
             killed each time.
     """
     folders = {shard.target.rsplit("/", 1)[0] for shard in shards}
-    # A file in a folder's place is refused when it is written to.
+    # If a file is where the folder should be, writing to it is refused later.
     written = {
         file for folder in folders if storage.kind(folder) == "folder" for file in storage.list_files(folder)
     }
@@ -121,7 +121,7 @@ def run(
             if progress:
                 progress(done, total)
     counts: dict[str, float] = {}
-    with ThreadPoolExecutor(_READERS) as pool:  # a store behind a URL takes its time for each file
+    with ThreadPoolExecutor(_READERS) as pool:  # a store behind a URL is slow for each single file
         for found in pool.map(_read_counts, [shard.target for shard in shards]):
             for name, value in found.items():
                 counts[name] = counts.get(name, 0) + value
@@ -140,7 +140,7 @@ def _worked(
     from ray.data import ActorPoolStrategy
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # On the driver's node: with that node the driver would be gone, too.
+    # It runs on the driver's node: if that node dies, the driver dies too.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
     tries = ray.remote(_Tries).options(**lasting).remote()
@@ -157,7 +157,7 @@ def _worked(
     )
     refused = ""
     try:
-        # To the end also after a refusal: actors pass over what is left, and none is killed in the middle.
+        # Iterate to the end even after a refusal: actors skip the shards left, and none is killed at work.
         for row in worked.iter_rows():
             refused = refused or row["refused"]
             if not refused:
@@ -169,26 +169,26 @@ def _worked(
 
 
 class _Tries:
-    """How often each shard of a pass was begun: an actor beside those that are killed over a shard."""
+    """Counts how often each shard of a pass was begun, in an actor that outlives those that are killed."""
 
     def __init__(self) -> None:
         self.begun: Counter[int] = Counter()
         self.stopped = False
 
     def begin(self, index: int) -> int | None:
-        """Count a try of a shard; how many there were before, or None where none is to be begun any more."""
+        """Count a try of a shard; return the number of earlier tries, or None if the pass was stopped."""
         if self.stopped:
             return None
         self.begun[index] += 1
         return self.begun[index] - 1
 
     def stop(self) -> None:
-        """Let no shard be begun any more."""
+        """Stop the pass: no further shard is begun."""
         self.stopped = True
 
 
 class _ShardWorker:
-    """The Ray Data actor: one mapper, made with the first shard, and one shard at a time."""
+    """The Ray Data actor: it makes its mapper at the first shard, and works on one shard at a time."""
 
     def __init__(self, mapper: Callable[..., Mapper], options: dict[str, Any], tries: Any) -> None:
         self.make = functools.cache(functools.partial(mapper, **options))
@@ -197,7 +197,7 @@ class _ShardWorker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         import ray
 
-        # Batches are of one row.
+        # A batch has one row.
         index, offset, rows = (int(batch[name][0]) for name in ("index", "offset", "rows"))
         shard = Shard(index, str(batch["source"][0]), offset, rows, str(batch["target"][0]))
         refused = ""
@@ -207,18 +207,18 @@ class _ShardWorker:
                 _give_up_late(shard, before)
                 work(shard, self.make())
         except (InputError, OSError) as error:
-            # As data: Ray wraps an exception, and its cause is lost on the way to the driver.
+            # Returned as data: Ray would wrap an exception, and lose its cause on the way to the driver.
             refused = str(error)
             ray.get(self.tries.stop.remote())
         return {"units": batch["units"], "refused": np.array([refused], dtype=object)}
 
 
 def _give_up_late(shard: Shard, tries: int) -> None:
-    """Refuse a shard that was tried often enough: Ray would try one that kills its process forever."""
+    """Refuse a shard after ``TRIES`` tries: Ray would retry a shard that kills its process forever."""
     if tries >= TRIES:
         raise InputError(
-            f"{shard.target}: its process was killed {TRIES} times, perhaps for want of memory; run again "
-            "with fewer --actors, or into another --output with a smaller --rows-per-shard"
+            f"{shard.target}: its process was killed {TRIES} times, perhaps because memory ran out; run "
+            "again with fewer --actors, or into another --output with a smaller --rows-per-shard"
         )
 
 
@@ -236,7 +236,7 @@ def work(shard: Shard, mapper: Mapper) -> None:
 
 
 def _rows_of(shard: Shard) -> pa.Table:
-    """The rows of a shard, read from the row groups that hold them and no others."""
+    """The rows of a shard; only the row groups that hold them are read."""
     filesystem, inner = storage.resolve(shard.source)
     with filesystem.open_input_file(inner) as source:
         file = pq.ParquetFile(source)
@@ -250,7 +250,7 @@ def _rows_of(shard: Shard) -> pa.Table:
 
 
 def write_input(path: str, table: pa.Table) -> None:
-    """Write a pass's input as a Parquet file of which a shard reads its own part."""
+    """Write the input of a pass as Parquet, in small row groups, so that a shard reads only its part."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", row_group_size=ROWS_PER_GROUP)
     storage.write_atomic(path, sink.getvalue().to_pybytes())

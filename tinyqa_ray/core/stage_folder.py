@@ -1,9 +1,9 @@
 """A stage's output folder: its configuration, its report, and whether it is finished.
 
 A stage writes its files in place and ``_SUCCESS.json`` last, in one atomic write: a folder without it is
-unfinished, and no later stage reads it. ``_STARTED.json`` keeps an interrupted run from being continued
-with another configuration or other inputs, ``_INPUTS.json`` remembers what the inputs held, and a lock keeps
-two runs from working in the folder at once.
+unfinished, and no later stage reads it. ``_STARTED.json`` prevents an interrupted run from being continued
+with another configuration or other inputs, ``_INPUTS.json`` keeps the hashes of the inputs, and a lock
+prevents two runs from working in the folder at once.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ SUCCESS = "_SUCCESS.json"
 STARTED = "_STARTED.json"
 INPUTS = "_INPUTS.json"
 SETTINGS = "settings"
-"""Name, among the inputs, of what was fitted for the models that a stage asks."""
+"""Key, among a stage's inputs, of the fitted settings (threshold, temperature) of the models it asks."""
 
 _log = logging.getLogger(__name__)
 
 Progress = Callable[..., None]
-"""Called with units done and in all and, by some stages, ``note``: how the work stands, in a few words."""
+"""Called with the units done, the total number of units and, by some stages, ``note``: a few words on the
+state of the work."""
 
 Report = TypeVar("Report")
 Config = TypeVar("Config")
@@ -43,7 +44,7 @@ Config = TypeVar("Config")
 def execution(default: Any) -> Any:
     """A config field that says how a stage runs (actors, threads), not what it makes.
 
-    Such a field is left out of the fingerprint: a run may be continued on another machine.
+    Such a field is left out of the fingerprint, so that a run can be continued on another machine.
     """
     return dataclasses.field(default=default, metadata={"execution": True})
 
@@ -58,7 +59,7 @@ def identity_fields(config: Any) -> dict[str, Any]:
 
 
 def _float(value: Any) -> Any:
-    """A whole number as a float: a recipe's 2 and the shell's 2.0 are equal, and JSON tells them apart."""
+    """Turn whole numbers into floats: a recipe's 2 equals the shell's 2.0, but JSON tells them apart."""
     if isinstance(value, tuple):
         return tuple(map(_float, value))
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -71,9 +72,9 @@ def _plain(value: Any) -> Any:
 
 
 def for_workers(config: Config, *inputs: str) -> Config:
-    """The config with its ``inputs`` absolute, since a worker's current folder is not this one.
+    """The config with absolute paths in its fields ``inputs``, since a worker has another current folder.
 
-    What is no file or folder (a hub id, None) stays. An input may be a tuple of paths.
+    A value that is not a file or folder (a hub id, None) stays as it is. An input may be a tuple of paths.
     """
     paths = {name: _for_worker(getattr(config, name)) for name in inputs}
     return dataclasses.replace(config, **paths)  # type: ignore[type-var]
@@ -86,21 +87,23 @@ def _for_worker(value: Any) -> Any:
 
 
 def fingerprint(config: Any) -> str:
-    """Twelve hex digits that name a config: equal configs, equal digits, on every machine."""
+    """Twelve hex digits that identify a config: equal configs have equal digits on every machine."""
     document = {"config": type(config).__name__, **identity_fields(config)}
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def with_present_names(kind: type, document: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage wrote of itself, with the names that the fields of its config have now.
+    """The document of a stage, with old names of its config's fields replaced by the present ones.
 
     Args:
-        kind: the stage's config. Where fields have been renamed, its ``RENAMED`` maps old names to new.
-        document: of ``_STARTED.json`` or ``_SUCCESS.json``; its fingerprint stays, that of the old names.
+        kind: class of the stage's config. If fields were renamed, its ``RENAMED`` maps old names to new ones.
+        document: content of ``_STARTED.json`` or ``_SUCCESS.json``; its fingerprint, which was computed with
+            the old names, stays.
     """
     renamed: Mapping[str, str] = getattr(kind, "RENAMED", {})
-    # An old name that another field has now is the other field's where its own new name is there already.
+    # An old name may also be the present name of another field. It means that field if the document already
+    # has the new name.
     names = {
         old: new
         for old, new in renamed.items()
@@ -114,13 +117,13 @@ def with_present_names(kind: type, document: Mapping[str, Any]) -> dict[str, Any
 
 
 def stage_name(config: Any) -> str:
-    """``TeacherLogitsConfig``, or a config of that class, is of the stage ``teacher-logits``."""
+    """Name of the stage of a config or its class: ``teacher-logits`` for ``TeacherLogitsConfig``."""
     kind = config if isinstance(config, type) else type(config)
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__.removesuffix("Config")).lower()
 
 
 class Stage:
-    """A stage at work in its folder."""
+    """The run of a stage in its folder."""
 
     def __init__(
         self, output: str, config: Any, inputs: Mapping[str, str], scratch: Sequence[str] = ()
@@ -135,13 +138,14 @@ class Stage:
         self.look()
 
     def look(self) -> None:
-        """See what earlier runs have left in the folder, and refuse that of another config."""
+        """Read what earlier runs left in the folder, and refuse a run of another config."""
         self.success: dict[str, Any] | None = (
             storage.read_json(self.path(SUCCESS)) if is_finished(self.output) else None
         )
         earlier = self._earlier()
         self.fingerprint: str = fingerprint(self.config) if earlier is None else earlier["fingerprint"]
-        """Of the config that began the run: since then paths may have moved, and fields been renamed."""
+        """Fingerprint of the config that began the run; since then inputs may have moved and fields may have
+        been renamed."""
         self._check(earlier)
 
     @property
@@ -159,7 +163,7 @@ class Stage:
         return kind(**self.success["report"])
 
     def publish(self, report: Report) -> Report:
-        """Mark the folder as finished, delete what is of no more use, and return the report.
+        """Mark the folder as finished, delete what is no longer needed, and return the report.
 
         Raises:
             InputError: another run has taken the folder over.
@@ -184,7 +188,7 @@ class Stage:
         )
 
     def clean(self) -> None:
-        """Delete what only an unfinished run needs, and what writes that were killed left behind."""
+        """Delete what only an unfinished run needs, and what killed writes left behind."""
         for name in self.scratch:
             storage.delete_folder(self.path(name))
         storage.delete_leftovers(self.output)
@@ -198,13 +202,13 @@ class Stage:
         }
 
     def _earlier(self) -> dict[str, Any] | None:
-        """What an earlier run wrote of itself, if there was one, in the names of today."""
+        """The document of an earlier run, if there was one, with present field names."""
         started = self.path(STARTED)
         found = self.success or (storage.read_json(started) if storage.kind(started) == "file" else None)
         return None if found is None else with_present_names(type(self.config), found)
 
     def _check(self, earlier: dict[str, Any] | None) -> None:
-        """Refuse a folder that holds the run of another config, or other people's files."""
+        """Refuse a folder that holds the run of another config, or files that no run made."""
         if earlier is None:
             is_file = storage.kind(self.output) == "file"
             if is_file or not all(map(locks.is_lock, storage.names_in(self.output))):
@@ -214,9 +218,9 @@ class Stage:
             return
         if SETTINGS in self.inputs and SETTINGS not in earlier["inputs"]:
             raise InputError(
-                f"{self.output}: holds a run of a version of tinyqa that did not write down the threshold of "
-                "its model; what it finished can be read as it is, but not gone on with: choose another "
-                "--output, or delete the folder"
+                f"{self.output}: holds a run of an older version of tinyqa, which did not write down the "
+                "threshold of its model; its results can be read, but the run cannot be continued: choose "
+                "another --output, or delete the folder"
             )
         differences = _differences(earlier, self._identity())
         if differences:
@@ -226,12 +230,12 @@ class Stage:
             )
 
     def start(self) -> None:
-        """Write down what this run is, unless an interrupted run of the same did."""
+        """Write ``_STARTED.json``, unless an interrupted run of the same config did."""
         if storage.kind(self.path(STARTED)) == "absent":
             storage.write_json(self.path(STARTED), self._identity())
 
     def withdraw(self) -> None:
-        """Leave nothing behind when not a single file has been made."""
+        """Delete the folder if the run failed before it made a single file."""
         notes = {self.path(name) for name in (STARTED, INPUTS)}
         files = storage.list_files(self.output, recursive=True)
         if not self.finished and notes.issuperset(file for file in files if not locks.is_lock(file)):
@@ -248,16 +252,16 @@ def stage(
 ) -> Iterator[Stage]:
     """Open the folder of a stage, and hold it until the stage ends.
 
-    A folder that is finished is not held, and its inputs are not read again where their names, sizes and
-    times are those that the run noted.
+    A finished folder is not held, and its inputs are not read again if their names, sizes and times are the
+    same as when the run ended.
 
     Args:
         output: the stage's folder, local or a URL.
         config: the stage's frozen config.
         inputs: names of the config's fields that hold paths whose content counts (a field may be None
             or a tuple of paths).
-        extra: other content that decides the result, by name.
-        scratch: folders within the stage's that are deleted once it is finished.
+        extra: identities of other content that decides the result, by name.
+        scratch: folders within the stage's folder that are deleted when the stage is finished.
 
     Raises:
         InputError: the folder belongs to another config, to other inputs, or to something else, or another
@@ -276,7 +280,7 @@ def stage(
         return
     with locks.held(current.output) as lock:
         current.lock = lock
-        current.look()  # another run may just have ended
+        current.look()  # another run may have ended in the meantime
         if not current.finished:
             current.start()
             known.save()
@@ -288,7 +292,7 @@ def stage(
 
 
 def _tidy(finished: Stage, known: Contents) -> None:
-    """Do what a run did not live to do after its last write, unless it is at it, or we may not write here."""
+    """Clean up if a run was killed after its last write; do nothing if it still runs or we may not write."""
     if not (known.outdated or finished.has_leftovers()):
         return
     try:
@@ -296,7 +300,7 @@ def _tidy(finished: Stage, known: Contents) -> None:
             finished.clean()
             known.save()
     except InputError as error:
-        _log.info("%s: is left as it is: %s", finished.output, error)
+        _log.info("%s: was not cleaned up: %s", finished.output, error)
 
 
 def is_finished(folder: str) -> bool:
@@ -305,7 +309,11 @@ def is_finished(folder: str) -> bool:
 
 
 def require_finished(folder: str, *made_by: str) -> dict[str, Any]:
-    """The published document of the stage folder that another stage reads; made by one of ``made_by``.
+    """The published document of a stage folder that another stage reads.
+
+    Args:
+        folder: the stage's folder.
+        made_by: names of the stages that may have made it.
 
     Raises:
         InputError: the folder is absent, unfinished, or was made by another stage.
@@ -325,7 +333,7 @@ def require_finished(folder: str, *made_by: str) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result, as far as it is installed (a GPU machine may lack Ray)."""
+    """Versions of the packages that affect a result, if they are installed (a GPU machine may lack Ray)."""
     found = {"python": platform.python_version(), "tinyqa-ray": __version__}
     for name in ("torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -340,7 +348,7 @@ def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     for part in ("config", "inputs"):
         for name in sorted({*earlier[part], *now[part]}):
             there, here = earlier[part].get(name), now[part].get(name)
-            # A path that moved counts only if its content did.
+            # A changed path counts only if its content changed as well.
             moved = part == "config" and name in earlier["inputs"] and name in now["inputs"]
             if there != here and not moved:
                 label = f"content of {name}" if part == "inputs" else name

@@ -1,4 +1,4 @@
-"""Files on a local disk or behind a URL (s3://, gs://, any fsspec scheme), through one small set of calls."""
+"""One small set of calls for files on a local disk or behind a URL (s3://, gs://, any fsspec scheme)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ import pyarrow.fs as pafs
 from tinyqa_ray.core.errors import InputError
 
 LEFTOVER = ".tmp"
-"""Ending of a file that a process was killed over; no reader looks at it."""
+"""Ending of a file that is still being written, or whose writer was killed; no reader looks at it."""
 _CHECK_STORE = "check the address, the network and the credentials"
 _MEMORY = 1 << 24
-"""Bytes of an object on its way to a store that are held in memory."""
+"""Bytes of an object that are held in memory while it is sent to a store."""
 
 
 def resolve(path: str) -> tuple[pafs.FileSystem, str]:
@@ -48,7 +48,7 @@ def resolve(path: str) -> tuple[pafs.FileSystem, str]:
 
 @contextlib.contextmanager
 def _reached(path: str) -> Iterator[None]:
-    """Turn a store that does not answer, or not to us, into one line about ``path``."""
+    """Turn the error of a store that does not answer, or denies access, into one line about ``path``."""
     try:
         yield
     except OSError as error:
@@ -61,12 +61,12 @@ def _reason(error: OSError) -> str:
 
 
 def is_local(path: str) -> bool:
-    """Whether ``path`` lies on a disk that plain file calls reach."""
+    """Whether ``path`` is on a local disk."""
     return isinstance(resolve(path)[0], pafs.LocalFileSystem)
 
 
 def absolute(path: str) -> str:
-    """``path`` as every process of the machine understands it; a URL is that already."""
+    """``path`` as an absolute path; a URL stays as it is."""
     return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
@@ -108,14 +108,14 @@ def read_json(path: str) -> Any:
 
 
 def write_atomic(path: str, data: bytes | Iterable[bytes]) -> None:
-    """Write a file that is either whole or absent, also when the process dies in the middle.
+    """Write a file that is either whole or absent, even if the process dies in the middle.
 
     Args:
-        path: local or a URL.
-        data: its bytes, at once or in pieces.
+        path: local path or URL.
+        data: the bytes of the file, at once or in pieces.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
     pieces = [data] if isinstance(data, bytes) else data
     filesystem, inner = resolve(path)
@@ -123,7 +123,7 @@ def write_atomic(path: str, data: bytes | Iterable[bytes]) -> None:
     if not isinstance(filesystem, pafs.LocalFileSystem):
         _upload(path, pieces)
         return
-    # Not the number of the process: writers on two machines may share it, and the folder.
+    # Not the process id: two machines that write to a shared folder may use the same one.
     temporary = f"{inner}.{uuid.uuid4().hex}{LEFTOVER}"
     try:
         with Path(temporary).open("wb") as stream:
@@ -137,7 +137,7 @@ def write_atomic(path: str, data: bytes | Iterable[bytes]) -> None:
             f"{path}: cannot be written ({error.strerror}); free some space or choose another --output"
         ) from None
     finally:
-        # Gone where all went well.
+        # After a successful write it no longer exists.
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
 
@@ -145,7 +145,7 @@ def write_atomic(path: str, data: bytes | Iterable[bytes]) -> None:
 def _upload(path: str, pieces: Iterable[bytes]) -> None:
     filesystem, inner = resolve(path)
     with tempfile.SpooledTemporaryFile(max_size=_MEMORY) as whole:
-        # All of them first: a stream to a store that is left in the middle shows the half as a whole object.
+        # Collect all pieces first: a store shows the half that an interrupted stream sent as a whole object.
         for piece in pieces:
             whole.write(piece)
         whole.seek(0)
@@ -166,7 +166,7 @@ def make_folder(path: str) -> None:
     """Create a folder and its parents.
 
     Raises:
-        InputError: it cannot be created.
+        InputError: the folder cannot be created.
     """
     filesystem, inner = resolve(path)
     try:
@@ -176,7 +176,7 @@ def make_folder(path: str) -> None:
 
 
 def list_files(path: str, suffix: str = "", *, recursive: bool = False) -> list[str]:
-    """Paths of the files in a folder that end in ``suffix``, sorted; an absent folder has none."""
+    """Sorted paths of the files in a folder whose names end in ``suffix``; none if the folder is absent."""
     filesystem, inner = resolve(path)
     selector = pafs.FileSelector(inner, allow_not_found=True, recursive=recursive)
     found = [info for info in filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
@@ -196,7 +196,7 @@ class File:
 
 
 def listing(path: str, *, recursive: bool = False) -> list[File]:
-    """The file at ``path``, or the files of that folder, sorted; none where there is nothing."""
+    """The file at ``path``, or the files of the folder at ``path``, sorted; empty if there is neither."""
     filesystem, inner = resolve(path)
     with _reached(path):
         found = filesystem.get_file_info(inner)
@@ -204,7 +204,7 @@ def listing(path: str, *, recursive: bool = False) -> list[File]:
             infos = filesystem.get_file_info(pafs.FileSelector(inner, recursive=recursive))
         else:
             infos = [found]
-    # The path as it was given, not as the store calls it.
+    # Keep the path as it was given; the store may write it another way.
     files = [
         File(
             path + info.path[len(inner) :],
@@ -226,19 +226,19 @@ def chunks(path: str) -> Iterator[bytes]:
 
 
 def names_in(path: str) -> list[str]:
-    """Names of files and folders in a folder, but leftovers of killed writes; an absent folder has none."""
+    """Names of files and folders in a folder, except leftovers of killed writes; none if it is absent."""
     filesystem, inner = resolve(path)
     found = filesystem.get_file_info(pafs.FileSelector(inner, allow_not_found=True))
     return [info.base_name for info in found if not info.path.endswith(LEFTOVER)]
 
 
 def leftovers(path: str) -> list[str]:
-    """Files in a local folder that writes were killed over; a store has none."""
+    """Files in a local folder that killed writes left behind; a store has none."""
     return list_files(path, LEFTOVER, recursive=True) if is_local(path) else []
 
 
 def delete_leftovers(path: str) -> None:
-    """Delete the leftovers of a folder in which nobody writes."""
+    """Delete the leftovers in a folder, which nobody else may be writing to."""
     for file in leftovers(path):
         delete_file(file)
 
@@ -258,6 +258,6 @@ def delete_file(path: str) -> None:
 
 
 def size(path: str) -> int:
-    """Bytes of a file."""
+    """Size of a file, in bytes."""
     filesystem, inner = resolve(path)
     return int(filesystem.get_file_info(inner).size)

@@ -1,4 +1,4 @@
-"""A model exported for CPUs, and the F1 and speed of the export beside the model's own."""
+"""Exports a model for CPUs, and compares the F1 and speed of the export with the model's own."""
 
 from tinyqa_ray.configs import ExportConfig
 from tinyqa_ray.export.report import ExportReport

@@ -1,4 +1,4 @@
-"""A transformers model as an OpenVINO model, and its matrices in int8."""
+"""Converts a transformers model to OpenVINO, and quantises its matrices to int8."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def converted(network: Any, precision: str) -> Any:
 
     Args:
         network: a question-answering model of transformers, on the CPU in float32.
-        precision: what the model says of itself.
+        precision: name of the precision, which is stored in the model.
+
+    Raises:
+        InputError: OpenVINO cannot convert a model of this family.
     """
     import openvino
 
@@ -33,11 +36,11 @@ def converted(network: Any, precision: str) -> Any:
     names = families.input_names(network)
     example = tuple(torch.ones(2, 16, dtype=torch.long) for _ in names)
     with torch.no_grad(), warnings.catch_warnings():
-        # The tracer warns of branches in transformers that no shape of ours takes otherwise.
+        # The tracer warns about branches in transformers, but our inputs always take the same ones.
         warnings.simplefilter("ignore")
         try:
             model = openvino.convert_model(_Logits(network, names).eval(), example_input=example)
-        except Exception as error:  # of any library that the tracer runs through
+        except Exception as error:  # any library that the tracer runs through may raise its own
             raise InputError(
                 f"a model of the family {network.config.model_type} does not convert to OpenVINO "
                 f"({pretrained.first_line(error)}); use it without an export"
@@ -49,7 +52,7 @@ def converted(network: Any, precision: str) -> Any:
 
 
 class _Logits(torch.nn.Module):
-    """A model that takes its inputs in order and gives plain tensors."""
+    """A model that takes its inputs by position and returns plain tensors."""
 
     def __init__(self, network: Any, names: Sequence[str]) -> None:
         super().__init__()
@@ -62,22 +65,22 @@ class _Logits(torch.nn.Module):
 
 
 def quantised(model: Any, samples: Sequence[dict[str, Any]], float_products: Sequence[str]) -> Any:
-    """An int8 version of an OpenVINO model, by post-training quantisation.
+    """An int8 version of an OpenVINO model, made by post-training quantisation.
 
-    Weights of products take 7 bits, from -64 to 64. x86 processors without VNNI add two products of bytes in
-    16 bits: with weights of 8 bits a sum beyond 32,767 is cut off, and the logits are wrong.
+    Weights of matrix products use 7 bits, from -64 to 64. x86 processors without VNNI add two products of
+    bytes in 16 bits: with weights of 8 bits, a sum above 32,767 would be cut off, and the logits be wrong.
 
     Args:
-        model: see ``converted``; it stays as it is.
-        samples: inputs, by name, on which the ranges of the activations are seen.
-        float_products: names of the matrix products that stay in float, besides those of the attention
-            maps.
+        model: see ``converted``; it is not changed.
+        samples: inputs, by name, that determine the ranges of the activations.
+        float_products: names of the matrix products that stay in float, in addition to those of the
+            attention maps.
     """
     import nncf
     from nncf.quantization import advanced_parameters as advanced
 
     nncf.set_log_level(logging.ERROR)
-    # Its progress bars: stdout is for results.
+    # NNCF's progress bars go to stderr: stdout is for results.
     with contextlib.redirect_stdout(sys.stderr):
         made = nncf.quantize(
             model.clone(),
@@ -85,7 +88,7 @@ def quantised(model: Any, samples: Sequence[dict[str, Any]], float_products: Seq
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(samples),
-            # Attention maps in int8 cost most of the F1 that int8 costs, and are slower than in bf16.
+            # Attention maps in int8 cause most of int8's loss of F1, and are slower than in bf16.
             ignored_scope=nncf.IgnoredScope(
                 names=list(float_products), types=["ScaledDotProductAttention"], validate=False
             ),
@@ -100,9 +103,9 @@ def quantised(model: Any, samples: Sequence[dict[str, Any]], float_products: Seq
 
 
 def down_projections(model: Any, config: Any) -> list[str]:
-    """Names of the products that bring a feed-forward block back to the model's width.
+    """Names of the matrix products that bring a feed-forward block back to the model's width.
 
-    Their inputs, after the activation, spread widest, so that they lose most in int8.
+    Their inputs, after the activation, have the widest ranges, so they lose most in int8.
 
     Args:
         model: see ``converted``.
@@ -114,6 +117,6 @@ def down_projections(model: Any, config: Any) -> list[str]:
         for op in model.get_ops()
         if op.get_type_name() == "MatMul"
         and op.input(1).get_partial_shape().is_static
-        # Weights lie as (out, in).
+        # Weights are stored as (out, in).
         and list(op.input(1).get_partial_shape().to_shape())[1:] == [wide]
     ]

@@ -1,4 +1,4 @@
-"""The export stage: a model → a form of it for CPUs, and what that costs in F1."""
+"""The export stage: a model → an export for CPUs, and its loss of F1."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tinyqa_ray.models.settings import read_settings
 def export(config: ExportConfig, output: str, progress: stage_folder.Progress | None = None) -> ExportReport:
     """Export ``config.model`` into ``output``, a folder that ``Reader.from_pretrained`` takes.
 
-    int8 is post-training quantisation with NNCF, the ranges seen on real windows of the calibration data;
-    attention maps, softmax and LayerNorm stay in float. When that costs more F1 than is allowed, the
+    int8 is post-training quantisation with NNCF; real windows of the calibration data determine the ranges.
+    Attention maps, softmax and LayerNorm stay in float. If that loses more F1 than is allowed, the matrix
     products that lose most stay in float as well.
 
     Raises:
-        InputError: the extra ``cpu`` is not installed, a model or data that cannot be read, no
-            calibration data for int8, or an F1 that drops by more than ``max_f1_drop``.
+        InputError: the extra ``cpu`` is not installed, the model or data cannot be read, int8 has no
+            calibration data, or F1 drops by more than ``max_f1_drop``.
     """
     require_openvino()
     if config.precision == "int8" and importlib.util.find_spec("nncf") is None:

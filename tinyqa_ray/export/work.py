@@ -1,4 +1,4 @@
-"""The work of an export."""
+"""The work of the export stage: export a model, measure the loss of F1, and write the files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tinyqa_ray.reader.reader import Reader
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """An exported model and what it scores."""
+    """An exported model and its scores."""
 
     network: Any
     float_products: str
@@ -51,7 +51,7 @@ def work(
     stage: stage_folder.Stage,
     progress: stage_folder.Progress | None,
 ) -> ExportReport:
-    """Export the model, check what that costs, and write it into the stage's folder."""
+    """Export the model, check its loss of F1, and write it into the stage's folder."""
     quiet_models()
     seen, held_out = _split(config)
     network = pretrained.load_qa_model(config.model)
@@ -96,14 +96,15 @@ def _split(config: ExportConfig) -> tuple[list[measure.Asked], list[measure.Aske
             "others are needed to check the export; give more data, or lower calibration_questions"
         )
     order = np.random.default_rng(config.seed).permutation(len(asked))
-    check = np.sort(order[wanted : wanted + config.check_questions])  # questions of a context together
+    # In the order of the data, which keeps the questions of a context together.
+    check = np.sort(order[wanted : wanted + config.check_questions])
     return [asked[i] for i in order[:wanted]], [asked[i] for i in check]
 
 
 def _candidates(
     config: ExportConfig, network: Any, windower: Windower, seen: Sequence[measure.Asked]
 ) -> Iterator[tuple[Any, str]]:
-    """Exports to try, the fastest first, with what each leaves in float."""
+    """Exports to try, the fastest first, each with a description of the products that it leaves in float."""
     model = converted(network, config.precision)
     if config.precision != "int8":
         yield model, "all"
@@ -116,7 +117,7 @@ def _candidates(
 def _samples(
     windower: Windower, seen: Sequence[measure.Asked], model: Any, pad_id: int
 ) -> Iterator[dict[str, Any]]:
-    """Inputs of one window each."""
+    """Inputs for the exported model, one window at a time."""
     windows = windower.windows([(each.question.question, each.context) for each in seen])
     names = [port.get_any_name() for port in model.inputs]
     for window in range(len(windows)):
@@ -133,7 +134,7 @@ def _figures(
 ) -> Figures | None:
     if not asked:
         return None
-    measure.read(reader, asked[:16], max_answer_tokens)  # warm
+    measure.read(reader, asked[:16], max_answer_tokens)  # warm-up
     readings, seconds = measure.read(reader, asked, max_answer_tokens, progress)
     scored = measure.Scored.of(asked, readings).summary(reader.settings.no_answer_threshold)
     return Figures(f1=scored.f1, forced_f1=scored.forced_f1, questions_per_s=len(asked) / seconds)
@@ -158,7 +159,7 @@ def _both(figures: Figures | None) -> str:
 
 
 def _save(model: Any, name: str, config: Any, settings: ModelSettings, stage: stage_folder.Stage) -> float:
-    """Write the model with its configuration, tokenizer and settings; its size in megabytes."""
+    """Write the model with its configuration, tokenizer and settings; return its size in megabytes."""
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:

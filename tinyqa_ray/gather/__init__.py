@@ -1,4 +1,4 @@
-"""SQuAD data of several sources put together into one set to learn from."""
+"""Puts SQuAD data from several sources together into one training set."""
 
 from tinyqa_ray.configs import GatherConfig
 from tinyqa_ray.gather.stage import GatherReport, gather

@@ -1,4 +1,4 @@
-"""SQuAD data of several sources → one set to learn from, with questions made unanswerable."""
+"""SQuAD data from several sources → one training set, with questions made unanswerable."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tinyqa_ray.datasets import squad
 from tinyqa_ray.datasets.squad import Paragraph, Question
 
 HELD_OUT = "held-out.json"
-"""File of the articles that are left out, within the stage's folder."""
+"""File with the articles that are left out, within the stage's folder."""
 ELSEWHERE = "-elsewhere"
-"""Ends the id of a question that is asked of another paragraph."""
+"""Ending of the id of a question that is asked of another paragraph."""
 _CORPUS = "corpus"
 
 
@@ -28,11 +28,11 @@ class GatherReport:
 
     paragraphs: int
     questions: int
-    """All of them, those without answers too."""
+    """All questions, including those without answers."""
     unanswerable: int
-    """Unanswerable in the sources."""
+    """Questions that are unanswerable in the sources."""
     made_unanswerable: int
-    """Made so."""
+    """Questions made unanswerable by asking another paragraph."""
     unlabelled: int
     """Questions whose answers are not known."""
     held_out: int
@@ -40,11 +40,11 @@ class GatherReport:
 
 
 def gather(config: GatherConfig, output: str, progress: shards.Progress | None = None) -> GatherReport:
-    """Put the sources together under ``output``: ``paragraphs/``, and ``held-out.json`` if there is any.
+    """Put the sources together under ``output``: ``paragraphs/`` and perhaps ``held-out.json``.
 
     Raises:
-        InputError: data that cannot be read, an id that two sources have, or a title to leave out that
-            none has.
+        InputError: data cannot be read, two sources have the same question id, or no source has a title
+            that should be left out.
     """
     with stage_folder.stage(output, config, inputs=("data", "documents", "questions")) as stage:
         if stage.finished:
@@ -73,16 +73,15 @@ def gather(config: GatherConfig, output: str, progress: shards.Progress | None =
 def made_unanswerable(
     paragraphs: Sequence[Paragraph], share: float, seed: int
 ) -> Iterator[tuple[str, Question]]:
-    """Questions asked of another paragraph of their article, where none of their answers stands.
+    """Ask questions of another paragraph of their article, which contains none of their answers.
 
     Args:
-        paragraphs: with questions; those of one title are an article.
-        share: of the answerable questions; where it is above 1, a question is asked several times, of other
-            paragraphs.
-        seed: decides which questions, and which paragraphs.
+        paragraphs: paragraphs with questions; those with the same title are an article.
+        share: questions to make per answerable question; above 1, a question is asked of several paragraphs.
+        seed: seed of the choice of questions and paragraphs.
 
     Yields:
-        the id of the other paragraph, and the question, without answers and with an id of its own.
+        the id of the other paragraph, and the question, without answers and with a new id.
     """
     rng = np.random.default_rng(seed)
     articles: dict[str, list[Paragraph]] = {}
@@ -103,13 +102,13 @@ def made_unanswerable(
 
 
 def _sources(config: GatherConfig) -> list[Paragraph]:
-    """All paragraphs; those of one source do not pass for another's."""
+    """All paragraphs; with several sources, ids start with the source's number, so that they are unique."""
     found: list[Paragraph] = []
     origins: dict[str, str] = {}
     for number, data in enumerate(config.data):
         for each in squad.read_squad(data):
             if each.copy:
-                raise InputError(f"{data}: holds copies; gather the data that they were made of")
+                raise InputError(f"{data}: holds augmented copies; gather the original data instead")
             for question in each.questions:
                 if origins.setdefault(question.id, data) != data:
                     raise InputError(
@@ -124,7 +123,7 @@ def _sources(config: GatherConfig) -> list[Paragraph]:
 def _parted(
     paragraphs: Iterable[Paragraph], titles: Sequence[str]
 ) -> tuple[list[Paragraph], list[Paragraph]]:
-    """Those to keep, and those of the titles."""
+    """The paragraphs to keep, and those with one of ``titles``."""
     both: tuple[list[Paragraph], list[Paragraph]] = ([], [])
     for each in paragraphs:
         both[each.title in titles].append(each)
@@ -139,7 +138,7 @@ def _some_questions(paragraph: Paragraph, config: GatherConfig) -> Paragraph:
     most = config.questions_per_paragraph
     if most is None or len(paragraph.questions) <= most:
         return paragraph
-    # By the paragraph's own name, so that other sources change nothing of it.
+    # Seeded by the paragraph's own id, so that the choice does not depend on the other sources.
     rng = np.random.default_rng([config.seed, *paragraph.source_id.encode()])
     chosen = sorted(rng.choice(len(paragraph.questions), most, replace=False))
     return replace(paragraph, questions=tuple(paragraph.questions[place] for place in chosen))
@@ -154,7 +153,7 @@ def _joined(paragraphs: Sequence[Paragraph], made: Iterable[tuple[str, Question]
 
 
 def _corpus(config: GatherConfig) -> Iterator[Paragraph]:
-    """Passages with their questions, which have no answers."""
+    """The passages of ``documents`` with their questions, which have no answers."""
     if config.documents is None or config.questions is None:
         return
     asked: dict[str, list[Question]] = {}
@@ -177,7 +176,7 @@ def _corpus(config: GatherConfig) -> Iterator[Paragraph]:
 
 
 def _rows(path: str, *names: str) -> Iterator[dict[str, str]]:
-    """Rows of documents or questions whose columns ``names`` are texts."""
+    """Rows of documents or questions; the columns ``names`` must be texts."""
     for source in sources.find(path):
         columns = [source.column((name,)) for name in names]
         for where, values in source.rows(columns):

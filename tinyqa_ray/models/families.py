@@ -1,8 +1,8 @@
-"""What differs between families of models: read off their class and configuration where that can be.
+"""Differences between families of models, read from a model's class and configuration where possible.
 
-A model is read when it gives one start logit and one end logit for each token. Everything else about a family
-(its name for the head, where its positions start, whether it takes token types, which attention it has) is
-found out here, so that no other module asks for a family by name.
+A model can be used if it gives one start logit and one end logit for each token. Everything else about a
+family (its name for the head, where its positions start, whether it takes token types, which attention it
+has) is determined here, so that no other module asks for a family by name.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _REFUSED = {
     "lxmert": "reads pictures",
     "xlnet": "puts its classification token last and pads on the left",
 }
-"""Families with a question-answering head that cannot be read here, and why."""
+"""Families with a question-answering head that cannot be used here, and why."""
 _BEAM_HEADS = ("XLNetForQuestionAnswering", "XLMForQuestionAnswering", "FlaubertForQuestionAnswering")
-"""Classes whose end logits depend on a beam of starts; transformers loads others for these families."""
+"""Classes whose end logits depend on a beam of starts; transformers uses others for these families."""
 _UNPADDED = ("canine", "convbert", "fnet", "funnel", "nystromformer", "yoso")
-"""Families whose answers change with the padding behind a window: they convolve, pool or mix over it."""
+"""Families whose answers depend on the padding after a window: they convolve, pool or mix over it."""
 _TYPES_WITHOUT_VOCABULARY = ("funnel",)
 """Families that compare token types instead of embedding them."""
 _DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attention_prob_dropout")
@@ -39,14 +39,14 @@ _UNLIMITED = 1 << 30
 
 
 def refuse_unreadable(name: str, config: Any) -> None:
-    """Refuse, before any weight is loaded, a model that cannot give a start and an end logit a token.
+    """Refuse a model that cannot give a start and an end logit for each token, before weights are loaded.
 
     Args:
-        name: the model, for the message.
+        name: name of the model, for the message.
         config: its configuration.
 
     Raises:
-        InputError: with the family and the reason.
+        InputError: the model is refused; the message names its family and the reason.
     """
     from transformers import MODEL_FOR_QUESTION_ANSWERING_MAPPING
 
@@ -82,18 +82,18 @@ def head_modules(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def input_names(model: PreTrainedModel) -> tuple[str, ...]:
-    """What a model's ``forward`` takes of a window: token ids, the mask and, where it uses them, types."""
+    """Names of a model's inputs: token ids, the mask if it takes one, and token types if it uses them."""
     mask = ("attention_mask",) if "attention_mask" in inspect.signature(model.forward).parameters else ()
     return ("input_ids", *mask, *(("token_type_ids",) if uses_types(model) else ()))
 
 
 def can_be_padded(config: Any) -> bool:
-    """Whether windows of different lengths may share a forward, the shorter ones filled up and masked."""
+    """Whether windows of different lengths may share a forward, with the shorter ones padded and masked."""
     return config.model_type not in _UNPADDED
 
 
 def uses_types(model: PreTrainedModel) -> bool:
-    """Whether a model tells question and context apart by token types."""
+    """Whether a model distinguishes question and context by token types."""
     config = model.config
     taken = "token_type_ids" in inspect.signature(model.forward).parameters
     counted = (getattr(config, "type_vocab_size", 0) or 0) > 1
@@ -101,10 +101,11 @@ def uses_types(model: PreTrainedModel) -> bool:
 
 
 def settle(model: PreTrainedModel) -> PreTrainedModel:
-    """Make what a model computes depend on its inputs alone, and return it.
+    """Make a model's logits depend on its inputs alone, and return the model.
 
-    BigBird's sparse attention depends on the padding and, after a short window, gives way to full attention
-    for good; full attention, which windows of up to 704 tokens have anyway, is the same for all.
+    BigBird's sparse attention depends on the padding and, after one short window, is replaced by full
+    attention permanently. So the model gets full attention here, which it uses for windows of up to 704
+    tokens anyway.
     """
     if hasattr(model.base_model, "set_attention_type"):
         model.base_model.set_attention_type("original_full")
@@ -112,16 +113,16 @@ def settle(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def attention_dropout(config: Any, value: float | None) -> dict[str, float]:
-    """Attention dropout under the name that the model's family gives it; nothing where None is given."""
+    """Attention dropout under the name that the model's family uses for it; empty if ``value`` is None."""
     names = [name for name in _DROPOUTS if hasattr(config, name)]
     return {} if value is None else dict.fromkeys(names[:1], value)
 
 
 def max_window_tokens(config: Any) -> int:
-    """Tokens that a model reads at most.
+    """Most tokens that a model can read in one window.
 
-    Where positions start after the padding id (RoBERTa and its kin), a table of 514 positions is enough for
-    512 tokens. Relative and rotary positions have no table: there the configuration's word counts.
+    If positions start after the padding id (RoBERTa and related families), a table of 514 positions serves
+    512 tokens. Relative and rotary positions have no table; then the configuration's value is returned.
     """
     return _reach(cast("Hashable", type(config)), config.to_json_string())
 
@@ -134,7 +135,7 @@ def _reach(kind: Any, values: str) -> int:
     config = kind.from_dict(json.loads(values))
     positions = getattr(config, "max_position_embeddings", None) or 0
     try:
-        with torch.device("meta"):  # shapes without memory
+        with torch.device("meta"):  # tensors have shapes, but take no memory
             model = AutoModel.from_config(config)
     except (ValueError, KeyError, RuntimeError, ImportError, TypeError):
         return positions if positions > 0 else _UNLIMITED

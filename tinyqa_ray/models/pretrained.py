@@ -43,7 +43,7 @@ def load_tokenizer(name: str) -> Any:
     """Load the fast tokenizer of a model.
 
     Raises:
-        InputError: there is none.
+        InputError: the model has no tokenizer.
     """
     from transformers import AutoTokenizer
 
@@ -52,10 +52,10 @@ def load_tokenizer(name: str) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{name}: no tokenizer could be loaded ({first_line(error)})") from None
-    # Where the files are missing, transformers makes one that knows its special tokens only.
+    # If the files are missing, transformers makes a tokenizer that knows only its special tokens.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise InputError(f"{name}: has no tokenizer; save one beside the model (tokenizer.json)")
-    tokenizer.name_or_path = name  # of a URL, not the copy that it was read from
+    tokenizer.name_or_path = name  # a URL, rather than the local copy
     return tokenizer
 
 
@@ -110,8 +110,8 @@ def load_qa_model(
         name: local folder, URL of a folder, or hub id.
         new_head: accept an encoder without a question-answering head, which then gets a fresh one from
             torch's random state.
-        dtype: of the weights; float32 when not given.
-        attention_dropout: of attention weights in training; the model's own when not given.
+        dtype: type of the weights; float32 when not given.
+        attention_dropout: dropout of attention weights in training; the model's own value when not given.
 
     Raises:
         InputError: no such model, weights that are not safetensors, an architecture that answers no
@@ -153,10 +153,10 @@ def input_embeddings(name: str) -> NDArray[np.float32]:
 
 
 def check_window(name: str, config: Any, max_seq_len: int) -> None:
-    """Refuse windows that are longer than a model reaches.
+    """Refuse windows that are longer than a model can read.
 
     Raises:
-        InputError: with both lengths.
+        InputError: the windows are too long; the message names both lengths.
     """
     reach = families.max_window_tokens(config)
     if max_seq_len > reach:
@@ -169,7 +169,7 @@ def model_bytes(folder: str) -> int:
 
 
 def _refuse_pickles(name: str, folder: str) -> None:
-    """InputError when a folder holds no model, or one whose weights are not safetensors."""
+    """Raise an InputError if a folder holds no model, or its weights are not safetensors."""
     if not Path(folder).is_dir():
         return  # the hub client looks for safetensors itself
     if not (Path(folder) / "config.json").is_file():
@@ -185,10 +185,10 @@ def _refuse_pickles(name: str, folder: str) -> None:
 
 @contextlib.contextmanager
 def readable(name: str) -> Iterator[str]:
-    """``name`` as transformers takes it: a local folder, a hub id, or a URL's folder copied here.
+    """``name`` in a form that transformers takes: a local folder, a hub id, or a copy of a URL's folder.
 
     Raises:
-        InputError: a folder that is not there.
+        InputError: the folder does not exist.
     """
     name = bundled.located(name)
     if "://" in name:
@@ -209,11 +209,11 @@ def readable(name: str) -> Iterator[str]:
 
 @functools.cache
 def _copies() -> local_copies.LocalCopies:
-    """Copies of models behind URLs, which stay as long as this process lives: each file is fetched once."""
+    """Copies of models behind URLs; they stay as long as this process lives, so each file is fetched once."""
     return local_copies.LocalCopies()
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """First line of an error's message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

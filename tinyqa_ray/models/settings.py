@@ -8,22 +8,22 @@ from tinyqa_ray.core import bundled, storage
 from tinyqa_ray.core.errors import InputError
 
 FILE = "tinyqa.json"
-"""File with what was fitted for a model, its threshold and the scale of its scores; beside the model, or
-in the output of an evaluation."""
+"""File with the settings that were fitted for a model: beside the model, or in an evaluation's output."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSettings:
-    """What was fitted for a model: the output of an evaluation, which an export takes along."""
+    """What was fitted for a model: written by an evaluation, and copied into an export."""
 
     no_answer_threshold: float = 0.5
     """Abstain when ``na_prob`` is above this."""
     fitted_on: str | None = None
     """Identity of the data behind the threshold; None when it is the default."""
     temperature: float = 1.0
-    """Divides ``span - null - score_shift`` in an answer's score, to make it the share of right ones."""
+    """Divides ``span - null - score_shift`` in an answer's score, so that a score is a probability of being
+    right."""
     score_shift: float = 0.0
-    """``span - null`` at which the score is one half, above 0 where a model answers too readily."""
+    """``span - null`` at which the score is one half; above 0 for a model that answers too readily."""
     temperature_fitted_on: str | None = None
     """Identity of the data behind temperature and shift; None when they are the defaults."""
 
@@ -38,7 +38,7 @@ class ModelSettings:
 
     @property
     def identity(self) -> str:
-        """What stands for the settings among a stage's inputs: equal numbers, equal strings."""
+        """A string that identifies the settings among a stage's inputs: equal numbers give equal strings."""
         return (
             f"threshold {self.no_answer_threshold}, temperature {self.temperature}, shift {self.score_shift}"
         )
@@ -54,11 +54,12 @@ def read_settings(model: str, settings: str | None = None) -> ModelSettings:
     """What was fitted for a model.
 
     Args:
-        model: a model's name; what lies beside it counts, or the defaults, when no settings are given.
+        model: a model's name. When ``settings`` is not given, the file beside the model counts, or the
+            defaults if there is none.
         settings: the output of an evaluation that fitted something, or a settings file.
 
     Raises:
-        InputError: no settings are there, or not those of this version.
+        InputError: ``settings`` does not exist, or the file is not one of this version.
     """
     if settings is None:
         path = storage.join(bundled.located(model), FILE)

@@ -1,4 +1,4 @@
-"""Whether two tokenizers read texts as the same tokens."""
+"""Check that two tokenizers turn texts into the same tokens."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
 _SPECIAL_TOKENS = ("bos", "cls", "eos", "mask", "pad", "sep", "unk")
 _DIFFERENCES_SHOWN = 3
 _PROBES = ("Who is it?", "  Zoë's Café: IN 1999,\n 3.5 °C — Straße №7", "東京タワー (Tōkyō) 서울 Москва 👍")
-"""Texts that tokenizers of one vocabulary cut apart differently: case, accents, spaces, scripts."""
+"""Texts that tokenizers of one vocabulary may split differently: case, accents, spaces, scripts."""
 
 
 def same_tokens(
     student_tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Check that student and teacher read the same token ids as the same tokens, and texts as the same ids.
+    """Check that student and teacher give every token the same id, and every text the same tokens.
 
     Raises:
-        InputError: a token or a special token has another id, or none, in one of the two; or they cut a
-            text into other tokens.
+        InputError: a token or a special token has different ids, or is missing in one of the two; or they
+            split a text into different tokens.
     """
     student, teacher = _token_ids(student_tokenizer), _token_ids(teacher_tokenizer)
     if student == teacher:
         _same_texts(student_tokenizer, teacher_tokenizer)
         return
     differing = [name for name in student.keys() | teacher.keys() if student.get(name) != teacher.get(name)]
-    # By id, with tokens that the teacher lacks last: the first difference tells the most.
+    # Sorted by id, with tokens that the teacher lacks last: the first difference is the most telling.
     differing.sort(key=lambda name: (teacher.get(name, len(teacher)), name))
     shown = ", ".join(
         f"{name} ({student.get(name, 'none')} and {teacher.get(name, 'none')})"
@@ -48,7 +48,7 @@ def _same_texts(
     student_tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase
 ) -> None:
     for text in _PROBES:
-        # A pair, so that what stands around and between its texts is compared as well.
+        # A pair of texts, so that the special tokens around and between them are compared as well.
         student, teacher = (
             tokenizer.convert_ids_to_tokens(tokenizer(text, text)["input_ids"])
             for tokenizer in (student_tokenizer, teacher_tokenizer)
@@ -65,7 +65,7 @@ def _same_texts(
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Ids by token, quoted, and by the role of the special tokens, such as ``pad_token``."""
+    """Ids by quoted token, and by the role of special tokens, such as ``pad_token``."""
     ids = {repr(token): index for token, index in tokenizer.get_vocab().items()}
     roles = {f"{role}_token": getattr(tokenizer, f"{role}_token_id") for role in _SPECIAL_TOKENS}
     return ids | {role: index for role, index in roles.items() if index is not None}

@@ -1,4 +1,4 @@
-"""What a model's weights are, read off the headers of its safetensors files: no weight is loaded for it."""
+"""Names and shapes of a model's weights, read from the headers of its safetensors files alone."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def check_qa_model(name: str, *, new_head: bool = False) -> None:
-    """Refuse what ``models.load_qa_model`` would refuse; a model that is whole is not loaded for that.
+    """Refuse what ``pretrained.load_qa_model`` would refuse, without loading a model that is whole.
 
     Args:
         name: local folder, URL of a folder, or hub id.
         new_head: accept an encoder without a question-answering head.
 
     Raises:
-        InputError: as of ``models.load_qa_model``.
+        InputError: see ``pretrained.load_qa_model``.
     """
     if not _is_whole(name, new_head):
-        # Loading says what is wrong, or accepts what the headers do not tell.
+        # Loading reports what is wrong, or accepts a model that the headers alone do not show to be whole.
         pretrained.load_qa_model(name, new_head=new_head)
 
 
 def have_one_shape(name: str, others: Sequence[str]) -> bool:
-    """Whether other models have the tensors of a model; False also where no header can be read."""
+    """Whether models have tensors of the same names and shapes; False if a header cannot be read."""
     shapes = [_shapes_of(each) for each in (name, *others)]
     return None not in shapes and all(each == shapes[0] for each in shapes)
 
 
 def count_parameters(name: str) -> int:
-    """Numbers in the weights of a model's folder."""
+    """Number of parameters in the weights of a model's folder."""
     shapes = _shapes_of(name)
     assert shapes is not None, f"{name} was written by this process"
     return sum(map(math.prod, shapes.values()))
 
 
 def _is_whole(name: str, new_head: bool) -> bool:
-    """Whether the headers hold every tensor of the model in its shape; False where they cannot be read."""
+    """Whether the headers list every tensor of the model in its shape; False if they cannot be read."""
     import torch
     from transformers import AutoModelForQuestionAnswering
 
@@ -53,7 +53,7 @@ def _is_whole(name: str, new_head: bool) -> bool:
     config = pretrained.load_config(name)
     families.refuse_unreadable(name, config)
     try:
-        with torch.device("meta"):  # shapes without memory
+        with torch.device("meta"):  # tensors have shapes, but take no memory
             model = AutoModelForQuestionAnswering.from_config(config)
     except (ValueError, KeyError, RuntimeError):
         return False
@@ -68,7 +68,7 @@ def _is_whole(name: str, new_head: bool) -> bool:
 
 
 def _shapes_of(name: str) -> Shapes | None:
-    """The shapes in a model's files; None where it is a hub id, or its files cannot be read."""
+    """The shapes in a model's files; None for a hub id, or if the files cannot be read."""
     with pretrained.readable(name) as folder:
         files = sorted(Path(folder).glob("*.safetensors"))
         try:

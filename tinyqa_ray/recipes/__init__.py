@@ -1,1 +1,1 @@
-"""Recipes: the stages of a whole job, in order, with every number in sight."""
+"""Recipes: the stages of a whole job, in order, with all their numbers."""

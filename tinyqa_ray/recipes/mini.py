@@ -31,30 +31,30 @@ def mini(
     baseline: bool = False,
     exported: bool = False,
 ) -> Recipe:
-    """A 6 x 384 student of two teachers of its own size: the mean of what they say, at half of their cost.
+    """A 6 x 384 student of two teachers of its own size: it learns their mean, and runs at half their cost.
 
-    The teachers are the same encoder, taught by labels with two seeds; the student starts as the mean of
-    their weights and learns what both say, also of questions whose answers nobody has given. With articles
-    held out, the teachers leave unanswered, of those questions, what is below their fitted thresholds.
+    The teachers are the same encoder, taught by labels with two seeds. The student starts from the mean of
+    their weights and learns the mean of their logits, also on questions without answers. If articles are held
+    out, the teachers abstain on questions without answers by the thresholds that are fitted on them.
 
     Args:
         data: SQuAD 2.0 data to learn from.
         dev: SQuAD 2.0 data to measure on; nothing is learned from it.
-        more: Other data in SQuAD's form, which the teachers learn from, too.
-        documents: Passages of ``questions``.
+        more: Other data in SQuAD's format, which the teachers learn from as well.
+        documents: Passages that ``questions`` are asked of.
         questions: Questions without answers, which the student learns from its teachers alone.
-        hold_out: Titles of articles of ``data`` that nothing learns from: thresholds and temperatures are
+        hold_out: Titles of articles of ``data`` that no model learns from: thresholds and temperatures are
             fitted on them.
-        encoder: Encoder that all start from; MiniLM-L6 of the ``quickstart`` extra when not given.
+        encoder: Encoder that all models start from; MiniLM-L6 of the ``quickstart`` extra when not given.
         copies: Augmented copies of each paragraph that the student learns from.
         baseline: Also teach the same student by labels alone, to compare with.
-        exported: Let the teachers answer as bf16 exports: twice as fast on a CPU, where the extra ``cpu`` is.
+        exported: Run the teachers as bf16 exports, which are twice as fast on a CPU; needs the extra ``cpu``.
     """
     start = encoder or pretrained.default_encoder()
     gathered = GatherConfig(
         data=(data, *more), hold_out=hold_out, questions_per_paragraph=40, made_unanswerable=0.25
     )
-    # Of the data that it is measured on the like of, and all that can be asked about such texts.
+    # The student learns from data like that on which it is measured, and from questions without answers.
     asked = replace(gathered, data=(data,), documents=documents, questions=questions)
     taught = DistillConfig(
         data="@windows",
@@ -74,7 +74,7 @@ def mini(
         student=f"@{_TEACHERS[0]}/model",
         soup_with=tuple(f"@{name}/model" for name in _TEACHERS[1:]),
         objective=("prediction",),
-        # Softer than 1, at which teachers that are this sure teach no more than their best guess.
+        # At 1, teachers as sure as these would teach little more than their best answer.
         temperature=2.0,
         epochs=3,
         batch_size=16,
@@ -84,7 +84,7 @@ def mini(
         dev=dev,
         checkpoint_steps=500,
     )
-    # Not of what is only asked: without the teachers it has no answers.
+    # Labels alone cannot teach the questions without answers in "asked".
     labels_alone = replace(student, data="@windows", objective=("labels",), temperature=1.0)
     fitted = f"@gathered/{HELD_OUT}" if hold_out else None
 

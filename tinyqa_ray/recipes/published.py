@@ -1,8 +1,8 @@
-"""Recipes: a whole job as a function that returns frozen configs, with every number in sight.
+"""Recipes of published models: each is a function that returns the frozen configs of a whole job.
 
-What a function takes are the data and models; every other number is changed by an override, in one stage or
-in all (``tinyqa distill --recipe NAME --help``). Stages that teach the head are measured on ``dev``; before
-them it is still random. The recipes of the quickstart and of the model that the package ships are in
+The functions take data and models; other values are changed by overrides, in one stage or in all
+(``tinyqa distill --recipe NAME --help``). Only stages that teach the head are measured on ``dev``, since the
+head is random before them. The recipes of the quickstart and of the model that the package ships are in
 ``quickstart.py`` and ``mini.py``.
 """
 
@@ -32,8 +32,8 @@ def tinyroberta(
 ) -> Recipe:
     """``deepset/tinyroberta-squad2``: 6 x 768 RoBERTa; published EM 78.69, F1 81.92 on SQuAD 2.0 dev.
 
-    Stage 0 (general distillation) is in the published student that it starts from. Numbers of stage 2 are
-    the model card's; those of stage 1, which the card does not give, are our choice.
+    The published student that it starts from has been through stage 0 (general distillation). Numbers of
+    stage 2 are the model card's; those of stage 1, which the card does not give, are our choice.
 
     Args:
         data: SQuAD 2.0 data to learn from.
@@ -68,7 +68,7 @@ def tinyroberta(
         name="tinyroberta",
         stages=(
             *general_stages,
-            # Cased, as the student is; words that it splits get neighbours in its own embeddings.
+            # The masked LM is cased, as the student is; words that it splits use its own embeddings.
             ("augmented", _copies(data, masked_lm, student)),
             ("windows", TeacherLogitsConfig(data="@augmented", tokenizer=student, actors=16)),
             (
@@ -118,8 +118,8 @@ def tinybert(
 ) -> Recipe:
     """``deepset/tinybert-6l-768d-squad2``: published EM 71.88, F1 76.36 on SQuAD 2.0 dev.
 
-    The published general student, then two stages with the numbers of the model card; what it does not
-    give (the warm-up of stage 1) is our choice.
+    It starts from the published general student and has two stages with the numbers of the model card; what
+    the card does not give (the warm-up of stage 1) is our choice.
 
     Args:
         data: SQuAD 2.0 data to learn from.
@@ -216,11 +216,12 @@ def _general(
     """Stage 0, general distillation, if there are ``texts``.
 
     Returns:
-        where the student of the next stage starts, the layers of it to keep, and the stages to run first.
+        the model that the student of the next stage starts from, its layers to keep, and the stages to run
+        first.
     """
     if texts is None:
         return student, layers, ()
-    # TinyBERT's (arXiv 1909.10351): 3 epochs of plain text at 128 tokens. The other numbers are our choice.
+    # As for TinyBERT (arXiv 1909.10351), 3 epochs of plain text at 128 tokens; other numbers are our choice.
     windows = TeacherLogitsConfig(
         data=texts, tokenizer=student, window=WindowConfig(max_seq_len=128, doc_stride=0), actors=16
     )

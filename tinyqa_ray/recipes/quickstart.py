@@ -18,11 +18,11 @@ def quickstart(
     """Every stage on real data within minutes on two cores: small excerpt, small teacher, smaller student.
 
     Args:
-        teacher: Encoder or question-answering model to make the teacher of, by labels; the model of the
-            package is the teacher, as it is, when not given.
+        teacher: Encoder or question-answering model that is first taught by labels, and then is the teacher;
+            when not given, the model that the package ships is the teacher, as it is.
         data: SQuAD 2.0 data to learn from; the bundled excerpt when not given.
         dev: SQuAD 2.0 data to measure on; the bundled excerpt when not given.
-        student_layers: The teacher's layers that the student keeps, from 0; every second when not given.
+        student_layers: Layers of the teacher that the student keeps, from 0; every second when not given.
         baseline: Also teach the same student by labels alone, to compare with.
     """
     start = teacher or bundled.MODEL
@@ -44,7 +44,7 @@ def quickstart(
         checkpoint_steps=150,
     )
     taught_here: Stages = () if teacher is None else _taught(teacher, train, measured)
-    # The shipped model's threshold and scores are stored with it, fitted on the articles of ``calibration``.
+    # The shipped model's settings are stored with it; they were fitted on the articles of ``calibration``.
     by, fitted = (bundled.MODEL, None) if teacher is None else ("@teacher/model", calibration)
     return Recipe(
         name="quickstart",
@@ -96,7 +96,7 @@ def quickstart(
 
 
 def _taught(encoder: str, train: str, measured: str) -> Stages:
-    """The stages that make a teacher of ``encoder`` by labels."""
+    """The stages that turn ``encoder`` into a teacher, by labels."""
     return (
         ("windows", TeacherLogitsConfig(data=train, tokenizer=encoder)),
         (

@@ -41,7 +41,7 @@ class Recipe:
 
     name: str
     stages: Stages
-    """A stage's name is also its folder's."""
+    """Names and configs of the stages; a stage's name is also the name of its folder."""
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -66,7 +66,7 @@ def is_wired(config: StageConfig, field: str) -> bool:
 
 
 def resolved(config: Config, output: str) -> Config:
-    """The config with its ``@`` paths as folders under ``output``."""
+    """The config with its ``@`` paths replaced by folders under ``output``."""
 
     def folder(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -77,12 +77,12 @@ def resolved(config: Config, output: str) -> Config:
 
 
 def with_baseline(taught: DistillConfig, start: str, layers: tuple[int, ...] | None, wanted: bool) -> Stages:
-    """The stage ``student``, and before it, if ``wanted``, ``baseline``: the same with labels alone.
+    """The stage ``student`` and, if ``wanted``, the stage ``baseline`` before it, taught by labels alone.
 
     Args:
-        taught: how the student is taught at the end; measured on dev.
-        start: model that the student's first stage starts from, and so the baseline.
-        layers: its layers that are kept, from 0; None for all.
+        taught: how the student is taught in its last stage; measured on dev.
+        start: model that the student's first stage starts from; the baseline starts from it, too.
+        layers: layers of ``start`` that are kept, from 0; None for all.
         wanted: whether there is a baseline.
     """
     if not wanted:
@@ -99,6 +99,6 @@ def with_baseline(taught: DistillConfig, start: str, layers: tuple[int, ...] | N
 
 
 def _references(value: Any) -> list[str]:
-    """The ``@`` paths that a value is, or holds."""
+    """The ``@`` paths in a value: the value itself or, in a tuple, its elements."""
     values = value if isinstance(value, tuple) else (value,)
     return [each for each in values if isinstance(each, str) and each.startswith("@")]

@@ -1,4 +1,4 @@
-"""Running a recipe: its stages in order, each in its folder, finished ones left alone."""
+"""Runs a recipe: its stages in order, each in its own folder; finished stages are not run again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ StageReport = (
     | AnswerReport
 )
 Progress = Callable[[int, int], None]
-"""Called with units done and units in all."""
+"""Called with the units done and the total number of units."""
 
 _STAGES: dict[type, Callable[..., StageReport]] = {
     GatherConfig: gather,
@@ -53,16 +53,16 @@ _STAGES: dict[type, Callable[..., StageReport]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageResult:
-    """One stage of a recipe, done."""
+    """The result of one stage of a recipe."""
 
     name: str
     report: StageReport
     seconds: float
-    """What the stage took when it ran, perhaps in an earlier run."""
+    """Seconds that the stage took when it ran, perhaps in an earlier run."""
     was_finished: bool
     """Whether an earlier run had finished it."""
     output: str
-    """Its folder."""
+    """The stage's folder."""
 
 
 def run(
@@ -72,18 +72,18 @@ def run(
     done: Callable[[StageResult], None] = lambda result: None,
     chosen: Collection[str] | None = None,
 ) -> list[StageResult]:
-    """Run the stages of a recipe under ``output``; run again, it does only what is left.
+    """Run the stages of a recipe under ``output``; a second run does only what is left.
 
     Args:
-        recipe: what to run.
-        output: folder of all stages, local or a URL that every worker reaches.
-        starting: called with each stage's name as it begins; returns where its progress goes.
+        recipe: the recipe to run.
+        output: folder for all stages, local or a URL that every worker reaches.
+        starting: called with each stage's name as it begins; returns the function that gets its progress.
         done: called with each stage's result.
-        chosen: names of the stages to run, if not all; what they read from others must be finished.
+        chosen: names of the stages to run; all when not given. Other stages that they read must be finished.
 
     Raises:
-        InputError: a stage cannot run as configured, reads one that is neither chosen nor finished, or its
-            folder belongs to another config.
+        InputError: a stage cannot run as configured, reads a stage that is neither chosen nor finished, or
+            its folder belongs to another config.
     """
     results = []
     stages = [(name, config) for name, config in recipe.stages if chosen is None or name in chosen]
@@ -96,9 +96,9 @@ def run(
         ]:
             raise InputError(
                 f"stage {name} reads {' and '.join(missing)}, not finished in {output}; "
-                f"run first, or as well, --stage {' '.join(missing)}"
+                f"add --stage {' '.join(missing)}"
             )
-    # One Ray for all stages; none where nothing is left to do.
+    # One connection to Ray serves all stages; it is not needed if all of them are finished.
     with connected() if len(finished) < len(folders) else nullcontext():
         for name, config in stages:
             folder, was_finished = folders[name], name in finished
