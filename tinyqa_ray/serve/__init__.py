@@ -1,1 +1,1 @@
-"""Answers on line: an HTTP application on Ray Serve."""
+"""Answering live questions: an HTTP application on Ray Serve."""

@@ -1,4 +1,4 @@
-"""What the ingress asks of the replicas: logits of one of them, the state of all. Here alone replicas die."""
+"""What the ingress asks of replicas: logits from one, the state of all. Dead ones are handled only here."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from tinyqa_ray.serve.model import Packed, Reply
 from tinyqa_ray.serve.service import EngineInfo, Logits
 
 _LOST = (RayActorError, DeploymentUnavailableError)
-"""What a request sees whose replica died."""
+"""Answer to a request whose replica died."""
 _TOLD_S = 5.0
-"""In which every replica must say what it is asked."""
+"""Seconds within which every replica must answer."""
 _HEARD_S = 5.0
-"""In which Serve tells a new process of the replicas that there are."""
+"""Seconds within which Serve tells a new process which replicas there are."""
 
 
 class Replicas:
-    """The running replicas of a deployment, asked all at once."""
+    """The running replicas of a deployment, which are all asked at once."""
 
     def __init__(self, deployment: DeploymentHandle) -> None:
         self._deployment = deployment
         self._heard = False
 
     async def told(self, method: str) -> list[Any]:
-        """What each replica says; those that die while asked are left out.
+        """The answer of each replica; those that die meanwhile are left out.
 
-        Nobody is waited for that does not run yet, and no replica is started for it.
+        It does not wait for replicas that are still starting, and starts none.
         """
         found, end = await self._told(method), time.monotonic() + _HEARD_S
         while not (found or self._heard or time.monotonic() > end):
@@ -61,7 +61,7 @@ class Backend:
         self.replicas = Replicas(model)
 
     async def run(self, windows: Tokens) -> Logits:
-        """Logits of windows from some replica; from another one, where the first died with them.
+        """Logits of windows from one replica, or from another one if the first died while it ran them.
 
         Raises:
             RequestError: they are refused, or failed; the caller's answer.

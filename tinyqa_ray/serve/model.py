@@ -17,14 +17,14 @@ from tinyqa_ray.serve.errors import OverloadedError
 from tinyqa_ray.serve.queue import Ids, Logits, TokenQueue, Window
 
 CPU_BATCH_TOKENS = 512
-"""Tokens of a forward on a CPU: a short request waits for the one before it at most."""
+"""Most tokens of a forward on a CPU: a short request waits for at most one such forward."""
 _WARM_UP = (16, 64, 128, 256, 384)
-"""Tokens of the windows that are run before the first request."""
+"""Tokens of the windows that are run as a warm-up before the first request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Windows as they travel: few arrays, whatever their number.
+    """Windows in the form in which they are sent: three arrays, however many windows there are.
 
     Shapes:
         ids, types: ``(tokens of all windows,)``.
@@ -50,7 +50,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a replica says to a request: logits, or why not."""
+    """What a replica answers: logits, or why there are none."""
 
     logits: Logits | None = None
     """``(2, tokens of all windows)``; None where it is refused."""
@@ -59,7 +59,7 @@ class Reply:
 
 
 class Model:
-    """A model that runs the windows of many requests at a time."""
+    """A model that runs windows of many requests in one forward."""
 
     def __init__(self, config: ServeConfig) -> None:
         """Load and warm up the model.
@@ -93,7 +93,7 @@ class Model:
         ]
 
     async def logits(self, packed: Packed) -> Reply:
-        """The logits of a request's windows, or that too much waits already."""
+        """The logits of a request's windows, or a refusal when too much is waiting."""
         try:
             found = await self.queue.run(packed.unpacked())
         except OverloadedError as error:

@@ -1,11 +1,11 @@
 """Windows of all waiting requests → forwards within a token budget, in a fair order.
 
-A request is cut up: each forward takes the windows that are due, whosever they are. So a long document
-does not hold up the short ones behind it, a bad window fails its own request alone, and a caller who has gone
-costs nothing more.
+A request is cut into windows, and a forward mixes the windows of several requests. So a long document does
+not hold up the short ones behind it, a bad window fails its own request alone, and the windows of a caller
+who has gone are no longer run.
 
-The order is that of fair queueing (Demers, Keshav and Shenker, 1989): a window comes when its request would
-be due if all that are present were served at once, each with the same share of the model.
+The order is that of fair queueing (Demers, Keshav and Shenker, 1989): windows are run in the order in which
+they would finish if all waiting requests were served at once, each with the same share of the model.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ Logits = NDArray[np.float32]
 Forward = Callable[[Sequence[Window]], list[Logits]]
 
 _LEAST_FILLED = 0.8
-"""Windows shorter than this share of the longest of their forward wait for another: padding is work, too."""
+"""A window shorter than this share of its forward's longest window waits for another forward, because padding
+costs time too."""
 _PACE_KEPT = 0.9
-"""Share of the old pace that a new forward leaves in the running mean."""
+"""Weight of the earlier pace in the running mean, when a forward has been measured."""
 
 
 @dataclass(eq=False, slots=True)
@@ -41,54 +42,54 @@ class _Request:
     windows: Sequence[Window]
     done: asyncio.Future[list[Logits]]
     arrived_at: float
-    """Tokens that each of those present had been given, at a fair share, when it came."""
+    """Virtual time at arrival: tokens that each request had been given by then, at a fair share."""
     waiting: deque[int]
-    """Numbers of the windows that no forward has taken."""
+    """Numbers of the windows that no forward has taken yet."""
     found: list[Logits | None]
     given_tokens: int = 0
     parted: bool = False
-    """Whether it took or takes several forwards."""
+    """Whether its windows are spread over several forwards."""
 
     def turn(self) -> float:
-        """The request with the least comes next."""
+        """Virtual time at which its next window would finish; the request with the smallest comes next."""
         return self.arrived_at + self.given_tokens
 
     def length(self) -> int:
-        """Tokens of the window that is due."""
+        """Tokens of its next window."""
         return len(self.windows[self.waiting[0]][0])
 
 
 @dataclass(slots=True)
 class Counts:
-    """What a queue has done since it began, and what waits."""
+    """What a queue has done since it started, and what is waiting."""
 
     forwards: int = 0
     tokens: int = 0
-    """Of windows that were run."""
+    """Tokens of windows that were run."""
     padded_tokens: int = 0
-    """Of forwards, padding included."""
+    """Tokens of forwards, padding included."""
     seconds: float = 0.0
-    """Spent in forwards, one beside the other counted apart."""
+    """Seconds spent in forwards; the times of forwards side by side add up."""
     waiting_tokens: int = 0
 
 
 @dataclass(eq=False)
 class TokenQueue:
-    """Windows that wait for a forward; used from one event loop."""
+    """The windows that wait for a forward; to be used from one event loop."""
 
     forward: Forward
-    """Runs windows, in a thread."""
+    """Runs windows; called in a thread."""
     max_batch_tokens: int
-    """Tokens of a forward, padding included; a longer window goes alone."""
+    """Most tokens of a forward, padding included; a longer window is run alone."""
     max_waiting_tokens: int
-    """A request that finds more is refused."""
+    """A request is refused when more tokens than this are waiting."""
     max_wait_s: float = float("inf")
-    """So is one that would wait longer, by the pace so far."""
+    """A request is refused when it would wait longer than this at the present pace."""
     lanes: int = 1
-    """Forwards side by side."""
+    """Most forwards at the same time."""
     keep_lane: bool = False
-    """Whether one lane is only for requests that have been given nothing yet, and short forwards of others;
-    costs little where a forward that is alone is faster."""
+    """Whether one lane is kept free for requests of which nothing has been run yet, and for short forwards. It
+    costs little where a single forward may use the cores of all lanes."""
     counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
@@ -97,13 +98,13 @@ class TokenQueue:
         self._fair_tokens = 0.0
         self._threads = ThreadPoolExecutor(self.lanes, "forward")
         self._running: dict[asyncio.Task[None], bool] = {}
-        """Whether it holds but a part of some request."""
+        """Whether it holds only a part of some request."""
 
     async def run(self, windows: Sequence[Window]) -> list[Logits]:
         """The logits of each window.
 
         Raises:
-            OverloadedError: too much waits already.
+            OverloadedError: too many tokens are waiting already.
             Exception: what the forward of one of these windows raised.
         """
         if not windows:
@@ -118,7 +119,7 @@ class TokenQueue:
         self._start()
         try:
             return await request.done
-        finally:  # of a caller who has gone, nothing is run any more
+        finally:  # the caller has gone: its windows are no longer run
             self._forget(request)
 
     def _check_room(self, tokens: int) -> None:
@@ -137,7 +138,7 @@ class TokenQueue:
             )
 
     def seconds_to_wait(self) -> float:
-        """Until what waits now has been run, by the pace so far; a second before there is one."""
+        """Seconds until what waits now has been run, at the present pace; 1 before any pace is known."""
         return self.counts.waiting_tokens / self._tokens_per_s if self._tokens_per_s else 1.0
 
     def _forget(self, request: _Request) -> None:
@@ -147,7 +148,7 @@ class TokenQueue:
             self._requests.remove(request)
 
     def _start(self) -> None:
-        """Begin as many forwards as there are lanes and work for."""
+        """Start forwards as long as there is a free lane and a waiting window."""
         while len(self._running) < self.lanes:
             batch, parted = self._take()
             if not batch:
@@ -159,11 +160,15 @@ class TokenQueue:
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._running[task]
         if not task.cancelled():
-            task.result()  # an error here is a bug: what a forward raises belongs to its requests
+            task.result()  # an error here is a bug: errors of a forward go to its requests
         self._start()
 
     def _take(self) -> tuple[list[tuple[_Request, int]], bool]:
-        """The next forward: whose turn it is, and as many like it as fit; whether it parts a request."""
+        """Choose the windows of the next forward: the next in turn, and others of about its length that fit.
+
+        Returns:
+            the windows, and whether the forward leaves other windows of one of their requests waiting.
+        """
         kept = self.keep_lane and 0 < self.lanes - 1 <= sum(self._running.values())
         limit = self.max_batch_tokens // 2 if kept else self.max_batch_tokens
         due = [each for each in self._requests if not (kept and each.given_tokens and each.length() > limit)]
@@ -204,7 +209,7 @@ class TokenQueue:
             _deliver(request, number, logits)
 
     async def _one_by_one(self, batch: Sequence[tuple[_Request, int]], error: Exception) -> None:
-        """After a forward that failed: each window alone, so that it fails its own request only."""
+        """Run the windows of a failed forward one by one, so that a bad one fails only its own request."""
         if len(batch) > 1:
             for one in batch:
                 await self._work([one])

@@ -1,4 +1,4 @@
-"""Requests → windows, logits → answers. Who runs the windows is told: nothing here knows of Ray or HTTP."""
+"""Requests → windows, logits → answers. The function that runs windows is handed in: no Ray or HTTP here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Logits = list[NDArray[np.float32]]
 RunWindows = Callable[[Tokens], Awaitable[Logits]]
 
 _TOKENISERS = 2
-"""Threads that cut windows and read answers; more would only take the cores of the forwards."""
+"""Threads that cut windows and read answers; more would take cores from the forwards."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,7 @@ class Service:
 
         Args:
             config: what is served, and within which limits.
-            run: gives the logits of windows; a ``RequestError`` of its own is the caller's answer.
+            run: computes the logits of windows; a ``RequestError`` that it raises goes to the caller.
 
         Raises:
             InputError: no such model, or no fast tokenizer.
@@ -70,7 +70,7 @@ class Service:
         self._threads = ThreadPoolExecutor(_TOKENISERS, "windows")
 
     def set_threshold(self, threshold: float | None) -> None:
-        """Abstain above another probability of no answer; that of the settings when None."""
+        """Threshold of the no-answer probability for this request; None takes that of the settings."""
         if threshold is None:
             threshold = read_settings(self.config.model, self.config.settings).no_answer_threshold
         self.settings = replace(self.settings, no_answer_threshold=threshold)
@@ -181,7 +181,7 @@ class Service:
         made = []
         for number in range(len(request.asked)):
             own = found[number * len(texts) : (number + 1) * len(texts)]
-            # By place, not by id: a caller may give two passages the same.
+            # By position, not by id: a caller may give two passages the same id.
             placed = [
                 [with_document(each, str(place)) for each in answers(reading, text, always, request.top_k)]
                 for place, (reading, text) in enumerate(zip(own, texts, strict=True))
@@ -202,7 +202,7 @@ def _texts(request: schemas.AnswerRequest) -> list[str]:
 
 
 def _shown(answer: Answer, contexts: Sequence[str | schemas.Context]) -> schemas.FoundAnswer:
-    """An answer whose ``document_id`` is the place of its context, if it has one."""
+    """An answer whose ``document_id`` is the position of its context, if it has one."""
     place, meta = answer.document_id, None
     name = place
     if place is not None and isinstance(context := contexts[int(place)], schemas.Context):
