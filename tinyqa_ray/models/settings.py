@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from tinyqa_ray.core import bundled, storage
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.models import hub
 
 FILE = "tinyqa.json"
 """File with the settings that were fitted for a model: beside the model, or in an evaluation's output."""
@@ -54,17 +55,18 @@ def read_settings(model: str, settings: str | None = None) -> ModelSettings:
     """What was fitted for a model.
 
     Args:
-        model: a model's name. When ``settings`` is not given, the file beside the model counts, or the
-            defaults if there is none.
+        model: a model's name. When ``settings`` is not given, the file beside the model, in its folder or on the
+            hub, counts, or the defaults if there is none.
         settings: the output of an evaluation that fitted something, or a settings file.
 
     Raises:
-        InputError: ``settings`` does not exist, or the file is not one of this version.
+        InputError: ``settings`` does not exist, the file is not one of this version, or the hub refuses it.
     """
     if settings is None:
-        path = storage.join(bundled.located(model), FILE)
-        if not has_file(model, FILE):
+        found = hub.fetched(model, FILE) if hub.is_id(bundled.located(model)) else _beside(model)
+        if found is None:
             return ModelSettings()
+        path = found
     else:
         path = storage.join(settings, FILE) if storage.kind(settings) == "folder" else settings
         if storage.kind(path) != "file":
@@ -76,6 +78,11 @@ def read_settings(model: str, settings: str | None = None) -> ModelSettings:
         return ModelSettings(**storage.read_json(path))
     except TypeError as error:
         raise InputError(f"{path}: is not a settings file of this version ({error}); delete it") from None
+
+
+def _beside(model: str) -> str | None:
+    """Path of the settings in a model's folder; None where there are none."""
+    return storage.join(bundled.located(model), FILE) if has_file(model, FILE) else None
 
 
 def write_settings(folder: str, settings: ModelSettings) -> None:

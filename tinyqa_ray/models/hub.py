@@ -1,0 +1,100 @@
+"""Models on the Hugging Face hub: their files, and what to do about the hub's errors, in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tinyqa_ray.core import names
+from tinyqa_ray.core.errors import InputError
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_LOG_IN = "log in with `hf auth login`"
+_NOT_REACHED = ("ConnectError", "ConnectTimeout", "ConnectionError", "ProxyError", "ReadTimeout")
+"""Names of what the hub's client raises without a network: which library has them depends on its version."""
+
+
+def is_id(name: str) -> bool:
+    """Whether ``name`` is neither a folder nor a URL, and may be the id of a model on the hub."""
+    found = names.hub_id(name)
+    return found is not None and found[1] is None
+
+
+def fetched(name: str, file: str) -> str | None:
+    """Path of a file of a model, in the hub's cache; None where the model has no such file.
+
+    Without the network, what the cache tells counts; a model of which nothing is cached has no such file.
+
+    Raises:
+        InputError: no such model, no leave to read it, or a cached model of which it is not known whether
+            it has the file.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return str(hf_hub_download(name, file))
+    except LocalEntryNotFoundError:
+        # A path, something else where the file is known to be absent, None where nothing is known.
+        absent = try_to_load_from_cache(name, file) is not None
+        if absent or not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return None
+        raise InputError(
+            f"{name}: the hub cannot be reached, and its cache does not tell whether the model has a {file}; "
+            "run it once with the network, or give --settings"
+        ) from None
+    except (EntryNotFoundError, HFValidationError):
+        return None
+    except OSError as error:
+        raise InputError(f"{name}: {file} could not be read ({reason(error)})") from None
+
+
+def pickles_only(name: str) -> list[str]:
+    """Names of a model's pickled weights, where the hub has no others of it; without the network none.
+
+    Raises:
+        InputError: the hub cannot be reached, has no such model, or does not let us read it.
+    """
+    from huggingface_hub import list_repo_files, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+
+    if any(isinstance(try_to_load_from_cache(name, file), str) for file in _WEIGHTS):
+        return []
+    try:
+        files = list_repo_files(name)
+    except (OfflineModeIsEnabled, HFValidationError):
+        return []  # loading says what is wrong
+    except Exception as error:
+        # The client's transport has errors of its own, which differ between its versions.
+        raise InputError(f"{name}: no model could be loaded ({reason(error)})") from None
+    if any(file.endswith(".safetensors") for file in files):
+        return []
+    return sorted(file for file in files if file.endswith(".bin") and "/" not in file)
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line; where the hub is behind it, what to do about it."""
+    from huggingface_hub import errors
+
+    for each in _chain(error):
+        if isinstance(each, errors.GatedRepoError):
+            return f"the hub asks for its terms to be accepted on its page there; then {_LOG_IN}"
+        if isinstance(each, errors.RepositoryNotFoundError):
+            return f"the hub has no such model, or it is private; check the id, or {_LOG_IN}"
+        if isinstance(each, errors.LocalTokenNotFoundError):
+            return f"the hub wants to know who asks; {_LOG_IN}"
+        if isinstance(each, errors.HfHubHTTPError) and each.response.status_code in (401, 403):
+            return f"the hub does not allow it; {_LOG_IN}, with a token that may do it"
+        if isinstance(each, errors.OfflineModeIsEnabled):
+            return "the hub is not asked, since HF_HUB_OFFLINE is set, and its cache lacks it; unset it"
+        if isinstance(each, errors.LocalEntryNotFoundError) or type(each).__name__ in _NOT_REACHED:
+            return "the hub cannot be reached, and its cache lacks it; check the network"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those behind it, the first cause first."""
+    behind = error.__cause__ or error.__context__
+    if behind is not None:
+        yield from _chain(behind)
+    yield error
