@@ -9,6 +9,7 @@ from typing import Any
 import hub_server
 import pytest
 
+from tinyqa_ray.models import pretrained
 from tinyqa_ray.models.settings import ModelSettings, write_settings
 
 FITTED = ModelSettings(no_answer_threshold=0.25, fitted_on="sha256 abc", temperature=2.0)
@@ -26,6 +27,29 @@ for name in sys.argv[1:]:
         said.append(str(error))
 heavy = [name for name in ("torch", "ray", "transformers", "datasets") if name in sys.modules]
 print(json.dumps({"said": said, "heavy": heavy}))
+"""
+LOADS = """\
+import json, sys
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.models import pretrained
+loads = {load.__name__: load for load in
+         (pretrained.load_config, pretrained.load_tokenizer, pretrained.load_qa_model)}
+said = {}
+for name in sys.argv[1:]:
+    for kind, load in loads.items():
+        try:
+            load(name)
+            said[f"{name} {kind}"] = "loaded"
+        except InputError as error:
+            said[f"{name} {kind}"] = str(error)
+print(json.dumps(said))
+"""
+READS = """\
+import json, sys
+from tinyqa_ray import Reader
+reader = Reader.from_pretrained(sys.argv[1])
+first = next(iter(reader.engine.model.parameters())).sum().item()
+print(json.dumps([first, reader.settings.no_answer_threshold, reader.settings.temperature]))
 """
 
 
@@ -82,3 +106,46 @@ def test_settings_of_an_id_that_the_hub_does_not_have_or_show_are_refused(
     assert absent.startswith("tester/absent: tinyqa.json could not be read (the hub has no such model, or")
     assert "terms" in gated
     assert "hf auth login" in gated
+
+
+def test_model_is_read_by_id_with_its_settings(
+    hub: hub_server.Hub, fitted: str, tiny_bert: str, tmp_path: Path
+) -> None:
+    first, threshold, temperature = ran(hub, tmp_path, READS, fitted)
+    expected = next(iter(pretrained.load_qa_model(tiny_bert).parameters())).sum().item()
+    assert first == pytest.approx(expected)
+    assert (threshold, temperature) == (FITTED.no_answer_threshold, FITTED.temperature)
+    # What was read once is read again without the network.
+    assert ran(hub, tmp_path, READS, fitted, HF_HUB_OFFLINE="1") == [first, threshold, temperature]
+
+
+def test_models_that_cannot_be_read_are_refused_with_what_to_do(
+    hub: hub_server.Hub, tiny_bert: str, tmp_path: Path
+) -> None:
+    hub.add("tester/gated", tiny_bert, gated=True)
+    hub.add("tester/private", tiny_bert, private=True)
+    pickled = hub.add("tester/pickled", tiny_bert)
+    pickled.files["pytorch_model.bin"] = pickled.files.pop("model.safetensors")
+    said = ran(hub, tmp_path, LOADS, "tester/gated", "tester/private", "tester/absent", "tester/pickled")
+    for kind in ("load_config", "load_tokenizer", "load_qa_model"):
+        for name in ("tester/gated", "tester/private", "tester/absent"):
+            line = said[f"{name} {kind}"]
+            assert line.startswith(f"{name}: no "), line
+            assert "hf auth login" in line
+            assert "\n" not in line
+        assert "terms" in said[f"tester/gated {kind}"]
+        assert "no such model, or it is private" in said[f"tester/private {kind}"]
+    assert said["tester/pickled load_tokenizer"] == "loaded"
+    assert said["tester/pickled load_qa_model"] == (
+        "tester/pickled: holds only pytorch_model.bin; weights are read from safetensors only, and "
+        "tinyqa convert --model tester/pickled --output FOLDER makes them"
+    )
+    assert not any("pytorch_model.bin" in each for each in hub.requests), "pickles are not fetched"
+
+
+def test_hub_that_cannot_be_reached_is_named_in_one_line(hub: hub_server.Hub, tmp_path: Path) -> None:
+    said = ran(hub, tmp_path, LOADS, "tester/model", HF_ENDPOINT=NOWHERE)
+    assert len(said) == 3
+    for line in said.values():
+        assert line.startswith("tester/model: no ")
+        assert line.endswith("(the hub cannot be reached, and its cache lacks it; check the network)")

@@ -7,7 +7,7 @@ import functools
 import importlib.util
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,13 @@ from safetensors import SafetensorError
 
 from tinyqa_ray.core import bundled, local_copies, storage
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.models import families
+from tinyqa_ray.models import families, hub
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+_PICKLES_SHOWN = 3
 
 
 def default_encoder() -> str:
@@ -51,7 +53,7 @@ def load_tokenizer(name: str) -> Any:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{name}: no tokenizer could be loaded ({first_line(error)})") from None
+            raise InputError(f"{name}: no tokenizer could be loaded ({hub.reason(error)})") from None
     # If the files are missing, transformers makes a tokenizer that knows only its special tokens.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise InputError(f"{name}: has no tokenizer; save one beside the model (tokenizer.json)")
@@ -67,7 +69,7 @@ def load_config(name: str) -> Any:
         try:
             return AutoConfig.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{name}: no model could be loaded ({first_line(error)})") from None
+            raise InputError(f"{name}: no model could be loaded ({hub.reason(error)})") from None
 
 
 def load_weights(loader: Any, name: str, kind: str, **options: Any) -> tuple[PreTrainedModel, list[str]]:
@@ -93,7 +95,7 @@ def load_weights(loader: Any, name: str, kind: str, **options: Any) -> tuple[Pre
         try:
             model, info = loader.from_pretrained(folder, **{"dtype": torch.float32, **options, **fixed})
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-            raise InputError(f"{name}: no {kind} could be loaded ({first_line(error)})") from None
+            raise InputError(f"{name}: no {kind} could be loaded ({hub.reason(error)})") from None
     return model, sorted(info["missing_keys"])
 
 
@@ -169,18 +171,27 @@ def model_bytes(folder: str) -> int:
 
 
 def _refuse_pickles(name: str, folder: str) -> None:
-    """Raise an InputError if a folder holds no model, or its weights are not safetensors."""
+    """Raise an InputError if a folder or hub id holds no model, or its weights are not safetensors."""
     if not Path(folder).is_dir():
-        return  # the hub client looks for safetensors itself
+        if pickles := hub.pickles_only(folder):
+            raise InputError(_only_pickles(name, pickles))
+        return  # what else is wrong, loading says
     if not (Path(folder) / "config.json").is_file():
         raise InputError(f"{name}: has no config.json; give a folder that save_pretrained wrote")
     if not list(Path(folder).glob("*.safetensors")):
-        pickles = sorted(path.name for path in Path(folder).glob("*.bin"))
-        found = f"only {', '.join(pickles)}" if pickles else "no weights"
+        if pickles := sorted(path.name for path in Path(folder).glob("*.bin")):
+            raise InputError(_only_pickles(name, pickles))
         raise InputError(
-            f"{name}: holds {found}; weights are read from safetensors only "
-            "(save_pretrained of a current transformers writes it)"
+            f"{name}: holds no weights; give a folder with safetensors, as save_pretrained writes"
         )
+
+
+def _only_pickles(name: str, pickles: Sequence[str]) -> str:
+    more = ", …" if len(pickles) > _PICKLES_SHOWN else ""
+    return (
+        f"{name}: holds only {', '.join(pickles[:_PICKLES_SHOWN])}{more}; weights are read from safetensors "
+        f"only, and tinyqa convert --model {name} --output FOLDER makes them"
+    )
 
 
 @contextlib.contextmanager
