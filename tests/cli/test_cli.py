@@ -14,6 +14,7 @@ import tiny
 from tinyqa_ray.cli import main
 from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig
 from tinyqa_ray.core import stage_folder
+from tinyqa_ray.models import push
 from tinyqa_ray.recipes import published
 from tinyqa_ray.recipes.recipe import Recipe
 from tinyqa_ray.recipes.run import StageResult
@@ -22,7 +23,18 @@ from tinyqa_ray.teacher_logits import TeacherLogitsReport
 REPORT = TeacherLogitsReport(paragraphs=1, questions=2, windows=3, tokens=4, answerable_windows=5)
 
 JOBS = Path(__file__).parents[2] / "jobs"
-COMMANDS = ("quickstart", "ask", "evaluate", "score", "augment", "teacher-logits", "distill", "answer")
+COMMANDS = (
+    "quickstart",
+    "ask",
+    "evaluate",
+    "score",
+    "augment",
+    "teacher-logits",
+    "distill",
+    "answer",
+    "convert",
+    "push",
+)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -45,7 +57,7 @@ def test_help_is_complete(command: str, capsys: pytest.CaptureFixture[str]) -> N
     assert stop.value.code in (0, None)
     shown = capsys.readouterr().out
     assert f"tinyqa {command}" in shown
-    wanted = {"ask": "--context", "score": "--na-prob-threshold"}.get(command, "--output")
+    wanted = {"ask": "--context", "score": "--na-prob-threshold", "push": "--repo"}.get(command, "--output")
     assert wanted in shown
 
 
@@ -130,6 +142,32 @@ def test_model_mistakes(tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFi
     line = refused(capsys, "ask", "Who?", "--model", str(headless), "--context", "a")
     assert "no question-answering head" in line
     assert str(headless) in line
+
+
+def test_push_prints_the_address(
+    tiny_bert: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[Any] = []
+
+    def upload(*positional: Any, **options: Any) -> push.Pushed:
+        given.append((positional, options))
+        return push.Pushed(repo="me/student", url="https://hub/me/student", files=("config.json",))
+
+    monkeypatch.setattr(push, "push", upload)
+    main.main(["push", "--model", tiny_bert, "--repo", "me/student", "--private", "--message", "A first one"])
+    assert capsys.readouterr().out == "https://hub/me/student\n"
+    assert given == [
+        ((tiny_bert, "me/student"), {"settings": None, "private": True, "message": "A first one"})
+    ]
+
+
+def test_push_mistakes(tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    repo = ("--repo", "me/student")
+    assert "no such model folder" in refused(capsys, "push", "--model", "./absent", *repo)
+    assert "has no config.json" in refused(capsys, "push", "--model", str(tmp_path), *repo)
+    line = refused(capsys, "push", "--model", tiny_bert, *repo, "--settings", str(tmp_path))
+    assert "no such settings" in line
+    assert "HF_HUB_OFFLINE" in refused(capsys, "push", "--model", tiny_bert, *repo)
 
 
 def test_value_out_of_range_names_the_option(

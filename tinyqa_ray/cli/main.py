@@ -191,6 +191,25 @@ def export(config: configs.ExportConfig, output: str) -> None:
 
 
 @command
+def push(
+    model: str, repo: str, settings: str | None = None, private: bool = False, message: str | None = None
+) -> None:
+    """Upload a model's folder to the Hugging Face hub, with its card and settings, and print its address.
+
+    Args:
+        model: Folder of the model.
+        repo: Id on the hub, such as user/name; made where it is not there yet.
+        settings: Threshold and scale of scores to upload with it: the output of tinyqa evaluate, or a
+            settings file; those beside the model, if any, when not given.
+        private: Show the repository to its owners only.
+        message: What the commit says.
+    """
+    from tinyqa_ray.models.push import push as upload
+
+    print(upload(model, repo, settings=settings, private=private, message=message).url)
+
+
+@command
 def gather(config: configs.GatherConfig, output: str) -> None:
     """Put SQuAD data of several sources together, with questions made unanswerable, articles left out.
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _PICKLES_SHOWN = 3
+_BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja", ".md")
+"""Endings of a model's other files: configuration, tokenizer, settings, card."""
 
 
 def default_encoder() -> str:
@@ -91,7 +93,7 @@ def load_weights(loader: Any, name: str, kind: str, **options: Any) -> tuple[Pre
 
     fixed = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     with readable(name) as folder:
-        _refuse_pickles(name, folder)
+        refuse_pickles(name, folder)
         try:
             model, info = loader.from_pretrained(folder, **{"dtype": torch.float32, **options, **fixed})
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
@@ -122,7 +124,7 @@ def load_qa_model(
     from transformers import AutoModelForQuestionAnswering
 
     with readable(name) as folder:
-        _refuse_pickles(name, folder)
+        refuse_pickles(name, folder)
     config = load_config(name)
     families.refuse_unreadable(name, config)
     options: dict[str, Any] = families.attention_dropout(config, attention_dropout)
@@ -170,7 +172,22 @@ def model_bytes(folder: str) -> int:
     return sum(map(storage.size, storage.list_files(folder, ".safetensors")))
 
 
-def _refuse_pickles(name: str, folder: str) -> None:
+def files_beside_weights(folder: str) -> list[Path]:
+    """A model folder's own files but its weights: no checkpoints, no hidden files, nothing in folders."""
+    found = (path for path in Path(folder).iterdir() if path.is_file())
+    return sorted(
+        path
+        for path in found
+        if path.name.startswith("LICENSE")
+        or (
+            path.name.endswith(_BESIDE_WEIGHTS)
+            and not path.name.startswith((".", "_"))
+            and not path.name.endswith(".index.json")
+        )
+    )
+
+
+def refuse_pickles(name: str, folder: str) -> None:
     """Raise an InputError if a folder or hub id holds no model, or its weights are not safetensors."""
     if not Path(folder).is_dir():
         if pickles := hub.pickles_only(folder):

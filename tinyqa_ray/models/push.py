@@ -1,0 +1,84 @@
+"""A model's folder, with its card and settings, onto the Hugging Face hub."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.models import hub, pretrained
+from tinyqa_ray.models.settings import FILE, read_settings, write_settings
+
+_REPLACED = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json", FILE)
+"""What is deleted on the hub where the folder does not have it: other weights, or their settings."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pushed:
+    """What was uploaded, and where it is now."""
+
+    repo: str
+    url: str
+    files: tuple[str, ...]
+    """Names, sorted."""
+
+
+def push(
+    model: str, repo: str, *, settings: str | None = None, private: bool = False, message: str | None = None
+) -> Pushed:
+    """Upload a model's folder: configuration, tokenizer, safetensors, card (README.md) and settings.
+
+    Checkpoints, pickles, hidden files and folders in it stay here.
+
+    Args:
+        model: local folder or URL of a folder.
+        repo: its id on the hub, made where it is not there yet.
+        settings: output of an evaluation, or a settings file; those beside the model when not given.
+        private: show it to its owners only.
+        message: what the commit says.
+
+    Raises:
+        InputError: a folder that is no model, settings that cannot be read, a repository that others see
+            although it should be private, or a hub that cannot be reached or does not let us write.
+    """
+    with pretrained.readable(model) as folder, tempfile.TemporaryDirectory() as links:
+        if not Path(folder).is_dir():
+            raise InputError(f"{model}: no such model folder")
+        pretrained.refuse_pickles(model, folder)
+        files = [*pretrained.files_beside_weights(folder), *Path(folder).glob("*.safetensors*")]
+        if not any(file.name.startswith(("tokenizer", "vocab")) for file in files):
+            raise InputError(f"{model}: has no tokenizer; save one beside the model (tokenizer.json)")
+        for file in files:
+            (Path(links) / file.name).symlink_to(file.absolute())
+        fitted = read_settings(model, settings)  # those beside the model must be whole, too
+        if settings is not None:
+            (Path(links) / FILE).unlink(missing_ok=True)
+            write_settings(links, fitted)
+        url = _uploaded(links, repo, private, message or f"Upload {Path(model).name} with tinyqa")
+        names = sorted(path.name for path in Path(links).iterdir())
+    return Pushed(repo=repo, url=url, files=tuple(names))
+
+
+def _uploaded(folder: str, repo: str, private: bool, message: str) -> str:
+    """The address of ``repo``, once the folder's files are there."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        # Not False where it may be seen: an organisation may make its repositories private by default.
+        made = api.create_repo(repo, private=private or None, exist_ok=True)
+        repo = made.repo_id
+        seen = private and not api.repo_info(repo).private
+        if not seen:
+            api.upload_folder(
+                repo_id=repo, folder_path=folder, commit_message=message, delete_patterns=list(_REPLACED)
+            )
+    except Exception as error:
+        # The client's transport has errors of its own, which differ between its versions.
+        raise InputError(f"{repo}: could not be uploaded ({hub.reason(error)})") from None
+    if seen:
+        raise InputError(
+            f"{repo}: is there already and public; make it private on its page, or leave --private"
+        )
+    return str(made)
