@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
+from safetensors.torch import load_file
 
 from tinyqa_ray.cli import main
 from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig
@@ -168,6 +171,23 @@ def test_push_mistakes(tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFix
     line = refused(capsys, "push", "--model", tiny_bert, *repo, "--settings", str(tmp_path))
     assert "no such settings" in line
     assert "HF_HUB_OFFLINE" in refused(capsys, "push", "--model", tiny_bert, *repo)
+
+
+def test_convert_prints_what_it_wrote(
+    tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pickled = Path(shutil.copytree(tiny_bert, tmp_path / "pickled"))
+    weights = load_file(pickled / "model.safetensors")
+    (pickled / "model.safetensors").unlink()
+    torch.save(weights, pickled / "pytorch_model.bin")
+    # The refusal names the command that helps.
+    line = refused(capsys, "ask", "Who?", "--model", str(pickled), "--context", "Anna.")
+    words = line.split("tinyqa convert ")[1].replace("FOLDER", str(tmp_path / "out")).split()[:4]
+    main.main(["convert", *words])
+    assert json.loads(capsys.readouterr().out)["tensors"] == len(weights)
+    main.main(["ask", "Who?", "--model", str(tmp_path / "out"), "--context", "Anna.", "--threshold", "1"])
+    assert "score" in capsys.readouterr().out
+    assert "holds something already" in refused(capsys, "convert", *words)
 
 
 def test_value_out_of_range_names_the_option(

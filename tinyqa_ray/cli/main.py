@@ -210,6 +210,19 @@ def push(
 
 
 @command
+def convert(model: str, output: str) -> None:
+    """Write a model whose weights are pickled (pytorch_model.bin) as a folder with safetensors.
+
+    Args:
+        model: Folder or hub id.
+        output: Folder for the model, which every command takes as --model.
+    """
+    from tinyqa_ray.models.convert import convert as write
+
+    print(json.dumps(asdict(write(model, output)), indent=2))
+
+
+@command
 def gather(config: configs.GatherConfig, output: str) -> None:
     """Put SQuAD data of several sources together, with questions made unanswerable, articles left out.
 
