@@ -28,6 +28,10 @@ for name in sys.argv[1:]:
 heavy = [name for name in ("torch", "ray", "transformers", "datasets") if name in sys.modules]
 print(json.dumps({"said": said, "heavy": heavy}))
 """
+CONFIGS = """\
+import sys, huggingface_hub
+print([len(huggingface_hub.hf_hub_download(name, "config.json")) for name in sys.argv[1:]])
+"""
 LOADS = """\
 import json, sys
 from tinyqa_ray.core.errors import InputError
@@ -80,6 +84,7 @@ def test_settings_are_read_by_id_and_stay_known_offline(
     hub: hub_server.Hub, fitted: str, tiny_bert: str, tmp_path: Path
 ) -> None:
     hub.add("tester/plain", tiny_bert)
+    ran(hub, tmp_path, CONFIGS, fitted, "tester/plain")
     online = ran(hub, tmp_path, SETTINGS, fitted, "tester/plain")
     assert online == {"said": [0.25, 0.5], "heavy": []}
     for lost in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": NOWHERE}):
@@ -90,8 +95,7 @@ def test_settings_are_read_by_id_and_stay_known_offline(
 def test_settings_that_are_unknown_offline_are_not_taken_for_the_defaults(
     hub: hub_server.Hub, fitted: str, tmp_path: Path
 ) -> None:
-    fetch = "import sys, huggingface_hub as hub; print(len(hub.hf_hub_download(sys.argv[1], 'config.json')))"
-    ran(hub, tmp_path, fetch, fitted)
+    ran(hub, tmp_path, CONFIGS, fitted)
     (said,) = ran(hub, tmp_path, SETTINGS, fitted, HF_HUB_OFFLINE="1")["said"]
     assert said.startswith("tester/fitted: the hub cannot be reached, and its cache does not tell")
     assert "give --settings" in said

@@ -44,7 +44,8 @@ def fetched(name: str, file: str) -> str | None:
         ) from None
     except (EntryNotFoundError, HFValidationError):
         return None
-    except OSError as error:
+    except Exception as error:
+        # The client's transport has errors of its own, which differ between its versions.
         raise InputError(f"{name}: {file} could not be read ({reason(error)})") from None
 
 
@@ -63,8 +64,7 @@ def pickles_only(name: str) -> list[str]:
         files = list_repo_files(name)
     except (OfflineModeIsEnabled, HFValidationError):
         return []  # loading says what is wrong
-    except Exception as error:
-        # The client's transport has errors of its own, which differ between its versions.
+    except Exception as error:  # as above
         raise InputError(f"{name}: no model could be loaded ({reason(error)})") from None
     if any(file.endswith(".safetensors") for file in files):
         return []
