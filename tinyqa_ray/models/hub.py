@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Iterator
 
 from tinyqa_ray.core import names
 from tinyqa_ray.core.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _LOG_IN = "log in with `hf auth login`"
@@ -22,11 +26,11 @@ def is_id(name: str) -> bool:
 def fetched(name: str, file: str) -> str | None:
     """Path of a file of a model, in the hub's cache; None where the model has no such file.
 
-    Without the network, what the cache tells counts; a model of which nothing is cached has no such file.
+    Without the network, the cache counts. If it holds the model but does not tell whether the
+    model has the file, a warning says so, and None is returned.
 
     Raises:
-        InputError: no such model, no leave to read it, or a cached model of which it is not known whether
-            it has the file.
+        InputError: no such model, or no permission to read it.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
@@ -36,17 +40,25 @@ def fetched(name: str, file: str) -> str | None:
     except LocalEntryNotFoundError:
         # A path, something else where the file is known to be absent, None where nothing is known.
         absent = try_to_load_from_cache(name, file) is not None
-        if absent or not isinstance(try_to_load_from_cache(name, "config.json"), str):
-            return None
-        raise InputError(
-            f"{name}: the hub cannot be reached, and its cache does not tell whether the model has a {file}; "
-            "run it once with the network, or give --settings"
-        ) from None
+        if not absent and isinstance(try_to_load_from_cache(name, "config.json"), str):
+            _warn_unknown(name, file)
+        return None
     except (EntryNotFoundError, HFValidationError):
         return None
     except Exception as error:
         # The client's transport has errors of its own, which differ between its versions.
         raise InputError(f"{name}: {file} could not be read ({reason(error)})") from None
+
+
+@functools.cache
+def _warn_unknown(name: str, file: str) -> None:
+    """Warn, once a process, that a model may have a file that is not cached."""
+    _log.warning(
+        "%s: the hub cannot be reached, and its cache does not tell whether the model has a %s; defaults are "
+        "used (run once with the network, or give --settings)",
+        name,
+        file,
+    )
 
 
 def pickles_only(name: str) -> list[str]:

@@ -55,8 +55,8 @@ def read_settings(model: str, settings: str | None = None) -> ModelSettings:
     """What was fitted for a model.
 
     Args:
-        model: a model's name. When ``settings`` is not given, the file beside the model, in its folder or on the
-            hub, counts, or the defaults if there is none.
+        model: a model's name. When ``settings`` is not given, the file beside the model, in its folder or on
+            the hub, counts, or the defaults if there is none.
         settings: the output of an evaluation that fitted something, or a settings file.
 
     Raises:

@@ -88,8 +88,8 @@ class TokenQueue:
     lanes: int = 1
     """Most forwards at the same time."""
     keep_lane: bool = False
-    """Whether one lane is kept free for requests of which nothing has been run yet, and for short forwards. It
-    costs little where a single forward may use the cores of all lanes."""
+    """Whether one lane is kept free for short forwards, and for requests of which nothing has been run yet.
+    It costs little where a single forward may use the cores of all lanes."""
     counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
