@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tinyqa_ray.datasets.windows import (
     Windower,
     Windows,
     labels,
+    labels_of_any,
     pad,
     token_budget_batches,
     whole,
@@ -272,6 +274,32 @@ def test_unanswerable_pair_is_labelled_with_the_first_token() -> None:
     starts, ends = labels(windower("bert").windows([("Who?", "a cat")] * 2), [None, (2, 5)])
     assert (starts[0], ends[0]) == (NO_ANSWER, NO_ANSWER)
     assert starts[1] > 0
+
+
+@FAMILIES
+@settings(deadline=None, max_examples=40)
+@given(case=answered(), other=st.floats(0, 1), first=st.booleans())
+def test_window_is_labelled_with_the_first_answer_that_it_holds(
+    family: str, case: tuple[str, int, int], other: float, first: bool
+) -> None:
+    context, start, end = case
+    words = [match.span() for match in re.finditer(r"\S+", context)]
+    spans = [(start, end), words[int(other * (len(words) - 1))]]
+    if first:
+        spans.reverse()
+    windows = windower(family, WindowConfig(max_seq_len=64, doc_stride=30, max_query_len=16)).windows(
+        [("Who?", context), ("Who?", context)]
+    )
+    found = np.stack(labels_of_any(windows, [spans, []]))
+    one, two, none = (np.stack(labels(windows, [span, None])) for span in (*spans, None))
+    assert found.tolist() == np.where(one > 0, one, np.where(two > 0, two, none)).tolist()
+
+
+def test_second_answer_is_labelled_where_the_first_has_no_token() -> None:
+    windows = windower("bert").windows([("Who?", "a  cat")])
+    cat = [side.tolist() for side in labels(windows, [(3, 6)])]
+    assert [side.tolist() for side in labels_of_any(windows, [[(1, 3), (3, 6)]])] == cat
+    assert [side.tolist() for side in labels_of_any(windows, [[(1, 3)]])] == [[NO_LABEL], [NO_LABEL]]
 
 
 @pytest.mark.parametrize("span", [(1, 3), (0, 1)])

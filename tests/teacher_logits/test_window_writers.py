@@ -16,7 +16,7 @@ import torch
 from tinyqa_ray.configs import ExportConfig, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import plain_text, squad
-from tinyqa_ray.datasets.windows import NO_LABEL
+from tinyqa_ray.datasets.windows import NO_ANSWER, NO_LABEL
 from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.export import export
 from tinyqa_ray.models import pretrained
@@ -110,6 +110,24 @@ def test_labels_point_at_the_answer(windows: pa.Table, paragraphs: list[squad.Pa
         assert contexts[row["paragraph_id"]][start:end] == answer.text
         labelled.add(row["question_id"])
     assert labelled == set(answers)
+
+
+def test_window_that_holds_only_a_later_answer_is_not_taught_that_there_is_none(
+    tiny_squad: str, tiny_bert: str
+) -> None:
+    context = "Ada Byron built it. " + "Filler words come here again and again. " * 8 + "Ada Byron built it."
+    answers = tuple(squad.GoldAnswer("Ada Byron", start) for start in (0, context.rindex("Ada")))
+    question = squad.Question("a", "Who built it?", False, answers)
+    paragraph = squad.Paragraph(paragraph_id="p", title="", context=context, questions=(question,))
+    table, counts = WindowWriter(config(tiny_squad, tiny_bert, teachers=()))(squad.to_table([paragraph]))
+    first, *between, last = table.to_pylist()
+    for row, answer in zip((first, last), answers, strict=True):
+        shown = np.array(row["offsets"]).reshape(-1, 2)
+        assert shown[row["start_position"] - row["context_start"], 0] == answer.answer_start
+        assert shown[row["end_position"] - row["context_start"], 1] == answer.answer_start + len(answer.text)
+    assert between
+    assert {(row["start_position"], row["end_position"]) for row in between} == {(NO_ANSWER, NO_ANSWER)}
+    assert counts["answerable_windows"] == 2
 
 
 def test_window_ids_are_unique_and_stay(

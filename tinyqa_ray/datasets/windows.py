@@ -361,6 +361,27 @@ def labels(windows: Windows, spans: Sequence[tuple[int, int] | None]) -> tuple[I
     return starts, ends
 
 
+def labels_of_any(windows: Windows, spans: Sequence[Sequence[tuple[int, int]]]) -> tuple[Int, Int]:
+    """First and last token of the first answer that each window holds whole.
+
+    A window that lacks a question's first answer may hold another one, and then is not without an answer.
+
+    Args:
+        windows: W windows of P pairs.
+        spans: for each pair the half-open character spans of its answers, none where it has no answer.
+
+    Returns:
+        start and end positions, ``(W,)`` each: NO_ANSWER where the window holds no answer whole; NO_LABEL
+        where it holds none and one of them has no token.
+    """
+    starts, ends = labels(windows, [None] * len(spans))
+    for rank in range(max(map(len, spans), default=0)):
+        others = labels(windows, [answers[rank] if rank < len(answers) else None for answers in spans])
+        free = (starts <= NO_ANSWER) & (others[0] != NO_ANSWER)
+        starts[free], ends[free] = others[0][free], others[1][free]
+    return starts, ends
+
+
 def pad(rows: Sequence[Int], value: int, length: int | None = None) -> NDArray[np.int64]:
     """Rows of different lengths as one matrix ``(rows, longest)``, filled up with ``value``."""
     padded = np.full((len(rows), length or max(map(len, rows))), value, dtype=np.int64)

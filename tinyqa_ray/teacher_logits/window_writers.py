@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tinyqa_ray.configs import TeacherLogitsConfig
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.datasets import squad
-from tinyqa_ray.datasets.windows import NO_LABEL, Windower, Windows, labels
+from tinyqa_ray.datasets.windows import NO_LABEL, Windower, Windows, labels_of_any
 from tinyqa_ray.engines.load import load_engine
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.teacher_logits.null_shifts import null_shifts
@@ -66,10 +66,10 @@ class WindowWriter:
         windows = self.windower.windows(
             [(question.question, paragraph.context) for paragraph, question in asked]
         )
-        # The first answer is the one to learn; the others are for scoring.
-        spans = [_span(question.answers[0]) if question.answers else None for _, question in asked]
+        # The first answer that a window holds is the one to learn; the others are for scoring.
+        spans = [[_span(answer) for answer in question.answers] for _, question in asked]
         unlabelled = np.array([question.unlabelled for _, question in asked], dtype=bool)[windows.pair]
-        positions = labels(windows, spans)
+        positions = labels_of_any(windows, spans)
         for side in positions:
             side[unlabelled] = NO_LABEL  # ``labels`` says NO_ANSWER, which would be taught
         named = [(paragraph, question.id) for paragraph, question in asked]
