@@ -76,6 +76,46 @@ def test_json_round_trip(rows: list[squad.Paragraph], tmp_path_factory: pytest.T
 
 
 @settings(deadline=None, max_examples=30)
+@given(rows=paragraphs(), mark=st.booleans())
+def test_every_form_of_a_file_gives_the_same_questions(
+    rows: list[squad.Paragraph], mark: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("forms")
+    articles = json.loads(b"".join(squad.json_pieces(rows)))["data"]
+    asked = [
+        (each["context"], question, article["title"])
+        for article in articles
+        for each in article["paragraphs"]
+        for question in each["qas"]
+    ]
+    alone = [{"title": title, "context": context, **question} for context, question, title in asked]
+    as_on_the_hub = [
+        {
+            **row,
+            "answers": {
+                name: [answer[name] for answer in row["answers"]] for name in ("text", "answer_start")
+            },
+        }
+        for row in alone
+    ]
+    wanted = {question.id: (row.title, row.context, question) for row in rows for question in row.questions}
+    parts = [{"title": article["title"], **each} for article in articles for each in article["paragraphs"]]
+    for number, entries in enumerate((articles, parts, alone, as_on_the_hub)):
+        if not entries:
+            continue
+        lines = "\r\n".join(json.dumps(each) for each in entries)
+        contents = {"listed.json": json.dumps(entries), "lines.jsonl": lines, "lines.json": lines}
+        for name, content in (contents | {"data.json": json.dumps({"data": entries})}).items():
+            path = folder / f"{number}-{name}"
+            path.write_text(content, encoding="utf-8-sig" if mark else "utf-8")
+            read = squad.read_squad(str(path))
+            assert wanted == {
+                question.id: (row.title, row.context, question) for row in read for question in row.questions
+            }
+            assert len({row.paragraph_id for row in read}) == len(read)
+
+
+@settings(deadline=None, max_examples=30)
 @given(rows=paragraphs())
 def test_arrow_round_trip(rows: list[squad.Paragraph]) -> None:
     assert squad.from_table(squad.to_table(rows)) == rows
@@ -112,6 +152,8 @@ def test_two_articles_of_one_title_get_different_paragraph_ids(tmp_path: Path) -
         ({"is_impossible": True}, "unanswerable"),
         ({"is_impossible": True, "answers": []}, "unanswerable"),
         ({"is_impossible": True, "answers": [{"text": "", "answer_start": -1}]}, "unanswerable"),
+        ({"is_impossible": True, "answers": [{"text": "", "answer_start": None}]}, "unanswerable"),
+        ({"is_impossible": True, "answers": {"text": [""], "answer_start": []}}, "unanswerable"),
         ({"is_impossible": True, "answers": {"text": [], "answer_start": []}}, "unanswerable"),
         ({"answers": []}, "unanswerable"),
         ({"answers": {"text": [], "answer_start": []}}, "unanswerable"),
@@ -154,6 +196,21 @@ def test_whole_numbers_are_ids(tmp_path: Path) -> None:
     assert [question.id for question in paragraph.questions] == ["0", "262"]
 
 
+def test_questions_without_ids_are_named_by_their_places(tmp_path: Path) -> None:
+    nameless = [{key: value for key, value in asked().items() if key != "id"}] * 2  # as cdQA writes them
+    (paragraph,) = squad.read_squad(save(tmp_path, document("A cat sat.", *nameless)))
+    assert [question.id for question in paragraph.questions] == [
+        f"data.json: data[0].paragraphs[0].qas[{number}]" for number in range(2)
+    ]
+
+
+def test_title_that_is_a_number_is_text(tmp_path: Path) -> None:
+    value = document("A cat sat.", asked())
+    value["data"][0]["title"] = 1843
+    assert [row.title for row in squad.read_squad(save(tmp_path, value))] == ["1843"]
+    assert [row.title for row in squad.read_squad(save(tmp_path, [hub_row(title=1843)]))] == ["1843"]
+
+
 def test_article_without_a_title_has_none(tmp_path: Path) -> None:
     value = document("A cat sat.", asked())
     value["data"][0]["title"] = None
@@ -184,6 +241,31 @@ def test_hub_rows_in_a_file_are_read(tmp_path: Path, name: str) -> None:
         squad.Question("2", "Who?", True, ()),
         squad.Question("3", "Who?", False, ()),
     )
+
+
+def test_rows_without_answers_are_unlabelled_where_no_other_column_could_hold_them(tmp_path: Path) -> None:
+    row = {key: value for key, value in hub_row().items() if key != "answers"}
+    (paragraph,) = squad.read_squad(save(tmp_path, [row, hub_row(id=2)]))
+    assert [question.unlabelled for question in paragraph.questions] == [True, False]
+    with pytest.raises(InputError, match=r"row 1: lacks answers; found id, .*, target"):
+        squad.read_squad(save(tmp_path, [hub_row(id=2), {**row, "target": "cat"}]))
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_parquet_of_hub_rows_and_of_paragraphs_is_read(tmp_path: Path, folder: bool) -> None:
+    rows = [hub_row(), hub_row(id=2, answers={"text": [], "answer_start": []}), hub_row(id=3, answers=None)]
+    path = tmp_path / "made" / "a.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    data = str(path.parent if folder else path)
+    (paragraph,) = squad.read_squad(data)
+    assert [(each.id, each.is_impossible, each.unlabelled) for each in paragraph.questions] == [
+        ("1", False, False),
+        ("2", True, False),
+        ("3", False, True),
+    ]
+    pq.write_table(squad.to_table([paragraph]), path)
+    assert squad.read_squad(data) == [paragraph]
 
 
 @pytest.mark.parametrize(
@@ -292,7 +374,7 @@ def test_offset_from_the_end_is_refused(tmp_path: Path) -> None:
 
 
 def test_empty_answer_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has the answer '' at 2"):
+    with pytest.raises(InputError, match=r"has the answer '' at 2, .*; leave it out, with an is_impossible"):
         squad.read_squad(save(tmp_path, document("A cat sat.", asked(text=""))))
 
 

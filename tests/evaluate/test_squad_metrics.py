@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.evaluate import score_files, squad_metrics
+from tinyqa_ray.evaluate import measure, score_files, squad_metrics
 from tinyqa_ray.evaluate.squad_metrics import per_question
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -321,6 +321,34 @@ def test_repeated_question_id_is_refused(write: Callable[[str, Any], str]) -> No
         score_files.read_gold(write("gold.json", squad(qa("q7"), qa("q7", "cat"))))
 
 
+def test_gold_is_read_from_every_form_that_evaluate_reads(write: Callable[[str, Any], str]) -> None:
+    has, no = qa("1", "cat", "dogs"), qa("2")
+    numbered = [{**each, "id": int(each["id"])} for each in (has, no)]
+    as_on_the_hub = [
+        {**each, "answers": {"text": [answer["text"] for answer in each["answers"]], "answer_start": []}}
+        for each in numbered
+    ]
+    lines = "".join(json.dumps(each) + "\n" for each in as_on_the_hub)
+    marked = "\ufeff" + json.dumps(squad(has, no))
+    documents = [squad(has, no), squad(*numbered), squad(*as_on_the_hub), as_on_the_hub, marked, lines]
+    many = [lines, "\ufeff" + lines, json.dumps(squad(has, no)["data"][0])]
+    paths = [write(f"{number}.json", content) for number, content in enumerate(documents)]
+    paths += [write(f"{number}.jsonl", content) for number, content in enumerate(many)]
+    for path in paths:
+        assert score_files.read_gold(path) == {"1": ["cat", "dogs"], "2": []}, path
+
+
+def test_question_that_nobody_has_answered_is_left_out_as_evaluate_does(
+    write: Callable[[str, Any], str],
+) -> None:
+    open_ones = [{"id": "a", "question": "?"}, {"id": "b", "question": "?", "answers": None}]
+    impossible = {"id": "c", "question": "?", "is_impossible": True}
+    path = write("gold.json", squad(*open_ones, impossible, qa("d", "cat")))
+    assert score_files.read_gold(path) == {"c": [], "d": ["cat"]}
+    asked = measure.questions_of(write("evaluated.json", squad(*open_ones, impossible)))
+    assert [each.question.id for each in asked] == ["c"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -332,7 +360,9 @@ def test_repeated_question_id_is_refused(write: Callable[[str, Any], str]) -> No
         ({"data": [{"paragraphs": [{}]}]}, r"data\[0\]\.paragraphs\[0\] has no 'qas'"),
         (squad(qa("q"), {"answers": []}), r"paragraphs\[0\]\.qas\[1\] has no 'id'"),
         (squad({"id": "q"}), r"qas\[0\] has no 'answers'"),
-        (squad({"id": 3, "answers": []}), r"'id' of .*qas\[0\] must be a string, and is 3"),
+        (squad({"id": 3.5, "answers": []}), r"'id' of .*qas\[0\] must be a string, and is 3.5"),
+        ([{"id": "q", "question": "?", "answers": 3}], r"'answers' of .*: row 0 must be a list, and is 3"),
+        ('{"id": "q", "question": "?", "answers": []}\n{', "line 2 is not JSON"),
         (squad({"id": "q", "answers": ["cat"]}), r"qas\[0\]\.answers\[0\] must be an object"),
         (squad({"id": "q", "answers": [{"answer_start": 1}]}), r"answers\[0\] has no 'text'"),
     ],

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets import squad_json
 
 _ANSWER = pa.struct([pa.field("text", pa.string()), pa.field("answer_start", pa.int32())])
 _QUESTION = pa.struct(
@@ -35,6 +36,9 @@ PARAGRAPHS = pa.schema(
         pa.field("copy", pa.int32()),
     ]
 )
+
+_UNANSWERED = frozenset({"id", "title", "context", "question", "is_impossible", "plausible_answers"})
+"""All columns of a row that nobody has answered."""
 
 FOLDER = "paragraphs"
 """Where a stage that makes paragraphs keeps them, within its output."""
@@ -76,7 +80,10 @@ class Paragraph:
 
 
 def read_squad(data: str) -> list[Paragraph]:
-    """Read paragraphs from a SQuAD JSON file, rows as JSON, a folder of paragraph Parquet, or a hub id.
+    """Read paragraphs from a SQuAD JSON file, a list or lines of JSON, Parquet, or a hub id.
+
+    A list, or a line each, holds articles, paragraphs, or questions with their contexts: the hub's rows, or
+    what Label Studio and doccano export. Parquet, one file or a folder, holds paragraphs or the hub's rows.
 
     Raises:
         InputError: the data is absent, is not SQuAD, repeats a question id, has an answer that is not at
@@ -86,7 +93,7 @@ def read_squad(data: str) -> list[Paragraph]:
         case "file":
             paragraphs = _from_file(data)
         case "folder":
-            paragraphs = [row for file in paragraph_files(data) for row in from_table(read_table(file))]
+            paragraphs = _from_parquet(paragraph_files(data), data)
         case _:
             paragraphs = _from_hub(data)
     _check(paragraphs, data)
@@ -112,11 +119,7 @@ def paragraph_files(folder: str) -> list[str]:
 
 def read_table(file: str) -> pa.Table:
     """Read one Parquet file; InputError when it is not Parquet or lacks a column of ``PARAGRAPHS``."""
-    filesystem, inner = storage.resolve(file)
-    try:
-        table = pq.read_table(inner, filesystem=filesystem)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{file}: cannot be read as Parquet ({error})") from None
+    table = _parquet(pq.read_table, file)
     missing = [name for name in PARAGRAPHS.names if name not in table.column_names]
     if missing:
         raise InputError(f"{file}: lacks {', '.join(missing)}; found {', '.join(table.column_names)}")
@@ -128,6 +131,14 @@ def read_table(file: str) -> pa.Table:
         if any(_has_null(chunk) for chunk in table[name].chunks):
             raise InputError(f"{file}: column {name} holds nulls; fill them in")
     return table
+
+
+def _parquet(read: Callable[..., Any], file: str) -> Any:
+    filesystem, inner = storage.resolve(file)
+    try:
+        return read(inner, filesystem=filesystem)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{file}: cannot be read as Parquet ({error})") from None
 
 
 def _has_null(array: pa.Array) -> bool:
@@ -179,39 +190,67 @@ def _question(row: Mapping[str, Any]) -> Question:
 
 
 def _from_file(data: str) -> list[Paragraph]:
-    """Paragraphs of SQuAD JSON, or of the hub's rows as one JSON list or a JSON object a line."""
-    if data.endswith(".jsonl"):
-        return from_hub_rows(_json_lines(data), data)
-    document = storage.read_json(data)
-    return from_hub_rows(document, data) if isinstance(document, list) else list(_from_json(document, data))
+    if data.endswith(".parquet"):
+        return _from_parquet([data], data)
+    return _gathered(squad_json.parts(squad_json.read_document(data), data, _member), data)
 
 
-def _json_lines(data: str) -> Iterator[Any]:
-    for number, line in enumerate(storage.read_bytes(data).splitlines(), start=1):
-        if line.strip():
-            yield _json_line(line, f"{data}: line {number}")
+def _from_parquet(files: list[str], data: str) -> list[Paragraph]:
+    """Paragraphs of Parquet files: of ours, or of the hub's rows."""
+    if all("question" in _parquet(pq.read_schema, file).names for file in files):
+        rows = (row for file in files for row in _parquet(pq.read_table, file).to_pylist())
+        return from_hub_rows(rows, data)
+    return [row for file in files for row in from_table(read_table(file))]
 
 
-def _json_line(line: bytes, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where} is not JSON ({error})") from None
+def from_hub_rows(rows: Iterable[Any], data: str) -> list[Paragraph]:
+    """Paragraphs of rows ``id, title, context, question, answers{text, answer_start}``, in their order."""
+    return _gathered(squad_json.placed_parts(squad_json.rows(rows, data), _member), data)
 
 
-def _from_json(document: Any, data: str) -> Iterator[Paragraph]:
-    """Walk a SQuAD document; every complaint says where in the document it stands."""
+def _gathered(parts: Iterable[squad_json.Part], data: str) -> list[Paragraph]:
+    """Paragraphs as they come, and after them those of questions that came alone, by their contexts."""
     seen: Counter[str] = Counter()  # two articles of one title still get different paragraph ids
-    for article, where in entries(document, "data", data, _member):
-        title = str(article.get("title") or "") if isinstance(article, dict) else ""
-        for paragraph, spot in entries(article, "paragraphs", where, _member):
-            context = _member(paragraph, "context", str, spot)
-            questions = tuple(_labelled(row, at) for row, at in entries(paragraph, "qas", spot, _member))
-            name = f"{title or Path(data).stem}#{seen[title]}"
-            seen[title] += 1
-            yield Paragraph(
-                paragraph_id=name, title=title, context=context, questions=questions, source_id=name
-            )
+
+    def named(title: str, fallback: str, context: str, questions: Iterable[Question]) -> Paragraph:
+        name = f"{title or fallback}#{seen[title]}"
+        seen[title] += 1
+        return Paragraph(
+            paragraph_id=name, title=title, context=context, questions=tuple(questions), source_id=name
+        )
+
+    paragraphs: list[Paragraph] = []
+    alone: dict[tuple[str, str], list[Question]] = {}
+    for part in parts:
+        if part.questions is None:
+            _check_row(part, data if not alone else part.place)
+            context = _member(part.value, "context", str, part.place)
+            alone.setdefault((part.title, context), []).append(_labelled(part.value, part.place))
+        else:
+            context = _member(part.value, "context", str, part.place)
+            questions = [_labelled(_numbered(row, spot), spot) for row, spot in part.questions]
+            paragraphs.append(named(part.title, Path(data).stem, context, questions))
+    return paragraphs + [
+        named(title, Path(data).name, context, questions) for (title, context), questions in alone.items()
+    ]
+
+
+def _check_row(part: squad_json.Part, where: str) -> None:
+    """Refuse a row without a column; answers may be absent where no other column could stand for them."""
+    if not isinstance(part.value, dict):
+        raise InputError(
+            f"{part.place}: is {part.value!r}; it must be an object with a context and a question"
+        )
+    missing = [name for name in ("id", "context", "question", "answers") if name not in part.value]
+    if missing and not (missing == ["answers"] and _UNANSWERED.issuperset(part.value)):
+        raise InputError(f"{where}: lacks {', '.join(missing)}; found {', '.join(part.value)}")
+
+
+def _numbered(row: Any, spot: str) -> Any:
+    """A question with its place as its id where it has none, as cdQA's annotator writes them."""
+    if isinstance(row, dict) and row.get("id") is None:
+        return {**row, "id": spot.rsplit("/", 1)[-1]}
+    return row
 
 
 def _labelled(row: Any, spot: str) -> Question:
@@ -236,9 +275,7 @@ def _labelled(row: Any, spot: str) -> Question:
     said, given = row.get("is_impossible"), row.get("answers")
     if not isinstance(said, bool | None):
         raise InputError(f"{spot}: is_impossible is {said!r}; it must be true or false")
-    answers = _answers(given, f"{spot}.answers")
-    if said and not any(answer.text for answer in answers):
-        answers = ()  # annotation tools give an empty text
+    answers = _answers(given, bool(said), f"{spot}.answers")
     if said and answers:
         raise InputError(
             f"{spot}: question {name!r} is_impossible, yet has the answer {answers[0].text!r}; keep "
@@ -248,14 +285,11 @@ def _labelled(row: Any, spot: str) -> Question:
     return Question(name, question, is_impossible and not answers, answers)
 
 
-def _answers(given: Any, spot: str) -> tuple[GoldAnswer, ...]:
-    """Answers as a list of texts with their starts, or, as on the hub, a list of texts and one of starts."""
+def _answers(given: Any, is_impossible: bool, spot: str) -> tuple[GoldAnswer, ...]:
+    """Answers in either form; one of empty text, to an impossible question, is none (annotation tools)."""
     if given is None:
         return ()
-    if isinstance(given, dict):
-        texts, starts = (_member(given, name, list, spot) for name in ("text", "answer_start"))
-        pairs = itertools.zip_longest(texts, starts)
-        given = [{"text": text, "answer_start": start} for text, start in pairs]
+    given = squad_json.answer_list(given, spot, _member)
     if not isinstance(given, list):
         raise InputError(f"{spot}: is not a list; give the form of SQuAD 2.0")
     return tuple(
@@ -263,20 +297,8 @@ def _answers(given: Any, spot: str) -> tuple[GoldAnswer, ...]:
             _member(answer, "text", str, f"{spot}[{i}]"), _member(answer, "answer_start", int, f"{spot}[{i}]")
         )
         for i, answer in enumerate(given)
+        if not (is_impossible and isinstance(answer, dict) and answer.get("text", 0) in ("", None))
     )
-
-
-def entries(value: Any, name: str, where: str, member: Callable[..., Any]) -> Iterator[tuple[Any, str]]:
-    """The entries of a list in a SQuAD document, each with its place: ``dev.json: data[0].paragraphs[2]``.
-
-    Args:
-        value: what holds the list.
-        name: of the list.
-        where: place of ``value``; the file, where that is the document.
-        member: gives ``(value, name, list, where)``'s list, or refuses what is none.
-    """
-    for number, entry in enumerate(member(value, name, list, where)):
-        yield entry, f"{where}{': ' if name == 'data' else '.'}{name}[{number}]"
 
 
 def _member(value: Any, name: str, kind: type, where: str) -> Any:
@@ -288,7 +310,11 @@ def _member(value: Any, name: str, kind: type, where: str) -> Any:
 def _from_hub(data: str) -> list[Paragraph]:
     """Group a hub data set of SQuAD's columns (``squad_v2`` and its kin) into paragraphs."""
     name, _, split = data.partition(":")
-    if name.endswith((".json", ".jsonl", ".parquet")) or name.startswith((".", "/", "~")) or "://" in data:
+    if (
+        name.endswith((".json", *squad_json.LINES, ".parquet"))
+        or name.startswith((".", "/", "~"))
+        or "://" in data
+    ):
         raise InputError(f"{data}: no such file or folder")
     from datasets import load_dataset
 
@@ -301,31 +327,6 @@ def _from_hub(data: str) -> list[Paragraph]:
             "a split is named as in squad_v2:validation"
         ) from None
     return from_hub_rows(rows, data)
-
-
-def from_hub_rows(rows: Iterable[Any], data: str) -> list[Paragraph]:
-    """Paragraphs of rows ``id, title, context, question, answers{text, answer_start}``, in their order."""
-    grouped: dict[tuple[str, str], list[Question]] = {}
-    for number, row in enumerate(rows):
-        spot = f"{data}: row {number}"
-        if not isinstance(row, dict):
-            raise InputError(f"{spot}: is {row!r}; it must be an object with a context and a question")
-        missing = [name for name in ("id", "context", "question", "answers") if name not in row]
-        if missing:
-            raise InputError(f"{data}: lacks {', '.join(missing)}; found {', '.join(row)}")
-        context, question = _member(row, "context", str, spot), _labelled(row, spot)
-        grouped.setdefault((row.get("title") or "", context), []).append(question)
-    seen: Counter[str] = Counter()
-    paragraphs = []
-    for (title, context), questions in grouped.items():
-        name = f"{title or Path(data).name}#{seen[title]}"
-        seen[title] += 1
-        paragraphs.append(
-            Paragraph(
-                paragraph_id=name, title=title, context=context, questions=tuple(questions), source_id=name
-            )
-        )
-    return paragraphs
 
 
 def _check(paragraphs: list[Paragraph], data: str) -> None:
@@ -349,9 +350,14 @@ def _check(paragraphs: list[Paragraph], data: str) -> None:
                 start = answer.answer_start
                 found = paragraph.context[start : start + len(answer.text)] if start >= 0 else ""
                 if found != answer.text or not answer.text:
+                    mend = (
+                        "mend answer_start (in characters)"
+                        if answer.text
+                        else "leave it out, with an is_impossible of true where there is no answer"
+                    )
                     raise InputError(
                         f"{data}: question {question.id!r} has the answer {answer.text!r} at {start}, "
-                        f"where its context reads {found!r}; mend answer_start (in characters)"
+                        f"where its context reads {found!r}; {mend}"
                     )
     if not paragraphs:
         raise InputError(f"{data}: holds no paragraphs")

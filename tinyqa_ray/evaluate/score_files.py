@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tinyqa_ray.core import storage
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.datasets.squad import entries
+from tinyqa_ray.datasets import squad_json
 from tinyqa_ray.evaluate.squad_metrics import normalize_answer, per_question, score
 
 T = TypeVar("T")
@@ -34,30 +34,53 @@ def score_files(
 
 
 def read_gold(path: str) -> dict[str, list[str]]:
-    """Read the acceptable answers of a SQuAD JSON file.
+    """Read the acceptable answers of a SQuAD JSON file, or of any other JSON that `read_squad` reads.
 
-    A question is answerable if its "answers" are not empty; "is_impossible" is not read. Answers that
-    normalise to nothing are dropped; an answerable question that loses all of them keeps one empty answer.
+    A question is answerable if its "answers" are not empty; "is_impossible" is not read. Where answers are
+    absent or null, which the official evaluator does not take, it is: the question is unanswerable, or else
+    left out, as `evaluate` leaves it out. Answers that normalise to nothing are dropped; an answerable
+    question that loses all of them keeps one empty answer. An id that is a whole number becomes text.
 
     Raises:
-        InputError: the file is missing, is not JSON or not SQuAD, or holds a question id twice.
+        InputError: the file is missing, is not JSON or not SQuAD, holds a question id twice, or only
+            questions that nobody has answered.
     """
     gold: dict[str, list[str]] = {}
-    for question_id, texts in _questions(storage.read_json(path), path):
+    unlabelled = None
+    for qa, at in _questions(squad_json.read_document(path), path):
+        texts = _texts(qa, at)
+        if texts is None:
+            unlabelled = unlabelled or (qa, at)
+            continue
+        question_id = _id(qa, at)
         if question_id in gold:
             raise InputError(f"{path}: question id {question_id!r} occurs twice; ids must be unique")
         gold[question_id] = [text for text in texts if normalize_answer(text)] or [""] * bool(texts)
+    if unlabelled and not gold:
+        _field(unlabelled[0], "answers", list, unlabelled[1])
     return gold
 
 
-def _questions(root: object, path: str) -> Iterator[tuple[str, list[str]]]:
-    """Id and answer texts of each question; refuses what is not SQuAD, naming the place."""
-    for article, article_at in entries(root, "data", path, _field):
-        for paragraph, paragraph_at in entries(article, "paragraphs", article_at, _field):
-            for qa, qa_at in entries(paragraph, "qas", paragraph_at, _field):
-                answers = entries(qa, "answers", qa_at, _field)
-                texts = [_field(answer, "text", str, at) for answer, at in answers]
-                yield _field(qa, "id", str, qa_at), texts
+def _questions(document: object, path: str) -> Iterator[tuple[Any, str]]:
+    """Each question with its place; refuses what is not SQuAD, naming the place."""
+    if document == []:
+        _expect(document, dict, path)
+    for part in squad_json.parts(document, path, _field):
+        yield from [(part.value, part.place)] if part.questions is None else part.questions
+
+
+def _texts(qa: object, at: str) -> list[str] | None:
+    """Answer texts of a question; None where nobody has answered it."""
+    question = _expect(qa, dict, at)
+    given = squad_json.answer_list(question.get("answers"), f"{at}.answers", _field)
+    if given is None:
+        return [] if question.get("is_impossible") is True else None
+    answers = squad_json.entries({"answers": given}, "answers", at, _field)
+    return [_field(answer, "text", str, spot) for answer, spot in answers]
+
+
+def _id(qa: Any, at: str) -> str:
+    return str(qa["id"]) if type(qa.get("id")) is int else _field(qa, "id", str, at)
 
 
 def _field(node: object, key: str, kind: type[T], at: str) -> T:

@@ -1,0 +1,135 @@
+"""JSON as people bring it: where in it the contexts and their questions stand.
+
+That is SQuAD's nesting (articles, of paragraphs, of questions), or a list, or a JSON value a line, of
+articles, of paragraphs, or of questions with their contexts (the hub's rows; what annotation tools export).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tinyqa_ray.core import storage
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets.annotations import as_row
+
+Placed = tuple[Any, str]
+"""A value and its place: ``dev.json: data[0].paragraphs[2]``."""
+
+LINES = (".jsonl", ".ndjson")
+"""Endings of files with a JSON value a line."""
+_NESTED = ("paragraphs", "qas", "question")
+"""What names an article, a paragraph, and a question with its context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What has a context, at ``place``: a paragraph with its questions, or, without these, a question."""
+
+    title: str
+    value: Any
+    place: str
+    questions: Iterator[Placed] | None
+
+
+def read_document(data: str) -> Any:
+    """The value of a JSON file; of JSON lines, an iterator of values with places.
+
+    Raises:
+        InputError: the file is absent, or not JSON.
+    """
+    if data.endswith(LINES):
+        return _lines(data)
+    try:
+        return storage.read_json(data)
+    except InputError:
+        # The library datasets writes JSON lines into files that are called .json.
+        lines = [line for line in storage.read_bytes(data).splitlines() if line.strip()]
+        if len(lines) > 1 and _is_object(lines[0]):
+            return _lines(data)
+        raise
+
+
+def parts(document: Any, data: str, member: Callable[..., Any]) -> Iterator[Part]:
+    """Walk what ``read_document`` gave, in order.
+
+    Args:
+        document: a SQuAD document, a list, or an iterator of values with places.
+        data: the file's name.
+        member: gives ``(value, name, list, where)``'s list, or refuses what is none.
+
+    Raises:
+        InputError: of ``member``, or an annotation tool's entry whose meaning is not clear.
+    """
+    if isinstance(document, Iterator):
+        return placed_parts(document, member)
+    if isinstance(document, list):
+        return placed_parts(rows(document, data), member)
+    if isinstance(document, dict) and "data" not in document and any(name in document for name in _NESTED):
+        return placed_parts(rows([document], data), member)
+    return placed_parts(entries(document, "data", data, member), member, _NESTED)
+
+
+def rows(values: Iterable[Any], data: str) -> Iterator[Placed]:
+    """The entries of a list, each with its place: ``rows.json: row 2``."""
+    return ((value, f"{data}: row {number}") for number, value in enumerate(values))
+
+
+def placed_parts(
+    found: Iterable[Placed], member: Callable[..., Any], names: tuple[str, ...] = _NESTED[::-1]
+) -> Iterator[Part]:
+    """Parts of articles, paragraphs and questions; one that is none is taken for the first name."""
+    for given, place in found:
+        value = as_row(given, place)
+        held = value if isinstance(value, dict) else {}
+        title = str(held.get("title") or "")
+        match next((name for name in names if name in held), names[0]):
+            case "paragraphs":
+                for paragraph, spot in entries(value, "paragraphs", place, member):
+                    yield Part(title, paragraph, spot, entries(paragraph, "qas", spot, member))
+            case "qas":
+                yield Part(title, value, place, entries(value, "qas", place, member))
+            case _:
+                yield Part(title, value, place, None)
+
+
+def entries(value: Any, name: str, where: str, member: Callable[..., Any]) -> Iterator[Placed]:
+    """The entries of a list in a SQuAD document, each with its place: ``dev.json: data[0].paragraphs[2]``.
+
+    Args:
+        value: what holds the list.
+        name: of the list.
+        where: place of ``value``; the file, where that is the document.
+        member: gives ``(value, name, list, where)``'s list, or refuses what is none.
+    """
+    for number, entry in enumerate(member(value, name, list, where)):
+        yield entry, f"{where}{': ' if name == 'data' else '.'}{name}[{number}]"
+
+
+def answer_list(given: Any, place: str, member: Callable[..., Any]) -> Any:
+    """Answers as a list of objects, also where they are a list of texts and one of starts, as on the hub."""
+    if not isinstance(given, dict):
+        return given
+    texts, starts = (member(given, name, list, place) for name in ("text", "answer_start"))
+    longest = max(len(texts), len(starts))
+    pairs = zip(*(each + [None] * (longest - len(each)) for each in (texts, starts)), strict=True)
+    return [{"text": text, "answer_start": start} for text, start in pairs]
+
+
+def _lines(data: str) -> Iterator[Placed]:
+    for number, line in enumerate(storage.read_bytes(data).splitlines(), start=1):
+        if line.strip():
+            place = f"{data}: line {number}"
+            try:
+                yield json.loads(line), place
+            except ValueError as error:
+                raise InputError(f"{place} is not JSON ({error})") from None
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
