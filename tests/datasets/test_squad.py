@@ -322,6 +322,8 @@ def test_hub_rows_are_grouped_by_context_in_their_order() -> None:
 def test_hub_rows_of_another_schema_are_refused() -> None:
     with pytest.raises(InputError, match="hub: lacks context, answers; found id, question"):
         squad.from_hub_rows([{"id": "1", "question": "?"}], "hub")
+    with pytest.raises(InputError, match="hub: lacks id, context, question, answers; found text, labels"):
+        squad.from_hub_rows([{"text": "A cat.", "labels": [1]}], "hub")
 
 
 @pytest.mark.parametrize("name", ["absent.json", "./absent", "~/absent", "memory://absent/x"])

@@ -63,13 +63,12 @@ def parts(document: Any, data: str, member: Callable[..., Any]) -> Iterator[Part
     Raises:
         InputError: of ``member``, or an annotation tool's entry whose meaning is not clear.
     """
-    if isinstance(document, Iterator):
-        return placed_parts(document, member)
-    if isinstance(document, list):
-        return placed_parts(rows(document, data), member)
     if isinstance(document, dict) and "data" not in document and any(name in document for name in _NESTED):
-        return placed_parts(rows([document], data), member)
-    return placed_parts(entries(document, "data", data, member), member, _NESTED)
+        document = [document]
+    if not isinstance(document, list | Iterator):
+        return placed_parts(entries(document, "data", data, member), member, _NESTED)
+    found = document if isinstance(document, Iterator) else rows(document, data)
+    return placed_parts(((as_row(value, place), place) for value, place in found), member)
 
 
 def rows(values: Iterable[Any], data: str) -> Iterator[Placed]:
@@ -81,8 +80,7 @@ def placed_parts(
     found: Iterable[Placed], member: Callable[..., Any], names: tuple[str, ...] = _NESTED[::-1]
 ) -> Iterator[Part]:
     """Parts of articles, paragraphs and questions; one that is none is taken for the first name."""
-    for given, place in found:
-        value = as_row(given, place)
+    for value, place in found:
         held = value if isinstance(value, dict) else {}
         title = str(held.get("title") or "")
         match next((name for name in names if name in held), names[0]):
