@@ -209,6 +209,11 @@ def encoder_layers(model: nn.Module) -> nn.ModuleList:
     return _find(model)[2]
 
 
+def supported_families() -> tuple[str, ...]:
+    """The families of which layers can be recorded, by their name in transformers (``model_type``)."""
+    return tuple(_FAMILIES)
+
+
 def positions_in_scores(config: PretrainedConfig) -> str | None:
     """What enters a model's attention scores beside queries and keys; None where nothing does."""
     names = _FAMILIES.get(config.model_type)
