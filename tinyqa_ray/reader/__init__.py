@@ -1,4 +1,4 @@
-"""Questions answered from contexts: engines, spans, and the reader over them."""
+"""Question answering over contexts: spans from logits, answers, and the reader."""
 
 from tinyqa_ray.reader.answers import Answer
 from tinyqa_ray.reader.reader import Reader

@@ -1,4 +1,4 @@
-"""Readings → answers: scores, the no-answer threshold, what is refused."""
+"""Readings → answers: scores, the no-answer threshold, refusals."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Answer:
 
     ``context[start:end] == answer`` in Python characters. ``score`` is ``sigmoid((span - null - s) / T)``,
     with the model's shift s and temperature T: the answer's chance against no answer, comparable across
-    contexts; of a None answer, the chance of no answer. ``na_prob`` is the official
-    ``sigmoid(null - best)``, which the threshold is for. Where ``error`` is set, the pair could not be
-    asked, and it says why.
+    contexts. For a None answer it is the chance of no answer. ``na_prob`` is the official
+    ``sigmoid(null - best)``, which is compared with the threshold. ``error`` says why a pair could not be
+    asked.
     """
 
     answer: str | None
@@ -38,7 +38,7 @@ def refused(error: str) -> Answer:
 def answers(
     reading: Reading, context: str, settings: ModelSettings, top_k: int, document_id: str | None = None
 ) -> list[Answer]:
-    """A reading as at most ``top_k`` answers, a None answer first when ``na_prob`` is above the threshold."""
+    """At most ``top_k`` answers from a reading; None comes first when ``na_prob`` is above the threshold."""
     na_prob = reading.na_prob
     made = [
         Answer(
@@ -66,12 +66,13 @@ def ranked(found: Sequence[Sequence[Answer]], threshold: float, top_k: int) -> l
     """The answers to one question from all its contexts, best first.
 
     Args:
-        found: the answers from each context, none of them None but where a context has no text.
+        found: the answers from each context; errors aside, None only where a context has no text.
         threshold: when the smallest ``na_prob`` is above it, a None answer comes first.
         top_k: answers wanted.
 
     Returns:
-        at most ``top_k`` answers, at least one, and after them the contexts that could not be asked.
+        at most ``top_k`` answers, then one with ``error`` for each context that could not be asked;
+        never empty.
     """
     good = [answer for made in found for answer in made if answer.error is None]
     spans = sorted((a for a in good if a.answer is not None), key=lambda answer: -answer.score)
@@ -82,12 +83,12 @@ def ranked(found: Sequence[Sequence[Answer]], threshold: float, top_k: int) -> l
 
 
 def with_document(answer: Answer, document_id: str | None) -> Answer:
-    """The same answer, of a document."""
+    """The same answer with its ``document_id`` set."""
     return replace(answer, document_id=document_id)
 
 
 def refusal(question: Any, context: Any) -> str | None:
-    """Why a pair cannot be asked, whatever the model; None when it can."""
+    """The reason why a pair cannot be asked of any model; None when it can."""
     if not isinstance(question, str):
         return f"the question is {_kind(question)}, not a text"
     if not question.strip():

@@ -20,7 +20,7 @@ from tinyqa_ray.reader.spans import Reading, readings
 
 _PAIRS = 512
 _CHARACTERS = 4_000_000
-"""Pairs, and characters of their contexts, windowed at once: bounds memory, long enough to sort by length."""
+"""Most pairs, and characters of their contexts, windowed at once: limits memory, allows sorting by length."""
 
 
 class Reader:
@@ -48,12 +48,13 @@ class Reader:
         Args:
             model: folder, URL of a folder, or hub id; a folder that ``tinyqa export`` wrote; or a name of
                 ``shipped``.
-            settings: threshold and scale of scores: the output of ``tinyqa evaluate``, a settings file, or
-                themselves; those beside the model, if any, when not given.
+            settings: threshold and scale of scores: the output of ``tinyqa evaluate``, a settings file, or a
+                ``ModelSettings``; when not given, those beside the model, if any.
             device: ``auto`` (the GPU where there is one), ``cpu``, ``cuda``.
-            precision: ``fp32``, ``bf16``, ``fp16``, ``int8`` (an exported folder's), or ``auto``: the
-                exported one; on a GPU bf16 from Ampere on, else fp16; on a CPU fp32.
-            window: sizes of the windows; the defaults, or what the model reaches, when not given.
+            precision: ``fp32``, ``bf16``, ``fp16``, ``int8`` (exported models only), or ``auto``: the
+                export's own, or for a torch model bf16 on a GPU from Ampere on, fp16 on an older one, fp32
+                on a CPU.
+            window: sizes of the windows; when not given, the defaults or what the model reaches.
             cut_questions: cut questions to the window's ``max_query_len``, as the official evaluation
                 does; otherwise they stay whole.
             compiled: run a torch model through ``torch.compile``.
@@ -88,11 +89,11 @@ class Reader:
         """The model's best spans and null score of every pair, before any threshold.
 
         Args:
-            pairs: questions, each with its context. A question is tokenised once, a context once within a
+            pairs: questions, each with its context. A question is tokenised once, a context once per
                 chunk of pairs.
             max_answer_tokens: longest answer, in tokens.
             top_k: spans of each pair.
-            overlapping: whether they may overlap.
+            overlapping: whether the spans of a pair may overlap.
         """
         questions = self.windower.questions(question for question, _ in pairs)
         return self._read(pairs, questions, max_answer_tokens, top_k, overlapping)
@@ -105,13 +106,13 @@ class Reader:
         max_answer_tokens: int = 30,
         top_k: int = 1,
     ) -> list[Reading | str]:
-        """As ``read``, but a pair that cannot be asked gets the reason in place of a reading.
+        """Like ``read``, but a pair that cannot be asked gets the reason in place of a reading.
 
         Args:
-            pairs: questions, each with its context, or whatever came in their place.
+            pairs: questions, each with its context; either may be a value of any type.
             questions: the windower's tokens of the questions, where the caller has them already.
-            max_answer_tokens: as of ``read``.
-            top_k: as of ``read``.
+            max_answer_tokens: see ``read``.
+            top_k: see ``read``.
         """
         errors = [refusal(question, context) for question, context in pairs]
         if questions is None:
@@ -158,18 +159,18 @@ class Reader:
     ) -> list[list[Answer]]:
         """Answer (question, context) pairs.
 
-        A pair that cannot be asked (None or an empty question, say) gets an answer with ``error``; the
-        others are answered all the same.
+        A pair that cannot be asked (for example None or an empty question) gets an answer with ``error``;
+        the others are answered all the same.
 
         Args:
-            pairs: what to ask, of what.
-            top_k: answers of each pair; fewer where the context holds fewer apart.
+            pairs: questions, each with its context.
+            top_k: answers of each pair; fewer where the context holds fewer that do not overlap.
             max_answer_tokens: longest answer, in tokens.
-            threshold: a pair whose ``na_prob`` is above it gets a None answer first; the model's own
-                when not given, 1 never abstains.
+            threshold: a pair whose ``na_prob`` is above it gets a None answer first; when not given, the
+                model's own. With 1 the reader never abstains.
 
         Returns:
-            one list a pair, best first, never empty.
+            one list for each pair, best first, never empty.
 
         Raises:
             InputError: an option out of range.
@@ -195,11 +196,11 @@ class Reader:
         Args:
             question: what to ask.
             contexts: one text, or several whose answers are ranked together by score.
-            document_ids: names of the contexts; their numbers ("0", "1", …) when not given.
-            top_k: answers over all contexts.
+            document_ids: names of the contexts; when not given, the numbers ("0", "1", …) of several.
+            top_k: answers over all contexts together.
             max_answer_tokens: longest answer, in tokens.
-            threshold: when the ``na_prob`` of every context is above it, a None answer comes first; the
-                model's own when not given, 1 never abstains.
+            threshold: when the ``na_prob`` of every context is above it, a None answer comes first; when
+                not given, the model's own. With 1 the reader never abstains.
 
         Returns:
             at most ``top_k`` answers, best first; after them one with ``error`` for each context that
@@ -230,7 +231,7 @@ class Reader:
         return ranked(named, settings.no_answer_threshold, top_k)
 
     def _checked(self, top_k: int, max_answer_tokens: int, threshold: float | None) -> ModelSettings:
-        """The settings of a call."""
+        """The settings of a call, once its options are checked."""
         for name, value in (("top_k", top_k), ("max_answer_tokens", max_answer_tokens)):
             if value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1")
@@ -242,7 +243,7 @@ class Reader:
 
 
 def too_long_questions(windower: Windower, questions: Questions) -> dict[str, str]:
-    """The questions that leave a context too little of a window, and what to say of each."""
+    """The questions that leave too little of a window for a context, each with its error message."""
     return {
         question: f"the question has {len(questions[question])} tokens, which leaves too little of a window "
         f"of {windower.config.max_seq_len} for the context; shorten it"
@@ -251,7 +252,7 @@ def too_long_questions(windower: Windower, questions: Questions) -> dict[str, st
 
 
 def chunks(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
-    """Neighbouring pairs, as many as are windowed at once; one with a longer context goes alone."""
+    """Neighbouring pairs, as many as are windowed at once; a pair with too long a context goes alone."""
     first, total = 0, 0
     for number, (_, context) in enumerate(pairs):
         count = len(context)
@@ -264,7 +265,7 @@ def chunks(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
 
 
 def _answers(found: Reading | str, context: str, settings: ModelSettings, top_k: int) -> list[Answer]:
-    """The answers of what ``read_or_refuse`` found of a pair."""
+    """The answers to one pair from what ``read_or_refuse`` returned for it."""
     return [refused(found)] if isinstance(found, str) else answers(found, context, settings, top_k)
 
 

@@ -31,8 +31,8 @@ class Span:
 class Reading:
     """What a model read of one pair: its best spans, best first, and its null score.
 
-    ``null_score`` is the smallest over the pair's windows, against the best span over all of them
-    (the official rule of BERT's SQuAD 2.0 evaluation).
+    ``null_score`` is the smallest over the pair's windows; it is compared with the best span over all of
+    them (the official rule of BERT's SQuAD 2.0 evaluation).
     """
 
     spans: tuple[Span, ...]
@@ -45,7 +45,7 @@ class Reading:
 
 
 def sigmoid(x: float) -> float:
-    """The logistic function, without overflow, and above 0 also far below 0."""
+    """The logistic function, without overflow; it stays above 0 for very negative ``x`` too."""
     small = math.exp(-abs(x))
     return (1.0 if x >= 0 else small) / (1.0 + small)
 
@@ -67,7 +67,7 @@ def readings(
         end_logits: the same.
         max_answer_tokens: longest span, in tokens.
         top_k: spans kept of each pair; fewer where the context holds fewer.
-        overlapping: whether they may overlap, differing in a character at least.
+        overlapping: whether the spans of a pair may overlap; they still differ in at least one character.
 
     Returns:
         P readings.
@@ -82,7 +82,7 @@ def readings(
     for rows in np.array_split(order, range(_ROWS, len(order), _ROWS)):
         starts = _context_logits(windows, start_logits, rows)
         for i, w in enumerate(rows):
-            # A byte-level token of spaces alone has an empty span; an answer that starts there shows no text.
+            # A byte-level token of spaces alone has no characters in its span, so no answer starts there.
             shown = windows.window_offsets(w)
             starts[i, : len(shown)][shown[:, 0] >= shown[:, 1]] = -np.inf
         ends = _context_logits(windows, end_logits, rows)
@@ -110,12 +110,12 @@ def best_spans(
         starts: start logits ``(R, T)``, -inf where no answer may start.
         ends: end logits ``(R, T)``.
         max_answer_tokens: longest span, in tokens.
-        k: spans a row; fewer where the row has fewer.
+        k: spans of each row; fewer where the row has fewer.
         overlapping: whether spans may share tokens.
 
     Returns:
-        row, first token, last token and score of each span, each row's best first; of equal ones the
-        shorter, then the earlier.
+        row, first token, last token and score of each span, each row's best first; of equal
+        scores the shorter span comes first, then the earlier.
     """
     rows, tokens = starts.shape
     if tokens == 0:
@@ -132,7 +132,7 @@ def best_spans(
 
 
 def _top(scores: Float, k: int) -> tuple[Index, Float]:
-    """Places in the flat rows, and scores, of the k best spans of each row of ``(R, lengths, starts)``."""
+    """The k best spans of each row of ``(R, lengths, starts)``: places in the flattened row, and scores."""
     flat = scores.reshape(len(scores), -1)
     k = min(k, flat.shape[1])
     top = np.argpartition(flat, flat.shape[1] - k, axis=1)[:, -k:]
@@ -143,7 +143,7 @@ def _top(scores: Float, k: int) -> tuple[Index, Float]:
 
 
 def _top_apart(scores: Float, k: int) -> tuple[Index, Float]:
-    """Like ``_top``, of spans that share no token; uses ``scores`` up."""
+    """Like ``_top``, for spans that share no token; overwrites ``scores``."""
     rows, lengths, tokens = scores.shape
     top, value = np.empty((rows, k), dtype=np.int64), np.empty((rows, k), dtype=np.float32)
     begin = np.arange(tokens)
@@ -159,7 +159,7 @@ def _top_apart(scores: Float, k: int) -> tuple[Index, Float]:
 
 
 def _context_logits(windows: Windows, logits: Sequence[Float], rows: Index) -> Float:
-    """Logits of the context tokens of some windows, ``(rows, most context tokens)``, -inf beyond."""
+    """Logits of the context tokens of some windows, ``(rows, most context tokens)``, padded with -inf."""
     block = np.full((len(rows), int(windows.context_tokens[rows].max())), -np.inf, dtype=np.float32)
     for i, w in enumerate(rows):
         begin, count = windows.context_start[w], windows.context_tokens[w]
@@ -168,7 +168,7 @@ def _context_logits(windows: Windows, logits: Sequence[Float], rows: Index) -> F
 
 
 def _distinct(spans: list[Span], top_k: int, overlapping: bool) -> tuple[Span, ...]:
-    """The best spans, apart or at least different; equal scores go to the earlier, then the shorter."""
+    """The best spans without overlap, or at least different; of equal ones the earlier, then the shorter."""
     kept: list[Span] = []
     for span in sorted(spans, key=lambda span: (-span.score, span.start, span.end)):
         if span.start >= span.end or any(_clash(span, other, overlapping) for other in kept):
