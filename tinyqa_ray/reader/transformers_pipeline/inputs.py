@@ -19,21 +19,21 @@ _LOWEST = {
     "max_question_len": 1,
     "batch_size": 1,
 }
-"""Smallest value of each number."""
+"""Smallest value of each numeric option."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineOptions:
-    """What a call may set, under the names and with the defaults of transformers."""
+    """Options of a call, with the names and defaults of transformers."""
 
     top_k: int = 1
     """Answers to each question."""
     doc_stride: int | None = None
-    """Tokens that neighbouring windows share; the smaller of 128 and half of ``max_seq_len`` when None."""
+    """Tokens that neighbouring windows share; None means the smaller of 128 and half of ``max_seq_len``."""
     max_answer_len: int = 15
     """Longest answer, in tokens, before it is widened to whole words."""
     max_seq_len: int | None = None
-    """Tokens of a window; 384, or what the model reaches if that is less, when None."""
+    """Tokens of a window; None means 384, or what the model reaches if that is less."""
     max_question_len: int = 64
     """Without effect, as in transformers with a fast tokenizer: questions are never cut."""
     handle_impossible_answer: bool = False
@@ -50,7 +50,7 @@ class PipelineOptions:
                 raise InputError(f"{name} parameter should be an integer >= {low} (got {value!r})")
 
     def changed(self, changes: dict[str, Any]) -> PipelineOptions:
-        """These options with some changed; None leaves one as it is.
+        """These options with some changed; None leaves an option as it is.
 
         Raises:
             InputError: an unknown name, or a value out of range.
@@ -63,10 +63,10 @@ class PipelineOptions:
 
 
 def paired(inputs: tuple[Any, ...], question: Any, context: Any, data: Any) -> tuple[list[Pair], bool]:
-    """The pairs of a call in any of its forms, and whether it gets a single result.
+    """The pairs of a call's inputs, in any of their forms, and whether the call returns a single result.
 
     Args:
-        inputs: the positional inputs; when there are any, the others do not count.
+        inputs: the positional inputs; when there are any, the other arguments are ignored.
         question: a text or several.
         context: a text or several.
         data: an input, or several.

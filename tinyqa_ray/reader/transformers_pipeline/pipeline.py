@@ -1,4 +1,4 @@
-"""``pipeline("question-answering")`` as transformers had it up to 5.2, faster.
+"""A faster ``pipeline("question-answering")``, as transformers had it up to 5.2.
 
 from tinyqa_ray import pipeline
 
@@ -53,11 +53,11 @@ def pipeline(
         model: folder, URL of a folder, hub id, a folder that ``tinyqa export`` wrote, a name of ``shipped``,
             or a loaded model.
         tokenizer: a fast tokenizer, or the name of one; the model's own when not given.
-        device: name, torch device, or number (-1 is the CPU); when not given the GPU where there is
-            one, and for a loaded model the device it is on.
-        precision: see ``Reader.from_pretrained``; fp32, or the export's own, when not given, so that the
+        device: name, torch device, or number (-1 is the CPU); when not given, the GPU where there
+            is one, or the device that a loaded model is on.
+        precision: see ``Reader.from_pretrained``; when not given, the export's own, else fp32, so that the
             scores are those of transformers.
-        **defaults: options of every call, see ``PipelineOptions``.
+        **defaults: options for every call that does not set them, see ``PipelineOptions``.
 
     Raises:
         InputError: another task, an unknown keyword, a loaded model without a tokenizer, or what
@@ -87,12 +87,12 @@ def pipeline(
 class QuestionAnsweringPipeline:
     """Answers questions as transformers' pipeline of that name did: the same spans, the same scores.
 
-    Like there, a list of one item gives what the item alone gives, and ``top_k`` above 1 gives a dict
-    where there is a single answer.
+    As in transformers, a list of one item gives the same result as the item alone, and ``top_k`` above 1
+    gives a dict, not a list, where there is a single answer.
 
-    Where it differs, on purpose: spans of no text are no answers. A context in which the tokenizer sees
-    nothing (spaces alone) gets the empty answer, of score 0 unless ``handle_impossible_answer``.
-    Generators are read to their end before the first answer.
+    Three differences are on purpose. A span without text is never an answer. A context in which the
+    tokenizer finds no token (spaces alone) gets the empty answer, with score 0 unless
+    ``handle_impossible_answer``. Generators are read to their end before the first answer.
     """
 
     task = _TASK
@@ -104,7 +104,7 @@ class QuestionAnsweringPipeline:
             engine: what runs the model.
             config: the model's configuration.
             tokenizer: its fast tokenizer.
-            options: what calls do not set.
+            options: values of the options that a call does not set.
         """
         self.engine = engine
         self.tokenizer = tokenizer
@@ -113,7 +113,7 @@ class QuestionAnsweringPipeline:
 
     @property
     def model(self) -> PreTrainedModel | None:
-        """The torch model that answers; None where an export does."""
+        """The torch model; None where the model is an export."""
         return getattr(self.engine, "model", None)
 
     @property
@@ -132,18 +132,19 @@ class QuestionAnsweringPipeline:
         """Answer questions, each from its context.
 
         Args:
-            *inputs: a dict with ``question`` and ``context``; several, or a list of them; or two texts,
-                the question and the context.
+            *inputs: a dict with ``question`` and ``context``, several such dicts, or a list of them; or two
+                texts, the question and the context.
             question: a question, or several.
             context: their context, or one for each.
-            data: the same as one positional input.
-            **options: see ``PipelineOptions``; None is the pipeline's own.
+            data: another way to give one positional input.
+            **options: see ``PipelineOptions``; None stands for the pipeline's own value.
 
         Returns:
             ``{"score", "start", "end", "answer"}`` for one question, with
             ``context[start:end] == answer`` in Python characters and the score a probability (a sum of
-            them where a text was found more than once). A list of them, best first, when ``top_k`` is
-            above 1 and there are several. One of either for each of several questions, in order.
+            them where a text was found more than once). When ``top_k`` is above 1 and there are several
+            answers, a list of such dicts, best first. For several questions, a list with one of these
+            results for each, in order.
 
         Raises:
             InputError: an empty question or context, inputs in another form, lists of unequal lengths,
