@@ -1,4 +1,4 @@
-"""Windows and answers of transformers' question-answering pipeline, whatever runs the model in between."""
+"""Windows and answers of transformers' question-answering pipeline; any engine may run the model between."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class PipelineReading:
     """What the pipeline does before and after the model."""
 
     def __init__(self, config: Any, tokenizer: Any, options: PipelineOptions) -> None:
-        """Take the tokenizer.
+        """Keep the tokenizer and the size of the windows.
 
         Args:
             config: the model's configuration.
             tokenizer: its fast tokenizer.
-            options: of the first windows; others may come with each call.
+            options: the pipeline's options; each call may bring others.
 
         Raises:
             InputError: the windows are longer than the model reaches.
@@ -65,10 +65,10 @@ class PipelineReading:
     def _window_spans(
         self, windows: Windows, runs: Iterable[Run], options: PipelineOptions
     ) -> tuple[list[list[tuple[int, int, float]]], NDArray[np.float64]]:
-        """Start, end and probability of the best spans of each window, and its chance of no answer."""
+        """Each window's best spans as (start, end, probability), and its chance of no answer."""
         null = np.empty(len(windows))
         spans: list[list[tuple[int, int, float]]] = [[] for _ in range(len(windows))]
-        # Spans that are widened to the same words leave room for others.
+        # Several spans may widen to the same words: more candidates make up for them.
         k = 2 * options.top_k + 10 if options.align_to_words else options.top_k
         for batch, start, end in runs:
             shares = sharing_tokens(windows, batch, start.shape[1], self.tokenizer.cls_token_id)
@@ -82,13 +82,13 @@ class PipelineReading:
                     windows, window, first, last, align_to_words=options.align_to_words
                 )
                 scores = np.exp(found.log_probability[row, real])
-                # A byte-level token of a space alone shows no text; with others of its word it does.
+                # A byte-level token of a space alone has no text, unless it is widened to its word.
                 text = starts < ends
                 spans[window] = list(
                     zip(starts[text].tolist(), ends[text].tolist(), scores[text].tolist(), strict=True)
                 )
                 if options.handle_impossible_answer and shares[row, 0] and 0 < real.sum() < k:
-                    # The pipeline of transformers goes on to the opening token, whose probability is 0.
+                    # Short of spans, transformers' pipeline adds the opening token, with probability 0.
                     spans[window].append((0, 0, 0.0))
         return spans, null
 
@@ -97,5 +97,5 @@ class PipelineReading:
         size = options.max_seq_len or min(384, self.tokenizer.model_max_length, reach)
         pretrained.check_window("the model", self._config, size)
         stride = min(128, size // 2) if options.doc_stride is None else options.doc_stride
-        # Questions are not cut: their length limit only has to pass.
+        # Questions are not cut, so any valid limit of their length will do.
         return WindowConfig(max_seq_len=size, doc_stride=stride, max_query_len=1)

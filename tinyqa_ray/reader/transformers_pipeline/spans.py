@@ -1,7 +1,7 @@
 """Logits → answers by the rules of transformers' question-answering pipeline (up to 5.2), in numpy.
 
 The rules differ from those of ``spans``: probabilities are a softmax over each window, answers may overlap,
-and equal texts are one answer whose score is their sum.
+and equal texts become one answer, which gets the sum of their scores.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class WindowSpans:
 
     Shapes:
         first, last, log_probability: ``(B, k)``. Tokens count from the window's first context token;
-            the logarithm is -inf where a window has fewer spans.
+            ``log_probability`` is -inf where a window has fewer spans.
         null: ``(B,)``.
     """
 
@@ -40,16 +40,16 @@ class WindowSpans:
 
 
 def sharing_tokens(windows: Windows, batch: Index, tokens: int, cls_id: int | None) -> Mask:
-    """Which tokens of some windows share the probability.
+    """Which tokens of some windows take part in the softmax.
 
     Args:
         windows: W windows.
-        batch: B of them.
+        batch: numbers of B of them.
         tokens: width T of the batch's logits.
-        cls_id: the token that stands for no answer where it opens a window; None when there is none.
+        cls_id: the token that stands for no answer when it opens a window; None when there is none.
 
     Returns:
-        ``(B, T)``: the context's tokens and the opening ``cls_id``.
+        ``(B, T)``, true for the context's tokens and an opening ``cls_id``.
     """
     position = np.arange(tokens)
     begin, count = windows.context_start[batch, None], windows.context_tokens[batch, None]
@@ -69,8 +69,8 @@ def top_spans(
 ) -> WindowSpans:
     """The k likeliest spans ``start <= end < start + max_answer_tokens`` of each window.
 
-    The probability of a span is that of its start times that of its end, each a softmax over the
-    tokens that share; of no answer, that of the first token as both.
+    The probability of a span is that of its start times that of its end, each from a softmax over
+    the tokens in ``shares``; that of no answer takes the first token as both start and end.
 
     Args:
         start_logits: ``(B, T)``.
@@ -78,12 +78,12 @@ def top_spans(
         shares: ``(B, T)``, see ``sharing_tokens``.
         context_start: position of the first context token, ``(B,)``.
         max_answer_tokens: longest span, in tokens.
-        k: spans a window; fewer where the whole batch has fewer.
+        k: spans of each window; fewer where the whole batch has fewer.
     """
     start, end = _log_softmax(start_logits, shares), _log_softmax(end_logits, shares)
     null = np.exp(start[:, 0] + end[:, 0])
     shares = shares & (np.arange(shares.shape[1]) >= context_start[:, None])
-    # Contexts side by side: questions of different lengths stay out of the search.
+    # Every context is moved to column 0, so that questions of any length stay out of the search.
     width = max(1, int(shares.sum(1).max()))
     column = context_start[:, None] + np.arange(width)
     inside = column < shares.shape[1]
@@ -112,12 +112,12 @@ def character_spans(
     """Token spans of one window as half-open character spans of its context.
 
     Args:
-        windows: W windows, with ``words`` when these are aligned to.
-        window: which of them.
+        windows: W windows, with ``words`` if ``align_to_words``.
+        window: the number of one of them.
         first: first tokens, ``(n,)``, counted from the window's first context token.
         last: last tokens, ``(n,)``.
-        align_to_words: widen a span to whole words, as far as the window shows them; not where the
-            tokenizer names no word.
+        align_to_words: widen each span to whole words, as far as the window holds them; a span whose first
+            or last token belongs to no word stays as it is.
 
     Returns:
         starts and ends, ``(n,)`` each.
@@ -139,8 +139,8 @@ def pooled(
 ) -> list[dict[str, Any]]:
     """The answers to one question from the spans of all windows of its context.
 
-    Spans of the same text, letter case aside, are one answer: the place of the first, the sum of their
-    scores (which may pass 1).
+    Spans with the same text, letter case aside, become one answer: it has the place of the first and the
+    sum of their scores (which may exceed 1).
 
     Args:
         context: the text.
@@ -149,8 +149,8 @@ def pooled(
         top_k: answers wanted.
 
     Returns:
-        at most ``top_k`` of ``{"score", "start", "end", "answer"}``, best first, at least one: the
-        empty answer of score 0 when there is no span.
+        at most ``top_k`` of ``{"score", "start", "end", "answer"}``, best first; never empty: without
+        any span, the empty answer with score ``null``, or 0.
     """
     answers: dict[str, dict[str, Any]] = {}
     for start, end, score in found:
@@ -164,7 +164,7 @@ def pooled(
 
 
 def _log_softmax(logits: NDArray[np.float32], shares: Mask) -> Float:
-    """Logarithms of the probabilities of each row, over the tokens that share it; ``(B, T)``."""
+    """Log probabilities of each row, by a softmax over the tokens in ``shares``; ``(B, T)``."""
     masked = np.where(shares, logits.astype(np.float64), _MASKED)
     masked -= masked.max(1, keepdims=True)
     masked -= np.log(np.exp(masked).sum(1, keepdims=True))
