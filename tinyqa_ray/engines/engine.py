@@ -18,17 +18,17 @@ class Engine(ABC):
     """What runs a question-answering model over windows."""
 
     name: str
-    """For people: library, precision and device."""
+    """Library, precision and device, for people to read."""
     parameters: int
-    """Weights of the model, in numbers."""
+    """Number of weights of the model."""
     max_batch_tokens: int
     """Tokens of a forward at which this engine is about as fast as it gets."""
     pad_id: int
     """Token that fills up a batch; the attention mask hides it."""
     lanes: int = 1
-    """Threads that may be in ``run`` at a time."""
+    """Threads that may be in ``run`` at the same time."""
     spreads: bool = False
-    """Whether one thread alone in ``run`` has the cores of all lanes; else each lane has its own."""
+    """Whether a thread that is alone in ``run`` computes on the cores of all lanes, not only on its own."""
 
     @abstractmethod
     def run(self, windows: Tokens, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
@@ -36,11 +36,11 @@ class Engine(ABC):
 
         Args:
             windows: the tokens of W windows.
-            batches: B window numbers each.
+            batches: arrays of B window numbers.
 
         Yields:
-            in any order: a batch, its start logits and its end logits, ``(B, at least the most tokens)``
-            each; what lies beyond a window's tokens means nothing.
+            in any order: a batch, its start logits and its end logits, ``(B, T)`` each. T is the tokens of
+            the longest window or more; values beyond a window's tokens mean nothing.
         """
 
     def logits(

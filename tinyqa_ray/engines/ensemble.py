@@ -14,7 +14,7 @@ from tinyqa_ray.models import pretrained
 
 
 class MeanEngine(Engine):
-    """The mean of several engines' logits, as teachers are averaged; as slow as all of them together."""
+    """The mean of several engines' logits, like that of teachers; takes as long as all of them together."""
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         """Take engines whose models read the same tokens."""
@@ -26,9 +26,9 @@ class MeanEngine(Engine):
         self.pad_id = engines[0].pad_id
 
     def run(self, windows: Tokens, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
-        """See ``Engine.run``; in the order of the batches."""
+        """See ``Engine.run``; yields in the order of the batches."""
         every = list(batches)
-        # One model after the other, each as fast as it can.
+        # One model runs after the other, so that each has the whole device.
         found = [_in_order(engine, windows, every) for engine in self.engines]
         for number, batch in enumerate(every):
             tokens = int(windows.lengths[batch].max())

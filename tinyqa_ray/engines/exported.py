@@ -1,4 +1,4 @@
-"""What marks the folder of an exported model; nothing is loaded for it."""
+"""How the folder of an exported model is recognised, without loading anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILE = "openvino_model.xml"
 PRECISION = "tinyqa_precision"
 """Name under which the file says its precision."""
 WEIGHT_BITS = "tinyqa_weight_bits"
-"""Name under which an int8 file says how many bits its weights take; one that does not say takes 8."""
+"""Name under which an int8 file says how many bits its weights take; 8 when it does not say."""
 
 
 def is_exported(name: str) -> bool:
@@ -21,7 +21,7 @@ def is_exported(name: str) -> bool:
 
 
 def require_openvino() -> None:
-    """InputError when the extra is not installed."""
+    """Raise ``InputError`` when OpenVINO is not installed."""
     if importlib.util.find_spec("openvino") is None:
         raise InputError(
             "exported models run on OpenVINO, which is not installed; pip install 'tinyqa-ray[cpu]'"

@@ -1,4 +1,4 @@
-"""Which engine a model folder gets, and which windows."""
+"""Choose the engine and the windows that fit a model."""
 
 from __future__ import annotations
 
