@@ -18,14 +18,14 @@ from tinyqa_ray.engines.exported import FILE, PRECISION, WEIGHT_BITS, require_op
 from tinyqa_ray.models import families, pretrained
 
 _ROUND = 8
-"""Lengths are rounded up to this, so that few shapes are compiled for."""
+"""Lengths are rounded up to a multiple of this, so that few shapes have to be compiled."""
 
 
 class OpenVinoEngine(Engine):
-    """An exported model on the CPU: one stream a thread, each with a batch of its own.
+    """An exported model on the CPU: one stream for each thread, each with its own batch.
 
-    A stream on each core beats all cores on one batch: nothing waits for the slowest core after every
-    layer.
+    A stream on each core is faster than all cores on one batch, where they wait for the slowest of them
+    after every layer.
     """
 
     def __init__(self, model: Any, config: Any, *, threads: int | None = None) -> None:
@@ -33,7 +33,7 @@ class OpenVinoEngine(Engine):
 
         Args:
             model: an OpenVINO model, see ``quantise.converted``.
-            config: the configuration of the transformers model that it was made of.
+            config: the configuration of the transformers model that it was made from.
             threads: cores to use; as many as torch uses when not given.
         """
         import openvino
@@ -43,8 +43,8 @@ class OpenVinoEngine(Engine):
         self._reach = families.max_window_tokens(config)
         self.precision: str = model.get_rt_info(PRECISION).astype(str)
         core = openvino.Core()
-        # Around its int8 matrices a model runs in bf16 where the CPU computes in it: measured, that
-        # moves F1 less than the int8 does, and softmax and GELU are a quarter faster.
+        # Outside its int8 matrices a model runs in bf16 where the CPU has bf16 arithmetic: as measured,
+        # this changes F1 less than int8 does, and softmax and GELU become a quarter faster.
         native = processor.has_bf16() and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         rest = "bf16" if native and self.precision != "fp32" else "f32"
         computed = self.precision
@@ -58,7 +58,7 @@ class OpenVinoEngine(Engine):
                 "NUM_STREAMS": self.threads,
                 "INFERENCE_NUM_THREADS": self.threads,
                 "INFERENCE_PRECISION_HINT": rest,
-                # Pinned, every process would take the first cores, and two actors share one of them.
+                # With pinning every process would take the first cores, and two actors would share them.
                 "ENABLE_CPU_PINNING": False,
             },
         )
@@ -74,7 +74,7 @@ class OpenVinoEngine(Engine):
 
     @classmethod
     def load(cls, name: str, config: Any, *, threads: int | None = None) -> OpenVinoEngine:
-        """Load an exported folder or URL of one.
+        """Load an exported folder, or the URL of one.
 
         Raises:
             InputError: OpenVINO is not installed, or cannot read the file; or this processor computes
@@ -85,7 +85,7 @@ class OpenVinoEngine(Engine):
 
         with pretrained.readable(name) as folder:
             try:
-                # Read into memory: a mapped file would be gone with the copy of a URL's folder.
+                # Read into memory, not mapped: the folder that stands for a URL is removed afterwards.
                 core = openvino.Core()
                 core.set_property({"ENABLE_MMAP": False})
                 model = core.read_model(Path(folder) / FILE)
@@ -103,8 +103,8 @@ class OpenVinoEngine(Engine):
         return cls(model, config, threads=threads)
 
     def run(self, windows: Tokens, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
-        """See ``Engine.run``; in the order of the batches. Several threads may run at a time."""
-        # Two a stream: the next batch is ready when one is done.
+        """See ``Engine.run``; yields in the order of the batches. Several threads may call it at a time."""
+        # Two requests for each stream: the next batch is ready when one is done.
         requests = [self._request() for _ in range(2 * self.threads)]
         working: dict[int, Index] = {}
         try:
@@ -115,7 +115,7 @@ class OpenVinoEngine(Engine):
                 working[turn] = batch
             for turn in list(working):
                 yield _result(requests[turn], working.pop(turn))
-        finally:  # also when left early
+        finally:  # also when the caller stops early
             for turn in working:
                 requests[turn].wait()
             self._idle += requests
@@ -141,6 +141,6 @@ def _weight_bits(model: Any) -> int:
 
 
 def _result(request: Any, batch: Index) -> tuple[Index, Logits, Logits]:
-    request.wait()  # raises what went wrong in it
+    request.wait()  # raises the request's error, if any
     start, end = (request.get_output_tensor(i).data for i in range(2))
     return batch, start.copy(), end.copy()

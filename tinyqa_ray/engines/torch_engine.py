@@ -29,8 +29,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class TorchEngine(Engine):
     """A torch model on one device, with torch's fused attention.
 
-    On a CPU batches run side by side, each on a core of its own: nothing waits for the slowest core after
-    every layer. A batch that is alone has all cores.
+    On a CPU batches run side by side, each on its own core, so that no core waits for the slowest one
+    after every layer. A single batch runs on all cores.
     """
 
     def __init__(self, model: PreTrainedModel, *, device: str = "auto", compiled: bool = False) -> None:
@@ -39,7 +39,7 @@ class TorchEngine(Engine):
         Args:
             model: a question-answering model, in the precision that it is to run in.
             device: ``auto`` (the GPU where there is one) or a torch device's name.
-            compiled: run it through ``torch.compile``; pays on long runs only.
+            compiled: run it through ``torch.compile``; worth it on long runs only.
         """
         self.device = pick_device(device)
         self.model = model.to(self.device).eval()
@@ -58,7 +58,7 @@ class TorchEngine(Engine):
         self._pool: ThreadPoolExecutor | None = None
 
     def run(self, windows: Tokens, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
-        """See ``Engine.run``; in the order of the batches."""
+        """See ``Engine.run``; yields in the order of the batches."""
         if self.lanes == 1:
             yield from self._ahead(windows, batches)
             return
@@ -71,7 +71,7 @@ class TorchEngine(Engine):
             yield from self._ahead(windows, first)
 
     def _ahead(self, windows: Tokens, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
-        # One batch ahead: a GPU works on it while the results of the last are fetched and used.
+        # Launch one batch ahead: a GPU works on it while the results of the one before are fetched and used.
         ahead: tuple[Index, torch.Tensor] | None = None
         for batch in batches:
             launched = (batch, self._launch(windows, batch))
@@ -87,13 +87,13 @@ class TorchEngine(Engine):
         lanes, working = self._lanes(), deque[tuple[Index, Future[torch.Tensor]]]()
         try:
             for batch in batches:
-                # Two a lane: the next one is ready when one is done.
+                # Two batches for each lane: the next one is ready when one is done.
                 if len(working) == 2 * self.lanes:
                     yield _waited(working)
                 working.append((batch, lanes.submit(self._launch, windows, batch)))
             while working:
                 yield _waited(working)
-        finally:  # also when left early
+        finally:  # also when the caller stops early
             for _, future in working:
                 future.cancel()
 
@@ -108,19 +108,19 @@ class TorchEngine(Engine):
         pool, all_here = ThreadPoolExecutor(self.lanes, "lane"), threading.Barrier(self.lanes)
 
         def alone() -> None:
-            torch.get_num_threads()  # a thread's first look takes over what is set for all
+            torch.get_num_threads()  # a thread's first call takes over the setting for all
             torch.set_num_threads(1)
             all_here.wait()
 
         for future in [pool.submit(alone) for _ in range(self.lanes)]:
             future.result()
-        # What was set last, in whatever thread, holds for threads that have not computed yet.
+        # The last setting, in any thread, is the one that new threads take over: put it back.
         torch.set_num_threads(self._threads)
         return pool
 
     @contextmanager
     def _share_of_cores(self) -> Iterator[None]:
-        """This thread computes on all cores when no other one does, else on its share of them."""
+        """Let this thread compute on all cores when it is alone, else on its share of them."""
         with self._lock:
             self._inside += 1
             share = max(1, self._threads // self._inside)
@@ -158,7 +158,7 @@ class TorchEngine(Engine):
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """``auto`` is the GPU where there is one.
+    """The torch device of a name; ``auto`` is the GPU where there is one.
 
     Raises:
         InputError: a device that torch does not know, or a GPU where it sees none.
@@ -180,12 +180,12 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The precision that a torch model runs in on a device.
 
     Args:
-        precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: on a GPU bf16 from Ampere on, else fp16; on
-            a CPU fp32. A CPU that would only emulate bf16 computes in fp32, and a warning says so.
+        precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: bf16 on a GPU from Ampere on, fp16 on an older
+            one, fp32 on a CPU. A CPU that would only emulate bf16 computes in fp32, with a warning.
         device: where it runs.
 
     Raises:
-        InputError: another precision, or one that the device has no arithmetic for.
+        InputError: another precision, or fp16 on a CPU.
     """
     if precision == "auto":
         if device.type != "cuda":
