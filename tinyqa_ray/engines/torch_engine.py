@@ -114,7 +114,7 @@ class TorchEngine(Engine):
 
         for future in [pool.submit(alone) for _ in range(self.lanes)]:
             future.result()
-        # The last setting, in any thread, is the one that new threads take over: put it back.
+        # Threads that have not computed yet take over the last setting of any thread: put it back.
         torch.set_num_threads(self._threads)
         return pool
 

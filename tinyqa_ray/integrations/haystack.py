@@ -50,14 +50,14 @@ class ExtractiveReader:
     Every window of a document gives its ``answers_per_seq`` best spans, of any length; a span scores
     ``sigmoid(calibration_factor * (start logit + end logit))``, comparable across documents. What differs:
 
-    - an argument of ``run`` counts also when it is 0, and a threshold of None is no threshold;
+    - an argument of ``run`` also counts when it is 0, and a threshold of None means no threshold;
     - a document without content is left out; it does not shift the documents after it;
     - windows are sorted by length and padded within their batch, not all to the longest;
     - ``to_dict`` keeps every parameter, ``overlap_threshold`` and ``device`` too;
     - the query is never cut; one that leaves its document no room is refused;
-    - a BERT learns which tokens are the query's (token types), as it did in training;
-    - a span that shows no text is no answer, and documents without any text are no error;
-    - the null logit of SQuAD 2.0 may speak: ``no_answer_score="null"``.
+    - a BERT is told which tokens are the query's (token types), as in training;
+    - a span without text is never an answer, and documents without any text are no error;
+    - ``no_answer_score="null"`` scores the empty answer by the null score of SQuAD 2.0.
 
     A saved pipeline is loaded with ``Pipeline.loads(text, allowed_modules=["tinyqa_ray"])``.
     """
@@ -85,24 +85,24 @@ class ExtractiveReader:
 
         Args:
             model: folder, URL of a folder, or hub id.
-            device: a single one; the GPU where there is one when None.
-            token: of the hub, for private models.
-            top_k: most answers of a run, beside the empty one.
+            device: a single one; None means the GPU where there is one.
+            token: the hub's, for private models.
+            top_k: most answers of a run, besides the empty one.
             score_threshold: least score of an answer, the empty one included; None keeps all.
             max_seq_length: tokens of a window: query, part of the document, special tokens.
             stride: tokens that neighbouring windows of a document share.
-            max_batch_size: a forward takes no more tokens than so many full windows have, padding included;
-                None leaves it to the engine. Changes no answer.
+            max_batch_size: limits the tokens of a forward, padding included, to those of so many full
+                windows; None leaves the limit to the engine. Changes no answer.
             answers_per_seq: candidates of each window; 20 when None.
             no_answer: whether to add an empty answer (``data=None``) with the chance that there is none.
             calibration_factor: the smaller, the closer all scores are to 0.5.
-            overlap_threshold: an answer is dropped when it shares more than this part of its characters, or
-                of the other's, with a better answer of the same document; None drops none.
-            model_kwargs: nothing but ``device_map``, a single device, which files of Haystack's reader hold;
-                it goes before ``device``.
-            no_answer_score: ``product``: of 1 - score over the answers kept, as Haystack has it; more
-                answers make it smaller. ``null``: ``sigmoid(null score - best span)`` of the model, the
-                smallest of all documents.
+            overlap_threshold: an answer is dropped when it shares more than this fraction of its characters,
+                or of the other's, with a better answer of the same document; None drops none.
+            model_kwargs: only ``device_map``, a single device, which saved pipelines of Haystack's reader may
+                hold; it overrides ``device``.
+            no_answer_score: score of the empty answer. ``product``, as in Haystack: the product of 1 - score
+                over the answers kept, so more answers make it smaller. ``null``: the model's
+                ``sigmoid(null score - best span)``, the smallest of all documents.
             precision: see ``Reader.from_pretrained``.
 
         Raises:
@@ -147,7 +147,7 @@ class ExtractiveReader:
         """Load the model, once.
 
         Raises:
-            InputError: what ``Reader.from_pretrained`` refuses, or a model that the hub does not give.
+            InputError: what ``Reader.from_pretrained`` refuses, or a model that the hub does not provide.
         """
         if self._reader is None:
             name = _fetched(self.model, self.token.resolve_value() if self.token else None)
@@ -170,25 +170,25 @@ class ExtractiveReader:
     ) -> dict[str, list[ExtractedAnswer]]:
         """Find answers in documents.
 
-        The last eight arguments stand for the constructor's in this run; None leaves the
-        constructor's, and so does ``"init"`` for the two thresholds, where None means none.
+        The last eight arguments replace the constructor's in this run. None keeps the constructor's value;
+        for the two thresholds ``"init"`` keeps it and None means no threshold.
 
         Args:
             query: what to ask.
             documents: where to look.
-            top_k: most answers, beside the empty one.
+            top_k: most answers, besides the empty one.
             score_threshold: least score of an answer.
             max_seq_length: tokens of a window.
             stride: tokens that neighbouring windows share.
-            max_batch_size: full windows of a forward.
+            max_batch_size: limits the tokens of a forward to those of so many full windows.
             answers_per_seq: candidates of each window.
             no_answer: whether to add an empty answer.
-            overlap_threshold: most that an answer shares with a better one.
+            overlap_threshold: largest fraction that an answer may share with a better one.
 
         Returns:
-            ``{"answers": […]}``, best first, none without documents. Of an answer
+            ``{"answers": […]}``, best first; empty without documents. For each answer
             ``document.content[document_offset.start:document_offset.end] == data``, and
-            ``meta["answer_page_number"]`` counts on from the document's ``page_number`` by form feeds.
+            ``meta["answer_page_number"]`` is the document's ``page_number`` plus the form feeds before it.
 
         Raises:
             InputError: an empty query, one that leaves its document no room, a value out of range, or a
@@ -238,7 +238,7 @@ class ExtractiveReader:
         shown = [number for number, document in enumerate(documents) if document.content is not None]
         contents = [str(documents[number].content) for number in shown]
         pretrained.check_window(self.model, self._config, options.max_seq_length)
-        # Queries are not cut: their length limit only has to pass.
+        # Queries are not cut, so any valid limit of their length will do.
         window = WindowConfig(max_seq_len=options.max_seq_length, doc_stride=options.stride, max_query_len=1)
         reader = self._reader.windowed(window)
         windows = reader.windower.windows([(query, content) for content in contents])
@@ -281,7 +281,7 @@ def _device_name(device: ComponentDevice | None, model_kwargs: dict[str, Any]) -
 
 
 def _fetched(name: str, token: str | None) -> str:
-    """``name``, or the folder that it was fetched into where the hub wants a token."""
+    """``name``, or with a token the folder into which the hub's model was fetched."""
     if token is None or Path(name).is_dir():
         return name
     try:

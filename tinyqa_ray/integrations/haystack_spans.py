@@ -1,4 +1,4 @@
-"""What Haystack's reader makes of logits: spans of any length from every window, ranked, overlaps dropped."""
+"""Logits → answers as in Haystack's reader: every window's spans of any length, ranked, overlaps dropped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tinyqa_ray.reader.spans import best_spans, sigmoid
 
 
 class Found(NamedTuple):
-    """A span of a document, by its number, and the sum of the span's two logits."""
+    """A span of a document, which is given by its number, and the sum of the span's two logits."""
 
     logit: float
     document: int
@@ -25,7 +25,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOptions:
-    """What a run may set, checked; ``ExtractiveReader`` says what each one is."""
+    """The options of a run, checked; ``ExtractiveReader`` describes each."""
 
     top_k: int
     score_threshold: float | None
@@ -43,7 +43,7 @@ class RunOptions:
             absent = value is None and name in ("max_batch_size", "answers_per_seq")
             if not absent and not (isinstance(value, int) and value >= low):
                 raise InputError(f"{name} is {value!r}; it must be a whole number of at least {low}")
-        # A query of one token, the four special tokens of a pair, and a step forward.
+        # Besides the stride: a query of one token, a pair's four special tokens, a new token of the document.
         if self.max_seq_length < self.stride + 6:
             raise InputError(
                 f"stride is {self.stride}, too much of max_seq_length {self.max_seq_length}; "
@@ -63,13 +63,13 @@ def candidates(
     Args:
         windows: W windows of one query with each of D documents.
         contents: D texts.
-        starts: W arrays of start logits, one a token of the window.
-        ends: the same of end logits.
-        k: spans a window, at least 1.
+        starts: W arrays of start logits, one logit for each token of the window.
+        ends: the same for end logits.
+        k: spans of each window, at least 1.
 
     Returns:
-        the spans in the order of the documents, and the smallest ``sigmoid(null - best)`` of a document
-        (null scores: the smallest of its windows); 1 when there is no span at all.
+        the spans in the order of the documents, and the smallest ``sigmoid(null - best)`` of a document,
+        whose null score is the smallest of its windows; 1 when there is no span at all.
     """
     found: list[Found] = []
     null = np.full(len(windows.offsets), np.inf)
@@ -92,11 +92,11 @@ def candidates(
 
 
 def ranked(found: Sequence[Found], ids: Sequence[str], options: RunOptions) -> list[Found]:
-    """The ``top_k`` best, without those that share too much with a better one of the same document.
+    """The ``top_k`` best candidates that do not share too much with a better one of the same document.
 
     Args:
         found: candidates of all documents.
-        ids: of each document; copies of a document have the same.
+        ids: the id of each document; copies of a document have the same.
         options: ``top_k`` and ``overlap_threshold``.
     """
     kept: list[Found] = []
@@ -112,6 +112,6 @@ def ranked(found: Sequence[Found], ids: Sequence[str], options: RunOptions) -> l
 
 
 def overlap(one: Found, other: Found) -> float:
-    """Characters that two spans share, as a part of the shorter one."""
+    """Characters that two spans share, as a fraction of the shorter one."""
     shared = max(0, min(one.end, other.end) - max(one.start, other.start))
     return shared / min(one.end - one.start, other.end - other.start)
