@@ -304,7 +304,7 @@ def test_distill_job_ends_with_its_summary(recipe: Path, taught: Job) -> None:
 @pytest.mark.slow
 def test_evaluate_job_ends_with_its_summary(cluster: Cluster, tiny_squad: str, tiny_bert: str) -> None:
     output = cluster.temp / "evaluation"
-    line = f"--data {tiny_squad} --teachers {tiny_bert} {WINDOW} --output {output}"
+    line = f"--data {tiny_squad} --model {tiny_bert} {WINDOW} --output {output}"
     assert_succeeded(cluster.run("evaluate", line), "evaluate", output, questions=24)
 
 
