@@ -1,8 +1,8 @@
-"""Exports of annotation tools → rows of the hub's form, where it is clear what they mean.
+"""Exports of annotation tools → rows in the hub's form; an entry of unclear meaning is refused.
 
-Haystack's annotation tool and cdQA's write SQuAD JSON themselves. Label Studio writes tasks (``JSON``) or a
-row a task (``JSON-MIN``), by its template *Question Answering*: a ``text``, a ``question``, and spans of the
-text. doccano writes a ``text`` with its labelled spans; the question is metadata, and is named ``question``.
+The annotation tools of Haystack and cdQA write SQuAD JSON themselves. Label Studio's template *Question
+Answering* writes tasks (``JSON``) or one row per task (``JSON-MIN``), with a ``text``, a ``question``, and
+spans of the text. doccano writes a ``text`` with labelled spans, and the question as metadata ``question``.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _SAY = "say by an is_impossible of true that it has no answer, by one of false t
 
 
 def as_row(value: Any, place: str) -> Any:
-    """A task of Label Studio or a text of doccano as a row ``id, title, context, question, answers``.
+    """Convert a task of Label Studio or a text of doccano to ``id, title, context, question, answers``.
 
     Args:
         value: an entry of a JSON list, or a line of a file.
-        place: where it stands.
+        place: where the entry stands, for messages.
 
     Returns:
-        the row; ``value`` itself, where that is neither. ``answers`` are None where nobody has answered.
+        the row, or ``value`` itself if it is neither. ``answers`` is None if nobody has answered.
 
     Raises:
-        InputError: it has no question, its labels are not spans of its text, or none is there and nothing
-            says whether that means that it has no answer.
+        InputError: the entry has no question, its labels are not spans of its text, or it has no label
+            and does not say whether the question has no answer or was left unanswered.
     """
     if not isinstance(value, dict) or any(name in value for name in _OURS):
         return value
@@ -44,7 +44,7 @@ def as_row(value: Any, place: str) -> Any:
 
 
 def _task(task: dict[str, Any], annotations: Any, place: str) -> dict[str, Any]:
-    """A task of Label Studio; what annotators skipped does not count."""
+    """The row of a task of Label Studio; skipped annotations do not count."""
     data = {"text": task["data"].get("context"), **task["data"]}
     if not isinstance(annotations, list) or not all(isinstance(each, dict) for each in annotations):
         raise InputError(f"{place}: its annotations are not a list of objects; export it as JSON")
@@ -53,7 +53,7 @@ def _task(task: dict[str, Any], annotations: Any, place: str) -> dict[str, Any]:
 
 
 def _row(data: dict[str, Any], number: Any, annotated: list[Any], place: str) -> dict[str, Any]:
-    """A row of the spans that each annotator gave."""
+    """A row from a text, its question, and the spans of each annotator."""
     text, question = data.get("text"), data.get("question")
     if not isinstance(text, str) or not isinstance(question, str):
         raise InputError(
@@ -93,8 +93,8 @@ def _answers(spans: Any, text: str, place: str) -> list[dict[str, Any]]:
 
 
 def _span(span: Any) -> tuple[Any, Any, Any, str]:
-    """Start, end, text and label of a span; None where it has none of them."""
-    if isinstance(span, list):  # doccano's
+    """Start, end, text (each None if missing) and label of a span."""
+    if isinstance(span, list):  # doccano's form
         return (*span[:2], None, str(span[2])) if len(span) == 3 else (None, None, None, "")
     if not isinstance(span, dict):
         return None, None, None, ""

@@ -1,9 +1,9 @@
 """Plain text files → paragraphs without questions, streamed: the data of general distillation.
 
-A paragraph is a run of lines that are not blank; its line breaks stay, as line feeds. So a file of one line
-a paragraph, without blank lines between, is one long paragraph, and its windows are all full. White space
-around a paragraph is dropped. One longer than ``LONGEST`` is read as several, parted at white space, so
-that no file has to fit in memory, not even one without a line break.
+A paragraph is a run of lines that are not blank; its line breaks become line feeds. So a file with one
+paragraph per line and no blank lines is read as one long paragraph, and its windows are all full. White space
+around a paragraph is dropped. A paragraph longer than ``LONGEST`` is split at white space, so that no file
+has to fit in memory, not even one without a line break.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
 
 LONGEST = 1 << 15
-"""Characters of a paragraph."""
+"""Most characters of a paragraph."""
 _SUFFIX = ".txt"
 _READ = 1 << 20
 """Bytes read at once."""
 _TABLE = 1 << 23
-"""Characters of a table."""
+"""Characters at which a table is full."""
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 _TO_LAST_SPACE = re.compile(r".*\S(?=\s)", re.DOTALL)
 
@@ -34,7 +34,7 @@ _TO_LAST_SPACE = re.compile(r".*\S(?=\s)", re.DOTALL)
 def is_text(data: str) -> bool:
     """Whether ``data`` is plain text: a name that ends in ``.txt``, or a folder with such files at any depth.
 
-    A folder of a stage, or one with Parquet files, is none.
+    The output folder of a stage and a folder with Parquet files are not plain text.
     """
     if storage.kind(data) != "folder":
         return data.endswith(_SUFFIX)
@@ -45,12 +45,12 @@ def is_text(data: str) -> bool:
 
 
 def check_texts(data: str) -> None:
-    """Read plain text through once, in pieces.
+    """Check plain text by reading all of it once, in pieces.
 
     Raises:
-        InputError: it is absent, is not UTF-8, or is nothing but white space.
+        InputError: the text is absent, is not UTF-8, or holds nothing but white space.
     """
-    # A sum, which reads to the end, where any() would stop at the first letter.
+    # sum() reads to the end; any() would stop at the first letter.
     if not sum(len(text.strip()) for file in _files(data) for text in _decoded(file)):
         raise InputError(f"{data}: holds no text; give a .txt file with text, or a folder of them")
 
@@ -100,9 +100,9 @@ def paragraphs(file: str) -> Iterator[str]:
 
 
 def _parted(text: str) -> tuple[list[str], str]:
-    """Paragraphs that must be taken off the front of ``text``, and what remains.
+    """Split pieces off the front of ``text`` until at most ``LONGEST`` characters remain; pieces and rest.
 
-    Where it is parted depends on the first ``LONGEST`` + 1 characters alone, not on how much has been read.
+    Where a piece ends depends on the first ``LONGEST`` + 1 characters alone, not on how much has been read.
     """
     parts = []
     text = text.lstrip()
@@ -115,7 +115,7 @@ def _parted(text: str) -> tuple[list[str], str]:
 
 
 def _decoded(file: str) -> Iterator[str]:
-    """The text of a file in pieces, with line feeds alone and without a byte order mark."""
+    """The text of a file in pieces, without a byte order mark; every line break becomes a line feed."""
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), translate=True)
     filesystem, inner = storage.resolve(file)
     read = 0
@@ -126,7 +126,7 @@ def _decoded(file: str) -> Iterator[str]:
                 yield decoder.decode(piece)
             yield decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        # The decoder saw this piece, and before it the bytes that it kept of the last one.
+        # The decoder saw the bytes that it had kept of the last piece, and then this piece.
         place = read - len(error.object) + error.start
         raise InputError(f"{file}: not UTF-8 at byte {place}; save it as UTF-8 text") from None
     except OSError as error:

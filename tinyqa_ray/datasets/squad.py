@@ -38,10 +38,10 @@ PARAGRAPHS = pa.schema(
 )
 
 _UNANSWERED = frozenset({"id", "title", "context", "question", "is_impossible", "plausible_answers"})
-"""All columns of a row that nobody has answered."""
+"""Columns that a row without ``answers`` may have; any other might hold the answers."""
 
 FOLDER = "paragraphs"
-"""Where a stage that makes paragraphs keeps them, within its output."""
+"""Folder of the paragraphs in the output of a stage that makes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class GoldAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question; without answers it is unanswerable, or, where it is not said to be, unlabelled."""
+    """A question; without answers it is unanswerable if ``is_impossible``, else unlabelled."""
 
     id: str
     question: str
@@ -63,7 +63,7 @@ class Question:
 
     @property
     def unlabelled(self) -> bool:
-        """Whether nobody has answered it, nor said that it has no answer."""
+        """Whether nobody has answered it or said that it has no answer."""
         return not self.answers and not self.is_impossible
 
 
@@ -82,12 +82,12 @@ class Paragraph:
 def read_squad(data: str) -> list[Paragraph]:
     """Read paragraphs from a SQuAD JSON file, a list or lines of JSON, Parquet, or a hub id.
 
-    A list, or a line each, holds articles, paragraphs, or questions with their contexts: the hub's rows, or
-    what Label Studio and doccano export. Parquet, one file or a folder, holds paragraphs or the hub's rows.
+    A list or lines hold articles, paragraphs, or questions with their contexts: the hub's rows, or what
+    Label Studio and doccano export. Parquet (one file or a folder) holds paragraphs or the hub's rows.
 
     Raises:
         InputError: the data is absent, is not SQuAD, repeats a question id, has an answer that is not at
-            its offset, or one to a question that is said to have none.
+            its offset, or has an answer to a question that is marked impossible.
     """
     match storage.kind(data):
         case "file":
@@ -163,10 +163,10 @@ def from_table(table: pa.Table) -> list[Paragraph]:
 
 
 def write_json(paragraphs: Iterable[Paragraph], path: str) -> None:
-    """Write paragraphs as one SQuAD 2.0 file, as they come.
+    """Write paragraphs as one SQuAD 2.0 file, in the order given.
 
-    An unlabelled question has no answers and an ``is_impossible`` of false: other readers find every key that
-    they look for, and ours reads it back as unlabelled.
+    An unlabelled question is written with empty ``answers`` and ``is_impossible`` false: other readers find
+    every key that they look for, and ``read_squad`` reads it as unlabelled.
     """
     storage.write_atomic(path, json_pieces(paragraphs))
 
@@ -196,7 +196,7 @@ def _from_file(data: str) -> list[Paragraph]:
 
 
 def _from_parquet(files: list[str], data: str) -> list[Paragraph]:
-    """Paragraphs of Parquet files: of ours, or of the hub's rows."""
+    """Paragraphs of Parquet files that hold either paragraphs or the hub's rows."""
     if all("question" in _parquet(pq.read_schema, file).names for file in files):
         rows = (row for file in files for row in _parquet(pq.read_table, file).to_pylist())
         return from_hub_rows(rows, data)
@@ -209,7 +209,7 @@ def from_hub_rows(rows: Iterable[Any], data: str) -> list[Paragraph]:
 
 
 def _gathered(parts: Iterable[squad_json.Part], data: str) -> list[Paragraph]:
-    """Paragraphs as they come, and after them those of questions that came alone, by their contexts."""
+    """Paragraphs in their order, then questions that stand alone, grouped into paragraphs by context."""
     seen: Counter[str] = Counter()  # two articles of one title still get different paragraph ids
 
     def named(title: str, fallback: str, context: str, questions: Iterable[Question]) -> Paragraph:
@@ -236,7 +236,7 @@ def _gathered(parts: Iterable[squad_json.Part], data: str) -> list[Paragraph]:
 
 
 def _check_row(part: squad_json.Part, where: str) -> None:
-    """Refuse a row without a column; answers may be absent where no other column could stand for them."""
+    """Refuse a row that lacks a column; ``answers`` may be absent if no other column could hold them."""
     if not isinstance(part.value, dict):
         raise InputError(
             f"{part.place}: is {part.value!r}; it must be an object with a context and a question"
@@ -247,14 +247,14 @@ def _check_row(part: squad_json.Part, where: str) -> None:
 
 
 def _numbered(row: Any, spot: str) -> Any:
-    """A question with its place as its id where it has none, as cdQA's annotator writes them."""
+    """Give a question without an id, as cdQA's annotator writes it, its place as id."""
     if isinstance(row, dict) and row.get("id") is None:
         return {**row, "id": spot.rsplit("/", 1)[-1]}
     return row
 
 
 def _labelled(row: Any, spot: str) -> Question:
-    """A question with what its row says of its answer.
+    """Read a question, and whether it is answerable, from its row.
 
     ============= ============ =============================================
     is_impossible answers      the question is
@@ -269,7 +269,7 @@ def _labelled(row: Any, spot: str) -> Question:
     ============= ============ =============================================
     """
     number = row.get("id") if isinstance(row, dict) else None
-    if type(number) is int:  # annotation tools count
+    if type(number) is int:  # annotation tools number their questions
         row = {**row, "id": str(number)}
     name, question = _member(row, "id", str, spot), _member(row, "question", str, spot)
     said, given = row.get("is_impossible"), row.get("answers")
@@ -286,7 +286,7 @@ def _labelled(row: Any, spot: str) -> Question:
 
 
 def _answers(given: Any, is_impossible: bool, spot: str) -> tuple[GoldAnswer, ...]:
-    """Answers in either form; one of empty text, to an impossible question, is none (annotation tools)."""
+    """Answers in SQuAD's or the hub's form, without the empty ones that tools give impossible questions."""
     if given is None:
         return ()
     given = squad_json.answer_list(given, spot, _member)
@@ -308,7 +308,7 @@ def _member(value: Any, name: str, kind: type, where: str) -> Any:
 
 
 def _from_hub(data: str) -> list[Paragraph]:
-    """Group a hub data set of SQuAD's columns (``squad_v2`` and its kin) into paragraphs."""
+    """Load a hub data set with SQuAD's columns, such as ``squad_v2``, as paragraphs."""
     name, _, split = data.partition(":")
     if (
         name.endswith((".json", *squad_json.LINES, ".parquet"))

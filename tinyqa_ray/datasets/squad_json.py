@@ -1,7 +1,7 @@
-"""JSON as people bring it: where in it the contexts and their questions stand.
+"""Finds contexts and their questions in JSON of the forms that people bring.
 
-That is SQuAD's nesting (articles, of paragraphs, of questions), or a list, or a JSON value a line, of
-articles, of paragraphs, or of questions with their contexts (the hub's rows; what annotation tools export).
+These are SQuAD's nesting (articles hold paragraphs, paragraphs hold questions), and a list or JSON lines of
+articles, of paragraphs, or of questions with their contexts (the hub's rows; exports of annotation tools).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Placed = tuple[Any, str]
 """A value and its place: ``dev.json: data[0].paragraphs[2]``."""
 
 LINES = (".jsonl", ".ndjson")
-"""Endings of files with a JSON value a line."""
+"""Endings of files with one JSON value per line."""
 _NESTED = ("paragraphs", "qas", "question")
-"""What names an article, a paragraph, and a question with its context."""
+"""Keys that identify an article, a paragraph, and a question with its context."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What has a context, at ``place``: a paragraph with its questions, or, without these, a question."""
+    """A paragraph with its questions, or, if ``questions`` is None, a question with its own context."""
 
     title: str
     value: Any
@@ -35,7 +35,7 @@ class Part:
 
 
 def read_document(data: str) -> Any:
-    """The value of a JSON file; of JSON lines, an iterator of values with places.
+    """Read the value of a JSON file or, for JSON lines, an iterator of values with their places.
 
     Raises:
         InputError: the file is absent, or not JSON.
@@ -53,15 +53,15 @@ def read_document(data: str) -> Any:
 
 
 def parts(document: Any, data: str, member: Callable[..., Any]) -> Iterator[Part]:
-    """Walk what ``read_document`` gave, in order.
+    """Yield the parts of what ``read_document`` returned, in order.
 
     Args:
         document: a SQuAD document, a list, or an iterator of values with places.
         data: the file's name.
-        member: gives ``(value, name, list, where)``'s list, or refuses what is none.
+        member: called with ``(value, name, list, where)``; returns the list, or raises an InputError.
 
     Raises:
-        InputError: of ``member``, or an annotation tool's entry whose meaning is not clear.
+        InputError: raised by ``member``, or an annotation tool's entry is of unclear meaning.
     """
     if isinstance(document, dict) and "data" not in document and any(name in document for name in _NESTED):
         document = [document]
@@ -79,7 +79,7 @@ def rows(values: Iterable[Any], data: str) -> Iterator[Placed]:
 def placed_parts(
     found: Iterable[Placed], member: Callable[..., Any], names: tuple[str, ...] = _NESTED[::-1]
 ) -> Iterator[Part]:
-    """Parts of articles, paragraphs and questions; one that is none is taken for the first name."""
+    """Parts of articles, paragraphs and questions; a value with none of ``names`` is read as the first."""
     for value, place in found:
         held = value if isinstance(value, dict) else {}
         title = str(held.get("title") or "")
@@ -98,16 +98,16 @@ def entries(value: Any, name: str, where: str, member: Callable[..., Any]) -> It
 
     Args:
         value: what holds the list.
-        name: of the list.
-        where: place of ``value``; the file, where that is the document.
-        member: gives ``(value, name, list, where)``'s list, or refuses what is none.
+        name: key of the list.
+        where: place of ``value``; the file's name if ``value`` is the whole document.
+        member: called with ``(value, name, list, where)``; returns the list, or raises an InputError.
     """
     for number, entry in enumerate(member(value, name, list, where)):
         yield entry, f"{where}{': ' if name == 'data' else '.'}{name}[{number}]"
 
 
 def answer_list(given: Any, place: str, member: Callable[..., Any]) -> Any:
-    """Answers as a list of objects, also where they are a list of texts and one of starts, as on the hub."""
+    """Answers as a list of objects, also from the hub's form: a list of texts and a list of starts."""
     if not isinstance(given, dict):
         return given
     texts, starts = (member(given, name, list, place) for name in ("text", "answer_start"))
