@@ -1,7 +1,7 @@
 """Question + context, or a text alone → windows of tokens, with offsets into the context and labels.
 
-Questions and contexts are tokenised apart, each text once however often it is paired, and glued as the
-tokenizer would glue them. Everything is ragged: windows are padded only when a batch is formed.
+Questions and contexts are tokenised separately, each distinct text once, and joined as the tokenizer would
+join them. Windows differ in length: they are padded only when a batch is formed.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ SPACES = np.array([point for point in range(0x3001) if chr(point).isspace()], dt
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 NO_ANSWER = 0
-"""Label of a window that does not hold the whole answer: its first token."""
+"""Label of a window that does not hold the whole answer: the position of the window's first token."""
 NO_LABEL = -1
-"""Label of a window whose answer has no token at all (an answer of spaces, say): it teaches nothing."""
+"""Label of a window whose answer has no token (an answer of spaces, for example): training ignores it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairTemplate:
-    """What the tokenizer puts around a pair: ids before the question, between, after the context.
+    """What the tokenizer puts around a pair: ids before the question, between the two, after the context.
 
-    Around a text alone, which takes the place of the context, nothing is between.
+    A text alone takes the place of the context; ``between`` is then empty.
     """
 
     before: Int
@@ -58,10 +58,10 @@ class PairTemplate:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens of W windows, ragged: all that a model reads of them.
+    """The tokens of W windows of different lengths: all that a model reads.
 
     Shapes:
-        input_ids, type_ids: one array of ``(tokens,)`` a window.
+        input_ids, type_ids: one array ``(tokens,)`` per window.
     """
 
     input_ids: list[Int]
@@ -72,21 +72,22 @@ class Tokens:
 
     @property
     def lengths(self) -> Int:
-        """Tokens of each window, ``(W,)``."""
+        """Number of tokens in each window, ``(W,)``."""
         return np.array([len(ids) for ids in self.input_ids], dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True)
 class Windows(Tokens):
-    """W windows of P pairs, or of P texts alone: their tokens, and what these are in the contexts.
+    """W windows of P pairs, or of P texts alone: their tokens, and where these stand in the contexts.
 
     Shapes:
         pair, first_token, context_start, context_tokens: ``(W,)``. Window w shows context tokens
-            ``first_token : first_token + context_tokens`` of its pair, at positions ``context_start``
-            and on.
-        offsets: one array ``(context tokens, 2)`` a pair: half-open character spans; none for texts alone.
-        words: one array ``(context tokens,)`` a pair, when asked for: number of the word that a token
-            is part of, -1 where the tokenizer names none.
+            ``first_token : first_token + context_tokens`` of its pair, from position ``context_start``
+            on.
+        offsets: one array ``(context tokens, 2)`` per pair: half-open character spans; none for texts
+            alone.
+        words: one array ``(context tokens,)`` per pair, if asked for: the number of each token's word, -1
+            if the tokenizer gives none.
     """
 
     pair: Int
@@ -104,7 +105,7 @@ class Windows(Tokens):
 
 
 class Windower:
-    """Cuts windows with a fast tokenizer, equal to its own ``only_second`` truncation with overflow."""
+    """Cuts the windows that a fast tokenizer's own ``only_second`` truncation with overflow would cut."""
 
     def __init__(
         self,
@@ -119,15 +120,15 @@ class Windower:
         Args:
             tokenizer: a fast tokenizer.
             config: sizes of the windows.
-            cut_questions: cut questions to ``max_query_len``; otherwise they stay whole, and one that
-                leaves its context no room is refused.
-            keep_spaces: leave offsets as the tokenizer gives them. Some take in the space before a word
-                (DeBERTa, ALBERT, ModernBERT, GPT-2); otherwise a token's span never begins or ends with
-                white space, and that of white space alone has no text (its start is not below its end).
+            cut_questions: cut questions to ``max_query_len``; otherwise they stay whole, and a question
+                that leaves its context no room is refused.
+            keep_spaces: leave offsets as the tokenizer gives them; those of some (DeBERTa, ALBERT,
+                ModernBERT, GPT-2) include the space before a word. Otherwise a token's span never begins
+                or ends with white space, and a token of white space has an empty span (its start is not
+                below its end).
 
         Raises:
-            InputError: the tokenizer has no fast (Rust) form, and so no offsets; it pads on the left; or its
-                offsets leave out letters.
+            InputError: the tokenizer has no fast (Rust) form, and so no offsets; or it pads on the left.
         """
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(
@@ -162,14 +163,14 @@ class Windower:
 
         Args:
             pairs: P questions, each with its context; equal texts are tokenised once.
-            questions: this windower's tokens of the questions, where the caller has them already.
+            questions: what ``questions()`` gave for the questions, if the caller has it already.
             words: also number the words of the contexts.
 
         Returns:
-            at least one window a pair, also of an empty context.
+            at least one window per pair, also for an empty context.
 
         Raises:
-            InputError: a question that is not to be cut leaves its context too little of a window.
+            InputError: questions are not cut, and one leaves its context too little room in a window.
         """
         if questions is None:
             questions = self.questions(question for question, _ in pairs)
@@ -189,15 +190,15 @@ class Windower:
         """Cut texts alone, each into consecutive windows of at most ``max_seq_len`` tokens.
 
         A window holds part of one text and what the tokenizer puts around a single text (``[CLS] … [SEP]``).
-        A text's windows hold each of its tokens once: they do not overlap, for no answer could lie on their
-        border, and so ``doc_stride`` has no part in them.
+        The windows of a text hold each of its tokens once. They do not overlap, since there is no answer that
+        a border could cut; ``doc_stride`` is not used.
 
         Args:
             texts: T texts.
 
         Returns:
-            windows in the order of the texts, ``pair`` being the number of the text; none of a text without
-            a token.
+            windows in the order of the texts; ``pair`` is the number of the text. A text without tokens
+            has no window.
         """
         made = _Rows()
         nothing = np.empty(0, dtype=np.int32)
@@ -214,7 +215,7 @@ class Windower:
         return other
 
     def too_long(self, questions: Questions) -> list[str]:
-        """The questions that leave a context too little of a window; none where questions are cut."""
+        """The questions that leave a context too little room in a window; none if questions are cut."""
         if self.cut_questions:
             return []
         room = self.config.max_seq_len - len(self._pair_template) - self.config.doc_stride
@@ -235,7 +236,7 @@ class Windower:
         return self._tokenizer.encode_batch([whole(text) for text in texts], add_special_tokens=False)
 
     def _room(self, question: Int, context: Int) -> tuple[int, int]:
-        """Context tokens of a window, and by how many the next one is further on."""
+        """How many context tokens a window holds, and how many tokens later the next window begins."""
         room = self.config.max_seq_len - len(question) - len(self._pair_template)
         step = room - self.config.doc_stride
         if step <= 0 and len(context) > room:
@@ -261,7 +262,7 @@ class _Rows:
     def cut(
         self, template: PairTemplate, pair: int, question: Int, context: Int, room: int, step: int
     ) -> None:
-        """Add the windows of a pair: ``room`` tokens of its context each, ``step`` further on each time."""
+        """Add the windows of a pair: each holds ``room`` context tokens and begins ``step`` later."""
         head = np.concatenate([template.before, question, template.between])
         head_types = np.concatenate(
             [
@@ -285,7 +286,7 @@ class _Rows:
             first += step
 
     def windows(self, offsets: list[Int], words: list[Int] | None = None) -> Windows:
-        """All of them."""
+        """All windows that were added."""
         return Windows(
             self.input_ids,
             self.type_ids,
@@ -299,7 +300,7 @@ class _Rows:
 
 
 def whole(text: str) -> str:
-    """``text`` with lone surrogates, which no tokenizer takes, as U+FFFD: same length, same offsets."""
+    """``text`` with U+FFFD for lone surrogates, which no tokenizer takes: same length, same offsets."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
@@ -311,8 +312,9 @@ def without_spaces(offsets: Int, text: str) -> Int:
         text: the text that the tokens are of.
 
     Returns:
-        spans, ``(tokens, 2)``, in order. That of white space alone begins where the next text begins and ends
-        where the last text ended, so that no span from one token to another has white space at its ends.
+        spans, ``(tokens, 2)``, in order. The span of a token of white space begins where the next text begins
+        and ends where the last text ended, so that no span from one token to another has white space at its
+        ends.
     """
     if not len(offsets):
         return offsets
@@ -322,7 +324,7 @@ def without_spaces(offsets: Int, text: str) -> Int:
     if not blank[starts[starts < len(points)]].any() and not blank[ends[ends > 0] - 1].any():
         return offsets
     places = np.arange(len(points))
-    # For each place the next one that is not blank, and the end of the last one before it.
+    # For each place: the next character that is not blank, and the end of the last one before the place.
     following = np.append(
         np.minimum.accumulate(np.where(blank, len(points), places)[::-1])[::-1], len(points)
     )
@@ -364,15 +366,15 @@ def labels(windows: Windows, spans: Sequence[tuple[int, int] | None]) -> tuple[I
 def labels_of_any(windows: Windows, spans: Sequence[Sequence[tuple[int, int]]]) -> tuple[Int, Int]:
     """First and last token of the first answer that each window holds whole.
 
-    A window that lacks a question's first answer may hold another one, and then is not without an answer.
+    A window that lacks a question's first answer may hold a later one, and is then labelled with that.
 
     Args:
         windows: W windows of P pairs.
         spans: for each pair the half-open character spans of its answers, none where it has no answer.
 
     Returns:
-        start and end positions, ``(W,)`` each: NO_ANSWER where the window holds no answer whole; NO_LABEL
-        where it holds none and one of them has no token.
+        start and end positions, ``(W,)`` each: NO_ANSWER where the window holds no whole answer; NO_LABEL
+        where, besides, one of the answers has no token.
     """
     starts, ends = labels(windows, [None] * len(spans))
     for rank in range(max(map(len, spans), default=0)):
@@ -406,10 +408,10 @@ def token_budget_batches(lengths: NDArray[np.int32], max_tokens: int) -> list[ND
 
 
 def _untrimmed(tokenizer: str, keep_spaces: bool) -> str:
-    """A tokenizer's JSON with offsets as its tokens are, unless they are to be kept as they come.
+    """A tokenizer's JSON with the trimming of offsets switched off, unless ``keep_spaces``.
 
-    Byte-level tokenizers trim the space before a word from its offsets. Where theirs expects a space that is
-    not there, the word loses its first letter; ``without_spaces`` trims only what is there.
+    Byte-level tokenizers trim the space before a word from its offsets. Where that space is missing, some
+    trim the word's first letter instead; ``without_spaces`` trims only white space that is there.
     """
     if keep_spaces:
         return tokenizer

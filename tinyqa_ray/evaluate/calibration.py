@@ -31,20 +31,20 @@ class Scale:
 def best_scale(margins: Float, right: Float) -> Scale:
     """The scale with the smallest cross entropy of its scores against ``right``: Platt scaling.
 
-    A temperature alone cannot mend a model that answers questions without an answer too readily: it only
-    brings every score to one half.
+    A temperature alone cannot correct a model that too often answers unanswerable questions: it can only
+    move every score towards one half.
 
     Args:
         margins: ``span - null`` of each question's best span, ``(n,)``.
         right: how right that span is, in [0, 1]: its F1, 0 where there is no answer; ``(n,)``.
 
     Returns:
-        a scale of temperature in [0.01, 100]. The loss is convex in ``1 / temperature`` and
-        ``shift / temperature`` together, so that the search cannot be trapped.
+        a scale with a temperature in [0.01, 100]. The loss is jointly convex in ``1 / temperature`` and
+        ``shift / temperature``, so that the search cannot end in a local minimum.
     """
     assert margins.shape == right.shape, (margins.shape, right.shape)
     centre, spread = float(margins.mean()), float(margins.std()) or 1.0
-    z = (margins - centre) / spread  # of one size, which the search likes
+    z = (margins - centre) / spread  # standardised, so that the search converges well
 
     def loss(slope_and_bias: Float) -> tuple[float, list[float]]:
         """The cross entropy of ``sigmoid(slope * z + bias)`` and its gradient."""
@@ -66,17 +66,17 @@ def best_scale(margins: Float, right: Float) -> Scale:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """How right answers are in ten bins of their scores, ``(10,)`` each; NaN in an empty bin."""
+    """How right answers are, in ten bins of their scores; arrays ``(10,)``, NaN in an empty bin."""
 
     counts: NDArray[np.int64]
     scores: Float
     """Mean score."""
     right: Float
-    """Mean of how right they are."""
+    """Mean share that is right."""
 
 
 def reliability(scores: Float, right: Float) -> Reliability:
-    """The curve of a reliability diagram; arguments as of ``calibration_error``."""
+    """The curve of a reliability diagram; for the arguments see ``calibration_error``."""
     number = np.minimum((scores * _BINS).astype(int), _BINS - 1)
     counts = np.bincount(number, minlength=_BINS)
 
@@ -89,7 +89,7 @@ def reliability(scores: Float, right: Float) -> Reliability:
 
 
 def calibration_error(scores: Float, right: Float) -> float:
-    """Expected calibration error: mean distance of score and share of right answers, over ten bins of scores.
+    """Expected calibration error: mean distance between score and share of right answers, over ten bins.
 
     Args:
         scores: in [0, 1], ``(n,)``.

@@ -1,4 +1,4 @@
-"""A reader asked the questions of SQuAD data: what it reads, predicts and scores."""
+"""Asks a reader the questions of SQuAD data, and keeps what it reads, predicts and scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tinyqa_ray.reader.reader import Reader
 from tinyqa_ray.reader.spans import Reading
 
 Progress = Callable[[int, int], None]
-"""Called with questions read and questions in all."""
+"""Called with the number of questions read and of all questions."""
 
 _CHUNK = 128
 
@@ -30,10 +30,10 @@ class Asked:
 
 
 def questions_of(data: str) -> list[Asked]:
-    """Every question with a label of the original paragraphs; copies are for training.
+    """All labelled questions of the original paragraphs; copies are for training only.
 
     Raises:
-        InputError: data that cannot be read, or without such questions.
+        InputError: the data cannot be read, or holds no such question.
     """
     asked = [
         Asked(question, paragraph.context)
@@ -63,7 +63,7 @@ def read(
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Questions that were read: what was predicted, and how right each best span is."""
+    """Questions that were read, the predictions, and how right each best span is."""
 
     asked: Sequence[Asked]
     readings: Sequence[Reading]
@@ -85,7 +85,7 @@ class Scored:
         return cls(asked, readings, predictions, na_probs, scored)
 
     def summary(self, threshold: float) -> squad_metrics.SquadSummary:
-        """What the readings score at a threshold."""
+        """The metrics of the readings at a threshold."""
         return squad_metrics.summarize(self.per_question, self.na_probs, threshold)
 
     def margins(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -95,7 +95,7 @@ class Scored:
             ``span - null`` of each question's best span, and its F1 in [0, 1], 0 where there is no answer;
             ``(n,)`` each, for the n questions for which a span was found.
         """
-        # Unanswerable questions score 1 for an empty prediction: no answer was right there either.
+        # 0 where there is no answer: no span is right there, though the metrics give an empty prediction 1.
         f1 = np.where(self.per_question.has_answer, self.per_question.f1, 0.0)
         found = np.array([bool(reading.spans) for reading in self.readings])
         each = [r.spans[0].score - r.null_score if r.spans else 0.0 for r in self.readings]
