@@ -115,11 +115,11 @@ def _legend(figure: Figure) -> None:
 def thresholds(
     na_probs: NDArray[np.float64], f1: NDArray[np.float64], answerable: NDArray[np.bool_], threshold: float
 ) -> str:
-    """F1 at every threshold; arguments as of ``threshold_curve``, with the reader's own threshold."""
+    """F1 at every threshold, with the reader's own one marked; see ``threshold_curve`` for the arguments."""
     grid = np.union1d(np.linspace(0.0, 1.0, 201), [threshold])
     curve = threshold_curve(na_probs, f1, answerable, grid)
     figure, axes = _axes("No-answer threshold", "F1 (%)", _missing(answerable))
-    # The line of all questions is widest and lowest: with one split only, both stay visible.
+    # The line of all questions is the widest and drawn first: with one split only, both lines stay visible.
     lines = (
         ("all questions", curve.overall, html.INK, 2.8),
         ("answerable", curve.answerable, html.BLUE, 1.6),
@@ -163,7 +163,7 @@ def na_probs(probabilities: NDArray[np.float64], answerable: NDArray[np.bool_], 
 
 
 def reliability(scores: NDArray[np.float64], right: NDArray[np.float64]) -> str:
-    """How right spans are against their score, both ``(m,)``, in bins of scores."""
+    """How right spans are, plotted against their scores in bins of scores; both ``(m,)``."""
     found = calibration.reliability(scores, right)
     figure, axes = _axes("Score", "How right (mean F1, %)", [] if scores.size else ["answers"])
     axes.plot([0, 1], [0, 100], color=html.MUTED, linewidth=1.2, linestyle="--", label="as right as it says")
@@ -186,7 +186,7 @@ def reliability(scores: NDArray[np.float64], right: NDArray[np.float64]) -> str:
 
 
 def lengths(f1: NDArray[np.float64], answer_tokens: NDArray[np.int64]) -> str:
-    """Mean F1 of answerable questions by length of the answer; arguments as of ``f1_by_length``."""
+    """Mean F1 of answerable questions by length of the answer; see ``f1_by_length`` for the arguments."""
     counts, means = f1_by_length(f1, answer_tokens)
     missing = [] if f1.size else ["answerable questions"]
     figure, axes = _axes("Words in the shortest gold answer", "Mean F1 (%)", missing)

@@ -24,14 +24,14 @@ class EvaluateReport:
     forced_f1: float | None
     """F1 of answerable questions when the model must answer."""
     always_abstain: float
-    """F1 of never answering: what the figures must be compared with."""
+    """F1 of never answering: the baseline of the other figures."""
     no_answer_threshold: float
     """The model abstains when ``na_prob`` is above it."""
     temperature: float
-    """Divides ``span - null - score_shift`` in scores."""
+    """A score is the sigmoid of ``(span - null - score_shift) / temperature``."""
     score_shift: float
     """``span - null`` at which a score is one half."""
     calibration_error: float
-    """Mean distance of an answer's score and its F1, over ten bins of scores, in percent."""
+    """Mean distance between an answer's score and its F1, over ten bins of scores, in percent."""
     questions_per_s: float
     parameters: int

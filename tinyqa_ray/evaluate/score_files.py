@@ -36,10 +36,11 @@ def score_files(
 def read_gold(path: str) -> dict[str, list[str]]:
     """Read the acceptable answers of a SQuAD JSON file, or of any other JSON that `read_squad` reads.
 
-    A question is answerable if its "answers" are not empty; "is_impossible" is not read. Where answers are
-    absent or null, which the official evaluator does not take, it is: the question is unanswerable, or else
-    left out, as `evaluate` leaves it out. Answers that normalise to nothing are dropped; an answerable
-    question that loses all of them keeps one empty answer. An id that is a whole number becomes text.
+    A question is answerable if its "answers" are not empty; "is_impossible" is read only if the answers are
+    absent or null, which the official evaluator does not take: if it is true, the question is unanswerable,
+    otherwise the question is left out, as in `evaluate`. Answers that normalise to nothing are dropped; an
+    answerable question that loses all of them keeps one empty answer. An id that is a whole number becomes
+    text.
 
     Raises:
         InputError: the file is missing, is not JSON or not SQuAD, holds a question id twice, or only

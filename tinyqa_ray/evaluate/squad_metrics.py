@@ -101,7 +101,7 @@ def f1(gold: str, predicted: str) -> float:
 
 
 def per_question(gold: Gold, predictions: Mapping[str, str]) -> PerQuestion:
-    """Exact match and F1 of each raw prediction, without any threshold: what all other figures are made of.
+    """Exact match and F1 of each raw prediction, without any threshold: the basis of all other figures.
 
     Args:
         gold: acceptable answers per question id.
@@ -178,7 +178,7 @@ def best_threshold(questions: PerQuestion, na_probs: Mapping[str, float]) -> flo
     thresholds, the largest. The predictions must be the best non-empty spans, not already blanked.
 
     Raises:
-        InputError: as `score`, or a na_prob lies outside [0, 1].
+        InputError: as in `score`, or a na_prob lies outside [0, 1].
     """
     probs = _na_prob_array(questions.ids, na_probs)
     outside = np.flatnonzero((probs < 0) | (probs > 1))
@@ -190,8 +190,8 @@ def best_threshold(questions: PerQuestion, na_probs: Mapping[str, float]) -> flo
         )
     levels, level_of = np.unique(probs, return_inverse=True)
     gains = np.bincount(level_of, weights=questions.f1 - ~questions.has_answer)
-    # sums[k]: what answering the k lowest levels gains over always abstaining. Rounded, since sums that are
-    # equal but for the order of the additions must tie.
+    # sums[k]: what answering the k lowest levels gains over always abstaining. Rounded, so that sums which
+    # differ only by the order of the additions tie.
     sums = np.concatenate([[0.0], np.cumsum(gains)]).round(9)
     middles = (levels[:-1] + levels[1:]) / 2
     middles = np.where(middles < levels[1:], middles, levels[:-1])  # neighbouring floats have no middle
@@ -202,7 +202,7 @@ def best_threshold(questions: PerQuestion, na_probs: Mapping[str, float]) -> flo
 
 
 def summarize(questions: PerQuestion, na_probs: Mapping[str, float], threshold: float) -> SquadSummary:
-    """Score at a threshold, next to answering always and to abstaining always.
+    """Score at a threshold and, for comparison, when always answering and when always abstaining.
 
     Args:
         questions: scores of the best non-empty spans, whatever their na_prob, see `per_question`.
@@ -210,7 +210,7 @@ def summarize(questions: PerQuestion, na_probs: Mapping[str, float], threshold: 
         threshold: the model abstains where na_prob > threshold.
 
     Raises:
-        InputError: as `score`.
+        InputError: as in `score`.
     """
     probs = _na_prob_array(questions.ids, na_probs)
     exact, f1_scores = _after_threshold(questions, probs, threshold)
@@ -252,7 +252,7 @@ def _percent(scores: FloatArray) -> float:
 def _after_threshold(
     questions: PerQuestion, probs: FloatArray, threshold: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Exact match and F1 per question when na_prob > threshold abstains: right if there is no answer."""
+    """Exact match and F1 per question; na_prob > threshold abstains, which is right if there is no answer."""
     if not math.isfinite(threshold):
         raise InputError(
             f"the na_prob threshold is {threshold}; it must be a finite number, as a rule in [0, 1]"
@@ -266,8 +266,9 @@ def _official_search(
 ) -> tuple[float, float]:
     """Best score in percent and its na_prob, over the prefixes of ``walk`` (question indices by na_prob).
 
-    Abstaining on all is the start. An answered question adds its raw score; an unanswerable one takes a point
-    away if the raw prediction is not empty, even where it normalises to nothing and so scores 1.
+    The search starts from abstaining on all questions. Answering an answerable question adds its raw score;
+    an unanswerable one takes a point away if the raw prediction is not empty, even where it normalises to
+    nothing and so scores 1.
     """
     gains = np.where(questions.has_answer, raw, -questions.answered.astype(np.float64))
     sums = np.cumsum(np.concatenate([[(~questions.has_answer).sum()], gains[walk]]))

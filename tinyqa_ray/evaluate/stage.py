@@ -16,11 +16,11 @@ def evaluate(
     """Measure ``config.model`` on ``config.data``.
 
     Writes ``predictions.json`` (the best span of every question, before abstaining), ``na_probs.json``,
-    ``metrics.json`` and ``report.html``; where something is fitted, also ``tinyqa.json``, the settings that
+    ``metrics.json`` and ``report.html``; if something is fitted, also ``tinyqa.json``, the settings that
     other commands take. ``tinyqa score`` with both JSON files and the threshold gives the same EM and F1.
 
     Raises:
-        InputError: model or data that cannot be read, or a fit on what is measured.
+        InputError: the model or data cannot be read, or the fit would use questions that are measured.
     """
     settings = _before_fitting(config)
     inputs = ("model", "ensemble_with", "data", "fit_threshold", "fit_temperature")
@@ -34,7 +34,7 @@ def evaluate(
 
 
 def _before_fitting(config: EvaluateConfig) -> ModelSettings:
-    """The settings that were given, but for what is to be fitted anew, which is at its default."""
+    """The given settings, with defaults for what is to be fitted anew."""
     given, default = read_settings(config.model, config.settings), ModelSettings()
     if config.fit_threshold is not None:
         given = replace(given, no_answer_threshold=default.no_answer_threshold, fitted_on=default.fitted_on)

@@ -31,7 +31,7 @@ def work(
     stage: stage_folder.Stage,
     progress: stage_folder.Progress | None,
 ) -> EvaluateReport:
-    """Measure the model, write what it answered and the page, and return its figures."""
+    """Measure the model, write its answers and the page, and return its figures."""
     asked = measure.questions_of(config.data)
     reader = _reader(config)
     reader.settings = _fitted(reader, settings, config, {each.question.id for each in asked})
@@ -74,7 +74,7 @@ def measured(
         and the model's ``parameters``.
 
     Raises:
-        InputError: model or data that cannot be read.
+        InputError: the model or data cannot be read.
     """
     config = EvaluateConfig(model=model, data=data, window=window, threads=threads)
     reader, asked = _reader(config, device), measure.questions_of(data)
@@ -105,9 +105,9 @@ def _reader(config: EvaluateConfig, device: str = "auto") -> Reader:
 def _fitted(
     reader: Reader, settings: ModelSettings, config: EvaluateConfig, measured: set[str]
 ) -> ModelSettings:
-    """The settings, with what is asked for fitted on other questions."""
+    """The settings, with the values that ``config`` asks to fit fitted on questions that are not measured."""
     fitted: dict[str, Any] = {}
-    # Often the same data for both: read once.
+    # Both are often fitted on the same data, which is then read once.
     others = {
         data: _read_others(reader, config, data, measured)
         for data in dict.fromkeys((config.fit_threshold, config.fit_temperature))
@@ -128,7 +128,7 @@ def _read_others(reader: Reader, config: EvaluateConfig, data: str, measured: se
     """Questions to fit on, read and scored.
 
     Raises:
-        InputError: some of them are measured.
+        InputError: some of these questions are measured, too.
     """
     asked = measure.questions_of(data)
     shared = [each.question.id for each in asked if each.question.id in measured]
@@ -147,7 +147,7 @@ def _page(
     scores: NDArray[np.float64],
     right: NDArray[np.float64],
 ) -> page.EvaluationReport:
-    """What the HTML page shows."""
+    """The contents of the HTML page."""
     shortest = [min((len(a.text.split()) for a in each.question.answers), default=0) for each in scored.asked]
     return page.EvaluationReport(
         title=f"{display_name(config.model)} on {display_name(config.data)}",
@@ -188,7 +188,7 @@ _METRICS = (
 def _examples(
     asked: Sequence[measure.Asked], readings: Sequence[Reading], threshold: float
 ) -> list[page.Example]:
-    """A spread of questions over the data, with what the model said at its threshold."""
+    """Questions spread evenly over the data, with the model's answers at its threshold."""
     chosen = np.unique(np.linspace(0, len(asked) - 1, _EXAMPLES).astype(int))
     return [_example(asked[i], readings[i], threshold) for i in chosen]
 
