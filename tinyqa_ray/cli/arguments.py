@@ -1,7 +1,7 @@
-"""The words of a command line: tyro reads them, and what is ours on top of it is here.
+"""Reads command lines with tyro, and adds what tyro lacks.
 
-Ours are one value for every stage of a recipe that has the option, several values with commas or with the
-option repeated, and a refusal as one line.
+That is an option given once for all stages of a recipe that have it, several values separated by commas or
+given by repeating the option, and mistakes refused in one line.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tinyqa_ray.recipes import published
 from tinyqa_ray.recipes.recipe import Recipe, is_wired
 
 Given = dict[str, list[list[str]]]
-"""Values by option (``--seed``), a list for each time that it was typed; by ``""`` the words before any."""
+"""Values by option (``--seed``), a list each time that it was typed; ``""``: words before all options."""
 
 _Stage = NewType("_Stage", str)
 _HELP = ("-h", "--help", "-H", "--help-verbose")
@@ -57,19 +57,22 @@ class RecipeCall:
     """What a command line with ``--recipe`` asks for."""
 
     recipe: Recipe
-    """With its overrides."""
+    """The recipe, with the options of its stages applied."""
     stages: tuple[str, ...]
     """Stages to run, in the recipe's order."""
     output: str
 
 
 def parsed(function: Callable[..., Any], words: Sequence[str], program: str) -> Any:
-    """What ``function`` returns, called with the options of a command line; those of configs have no prefix.
+    """Call ``function`` with the options of a command line; options of configs have no prefix.
 
     Args:
-        function: its annotations are the options.
-        words: after the program's name.
-        program: for help and messages.
+        function: its annotations define the options.
+        words: the words after the program's name.
+        program: name of the program, for help and messages.
+
+    Returns:
+        what ``function`` returns.
 
     Raises:
         InputError: an option or value is refused.
@@ -83,15 +86,15 @@ def parsed(function: Callable[..., Any], words: Sequence[str], program: str) -> 
 
 
 def names_recipe(words: Sequence[str]) -> bool:
-    """Whether a command line is of a recipe, not of one stage."""
+    """Whether a command line asks for a recipe, not for one stage."""
     return any(word.partition("=")[0] == "--recipe" for word in words)
 
 
 def recipe_call(words: Sequence[str], program: str) -> RecipeCall:
-    """The recipe that a command line asks for; ``--help`` prints it instead, and ends the process.
+    """The recipe that a command line asks for; with ``--help``, help is printed and the process ends.
 
     Args:
-        words: after the command's name.
+        words: the words after the command's name.
         program: the command, for messages.
 
     Raises:
@@ -115,7 +118,7 @@ def recipe_call(words: Sequence[str], program: str) -> RecipeCall:
 
 
 def _called(make: Callable[..., Recipe], given: Given, program: str, asked: Sequence[str]) -> RecipeCall:
-    """The call of a recipe, read twice: its parameters say what its stages are, whose options follow."""
+    """Read the call of a recipe in two steps: its parameters, which decide its stages, then their options."""
     own = options(_function(make))
     if asked:
         given.setdefault("--output", [["DIR"]])
@@ -139,7 +142,7 @@ def _called(make: Callable[..., Recipe], given: Given, program: str, asked: Sequ
 
 
 def _changed(recipe: Recipe, make: Callable[..., Recipe], words: Sequence[str], program: str) -> Recipe:
-    """The recipe with the options of its stages; help is printed with the recipe's values."""
+    """The recipe with the options of its stages applied; help shows the recipe's values."""
     function = _function(make, recipe)
     found = refused_in_one_line(
         lambda: tyro.cli(function, args=words, prog=program, registry=_FLAT, compact_help=True)
@@ -149,17 +152,17 @@ def _changed(recipe: Recipe, make: Callable[..., Recipe], words: Sequence[str], 
 
 
 def _overrides(recipe: Recipe, chosen: Collection[str], given: Given, own: Collection[str]) -> list[str]:
-    """The options of a recipe's stages, each with its stage, as tyro takes them: ``--student.seed=1``.
+    """The options of a recipe's stages, each prefixed with its stage for tyro: ``--student.seed=1``.
 
     Args:
-        recipe: with every stage.
-        chosen: names of the stages that options reach.
+        recipe: the recipe, with every stage.
+        chosen: names of the stages that options may change.
         given: typed options: ``--seed`` for every chosen stage that has it, or ``--student.seed`` for one
-            stage, which goes before.
-        own: options of the recipe itself, to be suggested for an unknown one.
+            stage, which takes precedence.
+        own: options of the recipe itself, which may be suggested for an unknown option.
 
     Raises:
-        InputError: no chosen stage has an option, or it is given another number of values than it takes.
+        InputError: no chosen stage has an option, or an option has a wrong number of values.
     """
     stages = dict(recipe.stages)
     known = {stage: options(type(config)) for stage, config in stages.items()}
@@ -185,14 +188,14 @@ def _overrides(recipe: Recipe, chosen: Collection[str], given: Given, own: Colle
                 f"{name} is the output of an earlier stage in {', '.join(wired)}; "
                 f"say which stage is meant: --{wired[0]}.{option}"
             )
-        for each in reached:  # a number of values is refused by the name that was typed
+        for each in reached:  # a wrong number of values is refused under the typed name
             spelt({name: given[name]}, {name: known[each][f"--{option}"]})
         found |= {f"--{each}.{option}": given[name] for each in reached} or {name: given[name]}
     return spelt(found, hints)
 
 
 def _function(make: Callable[..., Recipe], recipe: Recipe | None = None) -> Callable[..., dict[str, Any]]:
-    """A function of a recipe's parameters, and of its stages once they are known; returns its arguments."""
+    """A function that takes a recipe's parameters, and its stages once known, and returns its arguments."""
 
     def values(**arguments: Any) -> dict[str, Any]:
         return arguments
@@ -218,7 +221,7 @@ def _function(make: Callable[..., Recipe], recipe: Recipe | None = None) -> Call
 
 
 def _as_typed(config: Any) -> Any:
-    """The config without what it filled in, from other fields which may change now, for fields left None."""
+    """The config with None again in fields that it filled in from others, since these may change now."""
     typed = copy.copy(config)
     for field in dataclasses.fields(config):
         if field.default is None and getattr(config, field.name) is not None:
@@ -229,7 +232,7 @@ def _as_typed(config: Any) -> Any:
 
 
 _FLAT = tyro.constructors.ConstructorRegistry()
-"""Options of a config's window have the prefix of its stage alone: ``--windows.doc-stride``."""
+"""Makes the stage the only prefix of the options of a config's window: ``--windows.doc-stride``."""
 _asking: list[Any] = []
 
 
@@ -237,7 +240,7 @@ _asking: list[Any] = []
 def _flat(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
     if _asking or not dataclasses.is_dataclass(info.type) or not hasattr(configs, info.type.__name__):
         return None
-    _asking.append(info)  # the rules below this one are asked for the config as it is
+    _asking.append(info)  # this rule now steps aside for the rules below it
     try:
         spec = tyro.constructors.ConstructorRegistry.get_struct_spec(info)
     finally:
@@ -252,7 +255,7 @@ def _flat(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructCon
 
 
 def grouped(words: Sequence[str]) -> Given:
-    """The values of every option; a negative number is a value."""
+    """Group words by option; a negative number is a value."""
     found: Given = {"": [[]]}
     name = ""
     for word in words:
@@ -266,18 +269,18 @@ def grouped(words: Sequence[str]) -> Given:
 
 
 def spelt(given: Given, hints: Mapping[str, Any]) -> list[str]:
-    """Typed options in the one way that tyro takes them.
+    """Write typed options in the one form that tyro takes.
 
-    An option of several values is given once, with its values apart: ``--stage a,b --stage c`` is
-    ``--stage=a b c``. A comma separates no paths, since a path may hold one. Of another option that is
-    repeated, the last counts. A switch has no value: ``--use-gpu False`` is ``--no-use-gpu``.
+    An option of several values is written once, with its values apart: ``--stage a,b --stage c`` becomes
+    ``--stage=a b c``. Paths are not split at commas, since a path may hold one. If another option is
+    repeated, the last one counts. A switch has no value: ``--use-gpu False`` becomes ``--no-use-gpu``.
 
     Args:
         given: typed options.
-        hints: types by option; options that are not named are left as they are.
+        hints: types by option; options without a type are left as they are.
 
     Raises:
-        InputError: an option has another number of values than it takes.
+        InputError: an option has a wrong number of values.
     """
     words = []
     for name, times in given.items():
@@ -303,9 +306,9 @@ def spelt(given: Given, hints: Mapping[str, Any]) -> list[str]:
 
 
 def options(of: Callable[..., Any] | type) -> dict[str, Any]:
-    """Types by option of a config or function: ``--seed`` and, of its window, ``--doc-stride``.
+    """Types by option of a config or function: ``--seed`` and, for its window, ``--doc-stride``.
 
-    None at all of a function that takes a word of no option, which may stand behind the values of any.
+    Empty for a function with a positional argument, since that may follow the values of any option.
     """
     found: dict[str, Any] = {}
     for name, hint in get_type_hints(of, include_extras=True).items():
@@ -320,12 +323,12 @@ def options(of: Callable[..., Any] | type) -> dict[str, Any]:
 
 
 def _takes_several(hint: Any) -> bool:
-    """Whether a type is a tuple, or None or one."""
+    """Whether a type is a tuple or an optional tuple."""
     return any(get_origin(each) is tuple for each in (hint, *get_args(hint)))
 
 
 def refused_in_one_line(parse: Callable[[], Any]) -> Any:
-    """What ``parse`` returns; what tyro, or a config, refuses is an ``InputError`` of one line."""
+    """What ``parse`` returns; a refusal by tyro or a config becomes an ``InputError`` of one line."""
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
@@ -344,15 +347,15 @@ def refused_in_one_line(parse: Callable[[], Any]) -> Any:
 
 
 def _sentence(box: str) -> str:
-    """What tyro's box (as tyro 1.0 draws it) says, without descriptions of options, as one line."""
+    """The text of tyro's error box (as tyro 1.0 draws it) in one line, without descriptions of options."""
     plain = re.sub(r"\x1b\[[\d;]*m", "", box)
     text = "\n".join(line.strip("│ ") for line in plain.splitlines())
     said: list[str] = []
-    # Before the first rule is the title; there are corners only where the output is in Unicode.
+    # The title stands before the first rule; rules have corners only if the output is in Unicode.
     for part in re.split(r"(?m)^(?:[╭╰].*|[─-]{3,})$", text)[1:]:
         lines = [line for line in part.splitlines() if line]
         if lines and not lines[0].startswith(("For full helptext", "Argument helptext")):
-            # Behind a colon, options are listed with their descriptions.
+            # A first line with a colon is followed by options and their descriptions.
             listed = [line for line in lines[1:] if re.match(r"--|[A-Z]+$", line)]
             said.append(f"{lines[0]} {', '.join(listed)}" if listed else " ".join(lines))
     return "; ".join(part.rstrip(".") for part in said)
@@ -360,7 +363,7 @@ def _sentence(box: str) -> str:
 
 @contextlib.contextmanager
 def pointing_to_help(program: str) -> Iterator[None]:
-    """Let an ``InputError`` about a command line say whose ``--help`` tells more."""
+    """Add to an ``InputError`` about a command line which ``--help`` tells more."""
     try:
         yield
     except InputError as error:
@@ -371,7 +374,7 @@ def pointing_to_help(program: str) -> Iterator[None]:
 def mistakes_in_one_line() -> Iterator[None]:
     """End the process with 2 and one line for an ``InputError``, with 130 when interrupted.
 
-    A reader of the output that leaves early (``| head``) ends it quietly, with 141 as the shell's tools.
+    If the reader of its output stops early (``| head``), it ends quietly with 141, as the shell's tools do.
     """
     try:
         try:
@@ -387,13 +390,13 @@ def mistakes_in_one_line() -> Iterator[None]:
     except BrokenPipeError:
         if not _output_is_closed():
             raise
-        # Python flushes once more as it ends.
+        # Python flushes stdout once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
 
 
 def _output_is_closed() -> bool:
-    """Whether nobody reads stdout any more, rather than another pipe being broken."""
+    """Whether stdout is the broken pipe, and not another one."""
     try:
         print(flush=True)
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""What the shell shows while stages run: a progress bar each, and of Ray's own output nothing."""
+"""What the shell shows while stages run: a progress bar per stage, and none of Ray's own output."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from tinyqa_ray.recipes.run import StageResult
 
 @contextlib.contextmanager
 def native_noise_in_a_file() -> Iterator[Path]:
-    """Send what Ray's C++ parts write to the terminal's error stream into a log file; Python's own stays.
+    """Redirect what Ray's C++ parts write to stderr into a log file; Python's own stderr stays.
 
-    The file is left behind only by what fails, when there is something in it.
+    The file is kept only after a failure other than an ``InputError``, and only if it is not empty.
     """
     sys.stderr.flush()
     file, name = tempfile.mkstemp(prefix="tinyqa-", suffix=".log")
@@ -89,7 +89,7 @@ def run_quickstart(recipe: Recipe, output: str) -> None:
 
 
 class StageProgress:
-    """A progress bar a stage."""
+    """One progress bar per stage."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -112,12 +112,12 @@ class StageProgress:
         self._bars.stop()
 
     def starting(self, name: str) -> Any:
-        """Begin a stage's bar; returns what its progress, and a note on how it goes, are told to."""
+        """Begin a stage's bar; returns the function that takes its progress and a note on how it goes."""
         task = self._bars.add_task(name, total=None, note="")
         return lambda done, total, note="": self._bars.update(task, completed=done, total=total, note=note)
 
     def done(self, result: StageResult) -> None:
-        """End the stage's bar with a line that stays."""
+        """Replace the stage's bar with a line that stays."""
         for task in self._bars.task_ids:
             self._bars.remove_task(task)
         if result.was_finished:

@@ -25,7 +25,7 @@ _commands: dict[str, Callable[..., Callable[[], None]]] = {}
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a subcommand; parsing returns the call to make, so that its errors are not the parser's."""
+    """Register a subcommand; parsing only returns the call, so that its errors are not taken for tyro's."""
 
     @functools.wraps(function)
     def bound(*values: Any, **options: Any) -> Callable[[], None]:
@@ -74,7 +74,7 @@ def run_job(stage: Callable[..., Any], config: type, *, recipes: bool = False) -
 
 
 def run_pipeline() -> None:
-    """The door of the job that runs a whole recipe: ``--recipe``, as ``tinyqa distill`` takes it."""
+    """The door of the job that runs a whole recipe; takes ``--recipe`` as ``tinyqa distill`` does."""
     with arguments.mistakes_in_one_line():
         _run_recipe(sys.argv[0], sys.argv[1:], as_job=True)
 
@@ -321,7 +321,7 @@ def _run_stage(unit: str, stage: Callable[..., Any], config: Any, output: str) -
 
 
 def _summary(stage: Callable[..., Any], config: Any, output: str) -> dict[str, Any]:
-    """Run a stage; what a job prints of it."""
+    """Run a stage, and return the summary that a job prints."""
     was_finished = stage_folder.is_finished(output)
     report = stage(config, output)
     if was_finished:
@@ -335,7 +335,7 @@ def _run_recipe(program: str, words: Sequence[str], *, as_job: bool = False) -> 
     call = arguments.recipe_call(words, program)
     from tinyqa_ray.cli import console
 
-    # What Ray writes belongs in a job's log.
+    # In a job, Ray's output belongs in the log.
     with contextlib.nullcontext() if as_job else console.native_noise_in_a_file():
         stages = console.run_recipe(call.recipe, call.output, call.stages)
     summary = {"recipe": call.recipe.name, "output": call.output, "stages": stages}

@@ -74,7 +74,7 @@ def _stages(results: Sequence[StageResult]) -> Table:
 
 
 def _comparison(by_name: dict[str, StageResult]) -> Table:
-    """Teacher and student side by side, with what abstaining would score."""
+    """Teacher and student side by side, and the score of always abstaining."""
     table = Table(title="SQuAD 2.0, bundled dev excerpt", title_justify="left", box=None, pad_edge=False)
     headings = ("", "EM", "F1", "HasAns", "NoAns", "forced F1", "params", "size", "questions/s")
     for name in headings:
@@ -104,14 +104,14 @@ def _model(evaluation: StageResult) -> str:
 
 
 def _documents(result: StageResult) -> dict[str, str]:
-    """Texts by document id, from what the stage has read."""
+    """Texts by document id, from the documents that the stage has read."""
     path = storage.read_json(storage.join(result.output, stage_folder.SUCCESS))["config"]["documents"]
     rows = (values for source in sources.find(path) for _, values in source.rows())
     return {values["id"]: values["text"] for values in rows}
 
 
 def _examples(output: str, documents: dict[str, str], plain: bool) -> list[Panel]:
-    """The surest answers, one a document, each marked in its passage: by colour, or by »«."""
+    """The surest answers, one per document, each marked in its text: by colour or, if ``plain``, by »«."""
     import pyarrow.dataset as pads
 
     answers = pads.dataset(str(Path(output) / ANSWERS)).to_table().to_pylist()
