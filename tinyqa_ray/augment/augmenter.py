@@ -107,7 +107,7 @@ class Augmenter:
     def _judged(
         self, agreement: Agreement, paragraphs: Sequence[squad.Paragraph], counts: Counts
     ) -> list[squad.Paragraph]:
-        """Count where the teacher finds the gold answers; leave out where it does not, when asked to."""
+        """Count the gold answers that the teacher finds; if asked to, drop a copy's questions if it fails."""
         kept = []
         for paragraph, found in zip(paragraphs, agreement.found(paragraphs), strict=True):
             where = "copies" if paragraph.copy else "originals"
@@ -137,7 +137,7 @@ def _kept(paragraph: squad.Paragraph) -> list[Span]:
 def _copy(
     paragraph: squad.Paragraph, number: int, keep: Sequence[Span], rewriting: Rewriting
 ) -> squad.Paragraph:
-    """Copy ``number`` of a paragraph, its answers moved from ``keep`` to where they are now."""
+    """Copy ``number`` of a paragraph; its answers move from their spans in ``keep`` to the new places."""
     starts = dict(zip(keep, rewriting.starts, strict=True))
 
     def moved(answer: squad.GoldAnswer) -> squad.GoldAnswer:

@@ -1,7 +1,7 @@
 """Words that a masked language model proposes in place of a word, given the rest of its text.
 
-TinyBERT (arXiv 1909.10351, algorithm 1) masks one word a forward and takes the best K words. Here a forward
-masks a share of a text's words at once, far from one another; one word a forward remains as a choice.
+TinyBERT (arXiv 1909.10351, algorithm 1) masks one word per forward and takes the best K words. Here a forward
+masks a share of a text's words at once, far from one another; masking one word per forward is an option.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ Index = NDArray[np.int64]
 class MaskedCandidates:
     """The best words of a masked language model for the words of a text.
 
-    A forward holds rows of one text only. They are equally long, so nothing is padded, and what a word gets
-    cannot depend on the other texts of a call.
+    A forward holds rows of one text only. They are equally long, so nothing is padded, and the candidates of
+    a word cannot depend on the other texts of a call.
     """
 
     def __init__(
@@ -54,15 +54,15 @@ class MaskedCandidates:
         Args:
             model: a masked language model, on its device and in its precision.
             tokenizer: its fast tokenizer.
-            name: what errors call the model.
-            k: candidates a word, 1 or more.
+            name: name of the model in errors.
+            k: candidates per word, 1 or more.
             masked_share: share of a text's wanted words that one forward masks, in [0, 1]; 0 masks one word.
             max_batch_tokens: tokens of one forward, 1 or more; a longer row gets a forward of its own.
-            seed: part of what decides which words are masked together.
+            seed: decides, together with the text, which words are masked together.
 
         Raises:
-            InputError: a tokenizer of SentencePiece, one without a mask token, offsets or whole words, or a
-                number out of range.
+            InputError: the tokenizer is a SentencePiece one, or has no mask token, offsets or whole words; or
+                a number is out of range.
         """
         if k < 1 or max_batch_tokens < 1 or not 0.0 <= masked_share <= 1.0:
             raise InputError(
@@ -81,7 +81,7 @@ class MaskedCandidates:
         self._tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = True  # "[MASK]" in a text is no mask
+        self._tokenizer.encode_special_tokens = True  # "[MASK]" in a text is text, not a mask
         probe = self._tokenizer.encode("a")
         first = probe.sequence_ids.index(0)
         last = len(probe) - probe.sequence_ids[::-1].index(0)
@@ -104,7 +104,7 @@ class MaskedCandidates:
         """Load a model and its tokenizer from a folder, a URL or the hub; half precision on a GPU.
 
         Raises:
-            InputError: as of ``load_masked_lm``, ``engines.pick_device`` and the constructor.
+            InputError: as in ``load_masked_lm``, ``engines.pick_device`` and the constructor.
         """
         place = pick_device(device)
         model = load_masked_lm(name).to(device=place, dtype=pick_dtype("auto", place))
@@ -121,11 +121,11 @@ class MaskedCandidates:
     def candidates(
         self, contexts: Sequence[str], wanted: Sequence[Sequence[Span]]
     ) -> list[list[list[str] | None]]:
-        """Propose words for words.
+        """Propose replacements for words.
 
         Args:
-            contexts: n texts; one that is longer than the model reads is read in windows that overlap by
-                half, each word where it has most text around it.
+            contexts: n texts; one that is too long for the model is read in windows that overlap by half,
+                and each word is masked in the window where it has most text around it.
             wanted: for each text, half-open character spans of words, in any order.
 
         Returns:
@@ -157,7 +157,7 @@ class MaskedCandidates:
         return [best.get(places[span]) if span in places else None for span in spans]
 
     def _forwards(self, context: str, ids: Index, positions: Index) -> Iterator[tuple[Index, torch.Tensor]]:
-        """Mask every position once: M positions and their logits, ``(M, vocabulary)``, a forward."""
+        """Mask every position once; yield each forward's M positions and logits ``(M, vocabulary)``."""
         rng = np.random.default_rng(_number(f"{self.seed} {context}"))
         for start, inside in _windows(len(ids), self._room, positions):
             sequence = np.concatenate([self._before, ids[start : start + self._room], self._after])
@@ -179,7 +179,7 @@ def single_tokens(context: str, offsets: Sequence[Span]) -> dict[Span, int]:
     Args:
         context: the text.
         offsets: half-open character spans of its tokens, in order; one space before the word, which
-            byte-level tokenizers may count in, is left out.
+            byte-level tokenizers may include, is left out.
     """
     spans = [(start + (start < end and context[start].isspace()), end) for start, end in offsets]
     ends = [0, *(end for _, end in spans)]
@@ -206,12 +206,12 @@ class _WordList:
         Args:
             logits: float32.
             own: the word and the token that stand in each of the R places; they are left out.
-            k: words a row.
+            k: words per row.
         """
         if not own or not self.words:
             return [[] for _ in own]
         scores = logits[:, torch.from_numpy(self.ids).to(logits.device)]
-        # k other words, each in as many forms as there can be, and the word's own: so many always suffice.
+        # Always enough: k other words and the word itself, in all forms that they can have, and its token.
         most = min((k + 1) * self.most_forms + 1, len(self.words))
         least = scores.topk(most).values[:, -1:]
         rows, columns = torch.nonzero(scores >= least, as_tuple=True)
@@ -233,7 +233,7 @@ class _WordList:
 
 
 def _vocabulary(name: str, tokenizer: Any, model_tokens: int) -> tuple[dict[str, int], list[str], list[int]]:
-    """Token to id, and the whole words with their ids; InputError when the tokenizer cannot serve."""
+    """Token to id, and the whole words with their ids; InputError if the tokenizer cannot be used."""
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"{name}: its tokenizer gives no character offsets; save a tokenizer.json")
     if tokenizer.mask_token_id is None or tokenizer.mask_token_id >= model_tokens:
@@ -252,11 +252,11 @@ def _vocabulary(name: str, tokenizer: Any, model_tokens: int) -> tuple[dict[str,
 
 
 def _unspaced(vocabulary: dict[str, int], words: list[str], ids: list[int]) -> tuple[_WordList, Index]:
-    """The words as a byte-level vocabulary writes them without a space before, as after "(" or at the start.
+    """The words that a byte-level vocabulary also has without the space before, as after "(" or at the start.
 
     Returns:
-        Those of ``words`` that have such a token, with its id, and the ids of all tokens without a space;
-        of a WordPiece vocabulary, which writes a word in one way, nothing.
+        Those of ``words`` that have such a token, with its id, and the ids of all tokens without a space.
+        Both are empty for a WordPiece vocabulary, which writes a word in one way only.
     """
     token_of = {token_id: token for token, token_id in vocabulary.items()}
     if not all(token_of[token_id].startswith("Ġ") for token_id in ids):
@@ -270,7 +270,7 @@ def _unspaced(vocabulary: dict[str, int], words: list[str], ids: list[int]) -> t
 
 
 def _windows(tokens: int, room: int, positions: Index) -> Iterator[tuple[int, Index]]:
-    """First token of each window of ``room`` tokens, and the positions that are best seen in it."""
+    """First token of each window of ``room`` tokens, and the positions with most text around them there."""
     last = max(tokens - room, 0)
     starts = np.array([*range(0, last, max(room // 2, 1)), last])
     left = positions[:, None] - starts
@@ -280,9 +280,9 @@ def _windows(tokens: int, room: int, positions: Index) -> Iterator[tuple[int, In
 
 
 def _groups(positions: Index, share: float, rng: np.random.Generator) -> list[Index]:
-    """Deal positions, in order, into groups that are masked together, of about ``share`` of them each.
+    """Deal positions in turn into groups that are masked together; each holds about ``share`` of them.
 
-    Two positions of a group have others between them, about as many as there are groups, at least a third.
+    Between two positions of a group lie about as many others as there are groups, at least a third as many.
     """
     n = len(positions)
     count = n if share == 0 else math.ceil(min(n, 1 / share))

@@ -22,7 +22,7 @@ _SCHEMA = pa.schema(
     [("word", pa.string()), ("neighbours", pa.list_(pa.string())), ("cosine", pa.list_(pa.float32()))]
 )
 BLOCK_ROWS = 1024
-"""Rows of a product of ``nearest``."""
+"""Rows of the matrix that ``nearest`` multiplies at once."""
 
 
 def nearest(matrix: NDArray[np.floating], *, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -38,7 +38,7 @@ def nearest(matrix: NDArray[np.floating], *, k: int) -> tuple[NDArray[np.int32],
         k: in [1, n - 1].
 
     Returns:
-        Row indices, int32 (n, k), and cosines, float32 (n, k), from the nearest on; ties by the lower index.
+        Row indices, int32 (n, k), and cosines, float32 (n, k), nearest first; ties by the lower index.
 
     Raises:
         InputError: a shape or ``k`` out of range, or a value that is not finite.
@@ -52,7 +52,7 @@ def nearest(matrix: NDArray[np.floating], *, k: int) -> tuple[NDArray[np.int32],
     cosines = np.empty((n, k), dtype=np.float32)
     # Twice the error bound of a float32 dot product of unit vectors: no true neighbour falls below it.
     slack = d * np.finfo(np.float32).eps
-    buffer = np.empty((min(BLOCK_ROWS, n), n), dtype=np.float32)  # once: fresh pages cost time
+    buffer = np.empty((min(BLOCK_ROWS, n), n), dtype=np.float32)  # allocated once: fresh memory costs time
     for first in range(0, n, BLOCK_ROWS):
         block = np.arange(first, min(first + BLOCK_ROWS, n))
         rough = np.matmul(unit[block], unit.T, out=buffer[: len(block)])
@@ -76,7 +76,7 @@ def whole_words(
     Args:
         vocabulary: token to id.
         style: "wordpiece" (BERT: a continuation starts with "##"; a plain list of words reads the same way),
-            "bytelevel" (GPT-2, RoBERTa: a word starts with "Ġ"), or "auto": the more frequent mark.
+            "bytelevel" (GPT-2, RoBERTa: a word starts with "Ġ"), or "auto": whose mark is more frequent.
 
     Returns:
         The words and their ids, by id.
@@ -147,8 +147,8 @@ def neighbour_table(words: Sequence[str], matrix: NDArray[np.floating], *, k: in
 
     Args:
         words: n distinct words.
-        matrix: (n, d), a row a word.
-        k: neighbours a word, 1 or more; fewer come back when fewer have a cosine of 0 or more.
+        matrix: (n, d), one row per word.
+        k: neighbours per word, 1 or more; fewer come back when fewer have a cosine of 0 or more.
 
     Returns:
         The neighbours of every word, with their cosines.

@@ -45,7 +45,7 @@ STOP_WORDS: frozenset[str] = frozenset(_FUNCTION_WORDS.split())
 
 
 class _Shapes(dict[int, str]):
-    """Code point to part of a word: a letter, m mark, n number or underscore, ' apostrophe, else blank."""
+    """Code point → ``a`` (letter), ``m`` (mark), ``n`` (number, underscore), ``'`` (apostrophe) or blank."""
 
     def __missing__(self, code_point: int) -> str:
         character = chr(code_point)
@@ -65,7 +65,7 @@ _RUN = re.compile(r"[an][amn]*(?:'[an][amn]*)*")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
-    """What may change, and into what; answers never do."""
+    """What may change, and into what; answers never change."""
 
     stop_words: bool = False
     """Whether stop-words, words of one letter and words with an apostrophe may change."""
@@ -77,21 +77,21 @@ class Rules:
 
 SAFE = Rules()
 HAYSTACK = Rules(stop_words=True, itself=True, distinct=False)
-"""As Haystack 1's ``augment_squad`` draws, but for what it breaks: answers, case, spacing, the original."""
+"""Draws as Haystack 1's ``augment_squad``, but keeps answers, case, spacing and the original intact."""
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The words of a paragraph, found once for all that is done with them."""
+    """The words of a paragraph, found once and used in every step."""
 
     context: str
     """The paragraph, n characters."""
     keep: Sequence[Span]
     """Half-open character spans [start, end) of the answers; they may overlap or be empty."""
     spans: Sequence[Span]
-    """Of all words, see ``word_spans``."""
+    """Spans of all words, see ``word_spans``."""
     may_change: Sequence[bool]
-    """One answer a word, see ``replaceable``."""
+    """Whether each word may change, see ``replaceable``."""
     rules: Rules
 
     @classmethod
@@ -144,8 +144,8 @@ def word_spans(context: str) -> list[Span]:
 def replaceable(context: str, words: Sequence[Span], keep: Sequence[Span], rules: Rules = SAFE) -> list[bool]:
     """Say which words may change.
 
-    Stop-words, words of one letter, words with an apostrophe (unless the rules let them), and words that
-    share a character with a kept span (or have an empty one strictly inside) may not.
+    Words that share a character with a kept span (or have an empty one strictly inside) may not. Neither may
+    stop-words, words of one letter and words with an apostrophe, unless the rules let them.
 
     Args:
         context: the text, n characters.
@@ -154,7 +154,7 @@ def replaceable(context: str, words: Sequence[Span], keep: Sequence[Span], rules
         rules: what else must stay.
 
     Returns:
-        One answer a word.
+        Whether each word may change, in order.
 
     Raises:
         InputError: a kept span does not lie in the text.
@@ -192,15 +192,15 @@ def take_case(candidate: str, word: str) -> str:
 def rewrite(
     words: Words, candidates: Sequence[Candidates], rng: np.random.Generator, replace_probability: float
 ) -> Rewriting:
-    """Replace words of a paragraph by their candidates, leaving every span that it keeps untouched.
+    """Replace words of a paragraph by their candidates, leaving every kept span untouched.
 
     The inner loop of algorithm 1 of TinyBERT (arXiv 1909.10351). Each word that may change does so with
     ``replace_probability``, to a candidate drawn uniformly from the distinct ones, in the word's case. A kept
     span has the same text and length at its new start.
 
     Args:
-        words: of the paragraph.
-        candidates: one entry a word, in order; empty means the word stays.
+        words: the words of the paragraph.
+        candidates: one entry per word, in order; empty means that the word stays.
         rng: the only source of chance; equal states and arguments give equal results.
         replace_probability: in [0, 1].
 
@@ -208,7 +208,7 @@ def rewrite(
         The new text and, for each kept span, its new start.
 
     Raises:
-        InputError: a probability outside [0, 1], or candidates for other words.
+        InputError: the probability is outside [0, 1], or the candidates are not one entry per word.
     """
     _check_probability(replace_probability)
     return _draw(words, _slots(words, candidates), rng, replace_probability)
@@ -229,7 +229,7 @@ def copies(
     more copies never changes the first ones.
 
     Args:
-        words: of the paragraph.
+        words: the words of the paragraph.
         candidates: as in ``rewrite``.
         n: how many copies; always that many come back.
         replace_probability: in [0, 1].
@@ -281,13 +281,13 @@ def _slots(words: Words, candidates: Sequence[Candidates]) -> _Slots:
 
 def _options(word: str, offered: Candidates) -> list[str]:
     """Put the candidates in the word's case; drop repeats and those which are the word itself."""
-    # Compared after the case is taken, which alone can make them equal: dotless i in upper case is I.
+    # Compared in the word's case, which can make them equal: dotless i in upper case is I.
     cased = dict.fromkeys(take_case(other, word) for other in offered)
     return [option for option in cased if option.casefold() != word.casefold()]
 
 
 def _draw(words: Words, slots: _Slots, rng: np.random.Generator, replace_probability: float) -> Rewriting:
-    """Draw one copy. Two numbers a slot are always drawn, so that no choice moves the draws after it."""
+    """Draw one copy. Two numbers per slot are always drawn, so that no choice changes later draws."""
     context = words.context
     chances, choices = rng.random((2, len(slots)))
     pieces: list[str] = []

@@ -1,7 +1,7 @@
-"""Word vectors from a text file: GloVe's form, or word2vec's, which has one line of sizes first.
+"""Word vectors from a text file: GloVe's form, or word2vec's, which begins with a line of sizes.
 
-numpy reads the numbers, but lines are walked here: readers of tables (pyarrow, pandas) allow no word that
-holds spaces, parse more lines than are needed, and do not name the line of a mistake.
+numpy reads the numbers, but this module reads the lines: table readers (pyarrow, pandas) allow no spaces in
+words, parse more lines than are needed, and do not name the line of a mistake.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tinyqa_ray.core import storage
 from tinyqa_ray.core.errors import InputError
 
 MAX_LINE_BYTES = 1 << 20
-"""A longer line is no vector; without a limit a binary file would be read as one line."""
+"""A longer line cannot be a vector; without a limit, a binary file might be read as one line."""
 
 _FORM = "give a text file of word vectors, unpacked: a line is a word and its numbers, a space between them"
 
@@ -25,10 +25,10 @@ _FORM = "give a text file of word vectors, unpacked: a line is a word and its nu
 def read_vectors(path: str, limit: int) -> tuple[list[str], NDArray[np.float32]]:
     """Read the first vectors of whole words (letters only, two or more) from a GloVe text file.
 
-    A line is a word and its numbers, spaces between them; a first line of two whole numbers (word2vec's
-    count and width) is understood. The file is streamed and left at the last row needed; a ``.gz`` is
-    unpacked on the way. Of a repeated word the first row stands. Lines of other words are passed over: also
-    those whose word holds spaces, as some of GloVe 840B.
+    A line is a word and its numbers, separated by spaces; a first line of two whole numbers (word2vec's
+    count and width) is understood. The file is streamed, and reading stops at the last row needed; a ``.gz``
+    is unpacked on the way. If a word is repeated, its first row counts. Lines of other words are skipped,
+    also those whose word holds spaces, as some in GloVe 840B do.
 
     Args:
         path: text file, here or at a URL.
@@ -38,14 +38,16 @@ def read_vectors(path: str, limit: int) -> tuple[list[str], NDArray[np.float32]]
         n words, at most ``limit``, in the file's order, and their vectors, float32 (n, width).
 
     Raises:
-        InputError: no such file, or a line that is not UTF-8, has another number of numbers than the first,
-            or holds what is no finite number; with the line's number.
+        InputError: the file does not exist, or a line is not UTF-8, has more or fewer numbers than the first,
+            or holds something that is no finite number; the message gives the line's number.
     """
     if limit < 1:
         raise InputError(f"limit is {limit}; it must be 1 or more")
     lines: dict[str, int] = {}  # word to the number of its line
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of no rows, and of numbers too large: both are refused below
+        warnings.simplefilter(
+            "ignore"
+        )  # warnings of no rows and of too large numbers: both are refused below
         try:
             matrix = np.loadtxt(_vectors(path, limit, lines), np.float32, comments=None, ndmin=2)
         except InputError:
@@ -63,7 +65,7 @@ def read_vectors(path: str, limit: int) -> tuple[list[str], NDArray[np.float32]]
 
 
 def _vectors(path: str, limit: int, lines: dict[str, int]) -> Iterator[str]:
-    """The numbers of each whole word, as text; before them, its line is noted in ``lines``."""
+    """The numbers of each whole word, as text; its line is noted in ``lines`` before they are yielded."""
     width = 0
     for number, line in _lines(path):
         if not width:
@@ -94,7 +96,7 @@ def _vectors(path: str, limit: int, lines: dict[str, int]) -> Iterator[str]:
 
 
 def _lines(path: str) -> Iterator[tuple[int, bytes]]:
-    """Number and content of every line that is not blank, from 1 on."""
+    """Number (from 1) and content of every line that is not blank."""
     filesystem, inner = storage.resolve(path)
     try:
         with filesystem.open_input_stream(inner) as stream, io.BufferedReader(stream, 1 << 20) as reader:
@@ -112,7 +114,7 @@ def _lines(path: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _numbers_at_end(fields: list[bytes]) -> int:
-    """Count the numbers behind the word; the word itself may be a number, or hold spaces."""
+    """Count the numbers after the word; the word itself may be a number, or hold spaces."""
     numbers = 0
     for field in reversed(fields[1:]):
         try:

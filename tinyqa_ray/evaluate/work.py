@@ -105,7 +105,7 @@ def _reader(config: EvaluateConfig, device: str = "auto") -> Reader:
 def _fitted(
     reader: Reader, settings: ModelSettings, config: EvaluateConfig, measured: set[str]
 ) -> ModelSettings:
-    """The settings, with the values that ``config`` asks to fit fitted on questions that are not measured."""
+    """The settings; values that ``config`` asks to fit are fitted on questions that are not measured."""
     fitted: dict[str, Any] = {}
     # Both are often fitted on the same data, which is then read once.
     others = {
