@@ -1,8 +1,8 @@
-"""BM25 over passages, with the statistics of the whole corpus however it is cut into shards.
+"""BM25 over passages, with the statistics of the whole corpus, however it is cut into shards.
 
-Libraries score with the statistics of what they have indexed, here a shard. So ``best_passages`` weighs the
-counts of each shard itself, for the terms that are asked for, and adds up, as bm25s does (Lù 2024, arXiv
-2407.03618), what each term adds to the score of the passages that hold it.
+Libraries score with the statistics of what they have indexed, which here would be one shard. So
+``best_passages`` weighs the counts of each shard itself, for the terms of the questions. As bm25s does (Lù
+2024, arXiv 2407.03618), it sums up what each term adds to the scores of the passages that hold it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Ranked = tuple[Ints, Scores]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Statistics:
-    """What BM25 must know of a whole corpus, beside how many passages hold a term."""
+    """What BM25 must know about a whole corpus, apart from how many passages hold a term."""
 
     passages: int
     terms: int
@@ -39,25 +39,25 @@ def best_passages(
     k1: float = 1.2,
     b: float = 0.75,
 ) -> list[Ranked]:
-    """The n passages of a corpus that each question is most likely answered by, as BM25 has it.
+    """For each question, the n passages of a corpus with the best BM25 scores.
 
     Passage p scores, for question q, in the variant of Lucene ≥ 8 (Kamphuis et al., ECIR 2020):
 
         sum over terms t of q:  ln(1 + (N - df(t) + 0.5) / (df(t) + 0.5))
                                 * tf(t, p) / (k1 * (1 - b + b * length(p) / mean length) + tf(t, p))
 
-    with N passages, of which df(t) hold t, in all shards. How a corpus is cut into shards changes nothing.
+    with N passages in all shards, of which df(t) hold t. How a corpus is cut into shards changes nothing.
 
     Args:
-        questions: the terms of each; one that occurs twice counts twice.
+        questions: the terms of each question; a term that occurs twice counts twice.
         shards: the whole corpus, in order; iterated twice.
         corpus: sums over the shards.
-        n: passages a question, at most.
-        k1: how slowly a further occurrence of a term stops to count.
-        b: how much length is held against a passage.
+        n: most passages per question.
+        k1: how much further occurrences of a term still add to the score.
+        b: how much a passage's length lowers its score.
 
     Returns:
-        for each question, passages that share a term with it, best first; of equal ones the earlier first.
+        for each question, passages that share a term with it, best first; of equal scores, the earlier first.
     """
     vocabulary = {term: i for i, term in enumerate(dict.fromkeys(term for q in questions for term in q))}
     asked = pa.array(list(vocabulary), pa.string())
@@ -98,7 +98,7 @@ def _parts(
 
 
 def _better(best: Ranked, scores: Scores, before: int, n: int) -> Ranked:
-    """The best n of those known and those of the next shard, whose first passage is number ``before``."""
+    """The best n passages of ``best`` and of the next shard, whose first passage is number ``before``."""
     numbers, kept = best
     new = np.flatnonzero(scores > (kept[-1] if len(kept) == n else 0))
     if not len(new):

@@ -1,7 +1,7 @@
 """The passages of a shard of documents and the terms in each, in one Arrow file.
 
-The file holds counts, not scores: how rare a term is and how long passages are is known once all shards are
-there. So the index of a shard depends on its documents alone.
+The file holds counts, not scores: how rare a term is, and how long passages are on average, is known only
+when all shards are indexed. So the index of a shard depends on its documents alone.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Ints = npt.NDArray[np.int64]
 
 INDEX = pa.schema(
     [
-        # One item a passage, in the order of the documents:
+        # One item per passage, in the order of the documents:
         pa.field("row", pa.large_list(pa.int64())),
         pa.field("document_id", pa.large_list(pa.string())),
-        pa.field("start", pa.large_list(pa.int64())),  # characters of the document
+        pa.field("start", pa.large_list(pa.int64())),  # in characters of the document
         pa.field("end", pa.large_list(pa.int64())),
-        pa.field("length", pa.large_list(pa.int32())),  # terms, stop words left out
-        # One item a term, in the order in which they appear, and one more in ``first``:
+        pa.field("length", pa.large_list(pa.int32())),  # in terms, without stop words
+        # One item per term, in the order of first appearance, and one more in ``first``:
         pa.field("term", pa.large_list(pa.string())),
-        pa.field("first", pa.large_list(pa.int64())),  # where its items in the next two columns begin
-        # One item a term and passage in which it occurs:
-        pa.field("passage", pa.large_list(pa.int32())),  # within the shard
+        pa.field("first", pa.large_list(pa.int64())),  # where the term's items begin in the next two columns
+        # One item per pair of a term and a passage that holds it:
+        pa.field("passage", pa.large_list(pa.int32())),  # its number within the shard
         pa.field("count", pa.large_list(pa.uint16())),
     ]
 )
@@ -43,10 +43,10 @@ def make_index(documents: pa.Table, analyzer: Analyzer, passage_words: int, pass
     """Cut documents into passages and count their terms.
 
     Args:
-        documents: columns ``row``, ``document_id``, ``text``; one whose text is null has no passages.
+        documents: columns ``row``, ``document_id``, ``text``; a document whose text is null has no passages.
         analyzer: makes the terms.
-        passage_words: words of a passage, stop words included; a document of no more is one passage.
-        passage_overlap: words that neighbouring passages share, at least.
+        passage_words: words per passage, with stop words; a document of at most that many is one passage.
+        passage_overlap: fewest words that neighbouring passages share.
 
     Returns:
         a table of schema ``INDEX``.
@@ -88,7 +88,7 @@ def make_index(documents: pa.Table, analyzer: Analyzer, passage_words: int, pass
 
 
 class _Numbers(dict[str, int]):
-    """Word → number of its term, -1 for a stop word; numbers are given as terms appear."""
+    """Word → number of its term, -1 for a stop word; terms are numbered in the order of appearance."""
 
     def __init__(self, analyzer: Analyzer) -> None:
         self.analyzer = analyzer
@@ -109,7 +109,7 @@ def _passages(
         return
     starts = np.fromiter(analyzer.starts(text), np.int64, count=words)
     for regular in range(0, words - overlap, size - overlap):
-        first = min(regular, words - size)  # the last passage is whole, too
+        first = min(regular, words - size)  # the last passage has full size, too
         last = first + size
         start = int(starts[first]) if first else 0
         end = int(starts[last]) if last < words else len(text)
@@ -124,7 +124,7 @@ def _one_row(values: Any, type_: pa.DataType) -> pa.Array:
 
 
 class ShardIndex:
-    """The index of a shard, as it lies in its file."""
+    """The index of a shard, as stored in its file."""
 
     def __init__(self, table: pa.Table) -> None:
         columns = {name: table[name].chunk(0).flatten() for name in INDEX.names}
@@ -144,7 +144,7 @@ class ShardIndex:
         return len(self.length)
 
     def find(self, terms: pa.Array) -> Ints:
-        """Where each term stands in this shard's list of terms; -1 where it does not."""
+        """Position of each term in this shard's list of terms; -1 if it is not there."""
         found: Ints = pc.index_in(terms, value_set=self.terms).fill_null(-1).to_numpy().astype(np.int64)
         return found
 
@@ -154,7 +154,7 @@ class ShardIndex:
 
 
 def locate(numbers: Ints, shards: Iterable[ShardIndex]) -> pa.Table:
-    """Columns ``row``, ``document_id``, ``start``, ``end`` of passages by their ascending numbers."""
+    """Columns ``row``, ``document_id``, ``start``, ``end`` of the passages of these ascending numbers."""
     pieces = [_PLACES.empty_table()]
     before = 0
     for shard in shards:

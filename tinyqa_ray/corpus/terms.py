@@ -13,7 +13,7 @@ from bm25s.tokenization import Tokenizer
 from tinyqa_ray.core.errors import InputError
 
 _LONGEST = 64
-"""Letters of a word; a longer run (base64, DNA) is read as several words."""
+"""Most letters of a word; a longer run (base64, DNA) is read as several words."""
 _UNSPACED = (
     "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff"
 )
@@ -31,11 +31,11 @@ class Analyzer:
         """Make an analyzer.
 
         Args:
-            language: a Snowball stemmer's language, such as 'english'; None neither stems nor leaves out
-                stop words.
+            language: a Snowball stemmer's language, such as 'english'; with None, words are not stemmed and
+                stop words are kept.
 
         Raises:
-            InputError: no such stemmer.
+            InputError: there is no such stemmer.
         """
         known = Stemmer.algorithms()
         if language is not None and language not in known:
@@ -62,11 +62,11 @@ class Analyzer:
 
 
 def _stop_words(language: str | None) -> frozenset[str]:
-    """Words of a language that say nothing of what is asked; none where bm25s has no list of it."""
-    # bm25s's shorter English list lacks "what", "who", "did", which every question holds.
+    """Words of a language that do not tell what a question is about; empty if bm25s has no list of them."""
+    # bm25s's shorter English list lacks "what", "who", "did", which most questions hold.
     try:
         return frozenset(Tokenizer(stopwords="english_plus" if language == "english" else language).stopwords)
-    except ValueError:  # a language that it does not know
+    except ValueError:  # bm25s does not know the language
         return frozenset()
 
 
