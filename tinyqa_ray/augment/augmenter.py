@@ -107,7 +107,10 @@ class Augmenter:
     def _judged(
         self, agreement: Agreement, paragraphs: Sequence[squad.Paragraph], counts: Counts
     ) -> list[squad.Paragraph]:
-        """Count the gold answers that the teacher finds; if asked to, drop a copy's questions if it fails."""
+        """Count the gold answers that the teacher finds.
+
+        With ``keep_if_teacher_agrees``, drop the questions of copies whose answers it does not find.
+        """
         kept = []
         for paragraph, found in zip(paragraphs, agreement.found(paragraphs), strict=True):
             where = "copies" if paragraph.copy else "originals"

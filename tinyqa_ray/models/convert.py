@@ -27,7 +27,7 @@ class Converted:
     output: str
     tensors: int
     bytes: int
-    """Of the weights."""
+    """Size of the weights."""
 
 
 def convert(model: str, output: str) -> Converted:
@@ -38,8 +38,8 @@ def convert(model: str, output: str) -> Converted:
         output: a folder that is empty or not there yet.
 
     Raises:
-        InputError: no such model, one with safetensors already, a pickle that holds more than tensors or
-            is not whole, or an output that holds something.
+        InputError: there is no such model, it has safetensors already, a pickle holds more than tensors or is
+            incomplete, or the output is not empty.
     """
     if storage.kind(output) == "file" or (storage.kind(output) == "folder" and storage.names_in(output)):
         raise InputError(f"{output}: holds something already; give --output a folder that is not there yet")
@@ -57,13 +57,13 @@ def convert(model: str, output: str) -> Converted:
         data = save(tensors, metadata={"format": "pt"})
         for file in pretrained.files_beside_weights(folder):
             storage.write_atomic(storage.join(output, file.name), file.read_bytes())
-        # Last: a folder without weights is refused, should this be interrupted.
+        # Last: if this is interrupted, the folder has no weights and is refused.
         storage.write_atomic(storage.join(output, "model.safetensors"), data)
     return Converted(output=output, tensors=len(tensors), bytes=len(data))
 
 
 def _loaded(model: str, path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a pickle by name, none sharing memory with another, as safetensors wants them."""
+    """The tensors of a pickle by name; no two share memory, as safetensors requires."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -82,7 +82,7 @@ def _loaded(model: str, path: Path) -> dict[str, torch.Tensor]:
 
 @contextlib.contextmanager
 def _local(model: str) -> Iterator[str]:
-    """A folder with the model's files; of a hub id, what is fetched into the hub's cache."""
+    """A folder with the model's files; those of a hub id are fetched into the hub's cache."""
     with pretrained.readable(model) as folder:
         if Path(folder).is_dir():
             yield folder

@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _LOG_IN = "log in with `hf auth login`"
 _NOT_REACHED = ("ConnectError", "ConnectTimeout", "ConnectionError", "ProxyError", "ReadTimeout")
-"""Names of what the hub's client raises without a network: which library has them depends on its version."""
+"""Names of errors that the hub's client raises without a network; their library depends on its version."""
 
 
 def is_id(name: str) -> bool:
@@ -26,7 +26,7 @@ def is_id(name: str) -> bool:
 def fetched(name: str, file: str) -> str | None:
     """Path of a file of a model, in the hub's cache; None where the model has no such file.
 
-    Without the network, the cache counts. If it holds the model but does not tell whether the
+    Without the network, only the cache is asked. If it holds the model but does not tell whether the
     model has the file, a warning says so, and None is returned.
 
     Raises:
@@ -38,7 +38,7 @@ def fetched(name: str, file: str) -> str | None:
     try:
         return str(hf_hub_download(name, file))
     except LocalEntryNotFoundError:
-        # A path, something else where the file is known to be absent, None where nothing is known.
+        # The cache gives a path, a marker if the file is known to be absent, or None if nothing is known.
         absent = try_to_load_from_cache(name, file) is not None
         if not absent and isinstance(try_to_load_from_cache(name, "config.json"), str):
             _warn_unknown(name, file)
@@ -52,7 +52,7 @@ def fetched(name: str, file: str) -> str | None:
 
 @functools.cache
 def _warn_unknown(name: str, file: str) -> None:
-    """Warn, once a process, that a model may have a file that is not cached."""
+    """Warn, once per process, that a model may have a file that is not cached."""
     _log.warning(
         "%s: the hub cannot be reached, and its cache does not tell whether the model has a %s; defaults are "
         "used (run once with the network, or give --settings)",
@@ -62,7 +62,7 @@ def _warn_unknown(name: str, file: str) -> None:
 
 
 def pickles_only(name: str) -> list[str]:
-    """Names of a model's pickled weights, where the hub has no others of it; without the network none.
+    """Names of a model's pickled weights if the hub has no others of it, else empty; empty in offline mode.
 
     Raises:
         InputError: the hub cannot be reached, has no such model, or does not let us read it.
@@ -75,8 +75,8 @@ def pickles_only(name: str) -> list[str]:
     try:
         files = list_repo_files(name)
     except (OfflineModeIsEnabled, HFValidationError):
-        return []  # loading says what is wrong
-    except Exception as error:  # as above
+        return []  # loading will say what is wrong
+    except Exception as error:  # as in ``fetched``
         raise InputError(f"{name}: no model could be loaded ({reason(error)})") from None
     if any(file.endswith(".safetensors") for file in files):
         return []
@@ -84,7 +84,7 @@ def pickles_only(name: str) -> list[str]:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in one line; where the hub is behind it, what to do about it."""
+    """The text of an error in one line; for an error of the hub, what to do about it."""
     from huggingface_hub import errors
 
     for each in _chain(error):
@@ -105,7 +105,7 @@ def reason(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those behind it, the first cause first."""
+    """An error after the errors that caused it, the first cause first."""
     behind = error.__cause__ or error.__context__
     if behind is not None:
         yield from _chain(behind)

@@ -1,4 +1,4 @@
-"""A model's folder, with its card and settings, onto the Hugging Face hub."""
+"""Uploads a model's folder, with its card and settings, to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinyqa_ray.models import hub, pretrained
 from tinyqa_ray.models.settings import FILE, read_settings, write_settings
 
 _REPLACED = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json", FILE)
-"""What is deleted on the hub where the folder does not have it: other weights, or their settings."""
+"""Files deleted on the hub if the folder does not have them: other weights, or their settings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,18 +29,18 @@ def push(
 ) -> Pushed:
     """Upload a model's folder: configuration, tokenizer, safetensors, card (README.md) and settings.
 
-    Checkpoints, pickles, hidden files and folders in it stay here.
+    Checkpoints, pickles, hidden files and folders in it are not uploaded.
 
     Args:
         model: local folder or URL of a folder.
-        repo: its id on the hub, made where it is not there yet.
+        repo: its id on the hub; created if it does not exist.
         settings: output of an evaluation, or a settings file; those beside the model when not given.
         private: show it to its owners only.
         message: what the commit says.
 
     Raises:
-        InputError: a folder that is no model, settings that cannot be read, a repository that others see
-            although it should be private, or a hub that cannot be reached or does not let us write.
+        InputError: the folder is no model, settings cannot be read, the repository is public although it
+            should be private, or the hub cannot be reached or does not let us write.
     """
     with pretrained.readable(model) as folder, tempfile.TemporaryDirectory() as links:
         if not Path(folder).is_dir():
@@ -51,7 +51,7 @@ def push(
             raise InputError(f"{model}: has no tokenizer; save one beside the model (tokenizer.json)")
         for file in files:
             (Path(links) / file.name).symlink_to(file.absolute())
-        fitted = read_settings(model, settings)  # those beside the model must be whole, too
+        fitted = read_settings(model, settings)  # settings beside the model must be valid, too
         if settings is not None:
             (Path(links) / FILE).unlink(missing_ok=True)
             write_settings(links, fitted)
@@ -61,12 +61,12 @@ def push(
 
 
 def _uploaded(folder: str, repo: str, private: bool, message: str) -> str:
-    """The address of ``repo``, once the folder's files are there."""
+    """Upload the folder's files, and return the address of ``repo``."""
     from huggingface_hub import HfApi
 
     api = HfApi()
     try:
-        # Not False where it may be seen: an organisation may make its repositories private by default.
+        # None, not False, if others may see it: an organisation's repositories may be private by default.
         made = api.create_repo(repo, private=private or None, exist_ok=True)
         repo = made.repo_id
         seen = private and not api.repo_info(repo).private
