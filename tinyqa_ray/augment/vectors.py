@@ -45,9 +45,8 @@ def read_vectors(path: str, limit: int) -> tuple[list[str], NDArray[np.float32]]
         raise InputError(f"limit is {limit}; it must be 1 or more")
     lines: dict[str, int] = {}  # word to the number of its line
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # warnings of no rows and of too large numbers: both are refused below
+        # The warnings are of no rows, and of numbers too large: both are refused below.
+        warnings.simplefilter("ignore")
         try:
             matrix = np.loadtxt(_vectors(path, limit, lines), np.float32, comments=None, ndmin=2)
         except InputError:
