@@ -13,7 +13,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from tinyqa_ray.cli import arguments
+from tinyqa_ray.cli import arguments, recipe_arguments
 from tinyqa_ray.configs import AnswerConfig, DistillConfig
 
 ROOT = Path(__file__).parents[2]
@@ -155,7 +155,7 @@ def test_job_runs_a_script_of_the_image_and_is_tried_again(name: str) -> None:
 
 
 def test_distilling_is_a_command_line_that_the_recipe_takes() -> None:
-    call = arguments.recipe_call(entrypoint("rayjob-distill")[2:], "distill.py")
+    call = recipe_arguments.recipe_call(entrypoint("rayjob-distill")[2:], "distill.py")
     assert call.recipe.name == "tinyroberta"
     assert call.stages == tuple(name for name, _ in call.recipe.stages)
     workers = {stage.workers for _, stage in call.recipe.stages if isinstance(stage, DistillConfig)}
@@ -169,6 +169,6 @@ def test_answering_is_a_command_line_that_the_job_takes_with_the_model_just_made
     config = arguments.parsed(asked, entrypoint("rayjob-answer")[2:], "answer.py")
     assert config.actors == cluster("rayjob-answer")["workerGroupSpecs"][0]["replicas"]
     assert config.num_gpus == 1
-    made = arguments.recipe_call(entrypoint("rayjob-distill")[2:], "distill.py")
+    made = recipe_arguments.recipe_call(entrypoint("rayjob-distill")[2:], "distill.py")
     assert config.model == f"{made.output}/student/model"
     assert "student" in made.stages

@@ -35,6 +35,8 @@ from tinyqa_ray.distill.activation_recorder import (
     attention_scores,
     encoder_layers,
 )
+from tinyqa_ray.distill import layers
+from tinyqa_ray.distill.layers import check_heads
 
 SIZES: dict[str, Any] = {
     "vocab_size": 40,
@@ -271,3 +273,23 @@ def test_what_a_model_does_not_have_is_refused() -> None:
     with pytest.raises(InputError, match="cannot record scores; a layer has query, key, value"):
         ActivationRecorder(model, layers=(1,), what=("query", "scores"))
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (MPNetConfig(**SIZES), ["mpnet adds a bias for relative positions to its attention scores"]),
+        (DebertaV2Config(**SIZES, relative_attention=True), ["deberta-v2 adds products with relative"]),
+        (DebertaV2Config(**SIZES), []),
+        (BertConfig(**SIZES), []),
+    ],
+    ids=["mpnet", "deberta-v2", "deberta-v2 without relative positions", "bert"],
+)
+def test_positions_in_the_scores_are_announced_once(
+    config: PretrainedConfig, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(layers._log, "warning", lambda message, *values: told.append(message % values))
+    check_heads(config, config)
+    assert len(told) == len(said)
+    assert all(message.startswith(start) for message, start in zip(told, said, strict=True))

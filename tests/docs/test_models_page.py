@@ -13,7 +13,7 @@ from tinyqa_ray.models import families
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 NOT_CONVERTED = ("longformer",)
-"""Families that OpenVINO cannot convert (seen with 2026.2 on the recorded tiny models)."""
+"""Families that OpenVINO cannot convert, see tests/export/test_family_exports.py."""
 
 
 def rows() -> list[list[str]]:

@@ -40,7 +40,7 @@ def test_converted_model_is_the_same_model(pickled: Path, tiny_bert: str, tmp_pa
 
 
 def test_weights_in_several_files_are_put_together(pickled: Path, tiny_bert: str, tmp_path: Path) -> None:
-    weights = list(torch.load(pickled / "pytorch_model.bin").items())
+    weights = list(torch.load(pickled / "pytorch_model.bin", weights_only=True).items())
     (pickled / "pytorch_model.bin").unlink()
     for number, part in enumerate((weights[:5], weights[5:]), start=1):
         torch.save(dict(part), pickled / f"pytorch_model-0000{number}-of-00002.bin")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 FOLDER = "answers"
 """Folder of the Parquet files within the output of the stage."""
+WORK = "_work"
+"""Folder of the stage, within its output, that only an unfinished run needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyqa_ray.answer.report import AnswerReport
+from tinyqa_ray.answer.report import WORK, AnswerReport
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.core import stage_folder
 from tinyqa_ray.models.settings import read_settings
@@ -23,7 +23,7 @@ def answer(config: AnswerConfig, output: str, progress: stage_folder.Progress | 
         config,
         inputs=("model", "documents", "questions", "pairs"),
         extra={stage_folder.SETTINGS: settings.identity},
-        scratch=("_work",),
+        scratch=(WORK,),
     ) as stage:
         if stage.finished:
             return stage.report(AnswerReport)

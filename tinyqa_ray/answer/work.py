@@ -16,7 +16,7 @@ from tinyqa_ray.answer.merge import Merger
 from tinyqa_ray.answer.notes import Notes
 from tinyqa_ray.answer.page import answers_html
 from tinyqa_ray.answer.plan import Plan, Unit, plan
-from tinyqa_ray.answer.report import FOLDER, AnswerReport
+from tinyqa_ray.answer.report import FOLDER, WORK, AnswerReport
 from tinyqa_ray.answer.rows import ANSWERS, write_jsonl
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.core import shards, stage_folder, storage
@@ -37,7 +37,7 @@ def work(
     progress: stage_folder.Progress | None,
 ) -> AnswerReport:
     """Do the units that are not done yet, write the page, and report what became of the questions."""
-    folder = stage.path("_work")
+    folder = stage.path(WORK)
     quiet_models()
     check_model(config.model, config.window)
     watch = partial(_noted, progress)
@@ -60,12 +60,12 @@ def _answered(
     watch: Watch,
 ) -> dict[str, float]:
     """Answer all units; if questions are asked of several documents, also rank their answers."""
-    work, answers, jsonl = stage.path("_work"), stage.path(FOLDER), stage.path(JSONL)
-    notes = storage.join(work, "notes")
+    scratch, answers, jsonl = stage.path(WORK), stage.path(FOLDER), stage.path(JSONL)
+    notes = storage.join(scratch, "notes")
     workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus, threads=config.threads)
     theirs = stage_folder.for_workers(config, "model")
-    target = storage.join(work, "found") if corpus.merged else answers
-    todo = _shards(cut.units, storage.join(work, "units.parquet"), target)
+    target = storage.join(scratch, "found") if corpus.merged else answers
+    todo = _shards(cut.units, storage.join(scratch, "units.parquet"), target)
     options = {"config": theirs, "settings": settings, "corpus": corpus, "output": jsonl, "notes": notes}
     counts = shards.run(todo, Answerer, options, workers, watch("answering"))
     if not corpus.merged:

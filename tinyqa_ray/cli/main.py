@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from tinyqa_ray import configs
-from tinyqa_ray.cli import arguments
+from tinyqa_ray.cli import arguments, recipe_arguments
 from tinyqa_ray.configs import renamed
 from tinyqa_ray.core import bundled, stage_folder
 from tinyqa_ray.core.errors import InputError
@@ -44,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     name, *rest = given or [""]
     with arguments.mistakes_in_one_line():
-        if name == "distill" and arguments.names_recipe(rest):
+        if name == "distill" and recipe_arguments.names_recipe(rest):
             _run_recipe("tinyqa distill", rest)
         elif name in _commands:
             renamed.refuse_old_options(rest, name)
@@ -66,7 +66,7 @@ def run_job(stage: Callable[..., Any], config: type, *, recipes: bool = False) -
     job.__annotations__ = {"config": config, "output": str}
     program, *given = sys.argv
     with arguments.mistakes_in_one_line():
-        if recipes and arguments.names_recipe(given):
+        if recipes and recipe_arguments.names_recipe(given):
             _run_recipe(program, given, as_job=True)
             return
         renamed.refuse_old_options(given, stage_folder.stage_name(config))
@@ -332,7 +332,7 @@ def _summary(stage: Callable[..., Any], config: Any, output: str) -> dict[str, A
 
 def _run_recipe(program: str, words: Sequence[str], *, as_job: bool = False) -> None:
     """Run the stages that a command line with ``--recipe`` asks for, and print their reports as JSON."""
-    call = arguments.recipe_call(words, program)
+    call = recipe_arguments.recipe_call(words, program)
     from tinyqa_ray.cli import console
 
     # In a job, Ray's output belongs in the log.

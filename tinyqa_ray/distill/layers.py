@@ -185,7 +185,7 @@ def check_heads(student: PretrainedConfig, teacher: PretrainedConfig) -> None:
             f"the student has {heads[0]} attention heads, the teacher {heads[1]}; objective 'intermediate' "
             "compares them one by one, so give a teacher with as many, or teach 'relations'"
         )
-    for config in (student, teacher):
+    for config in {each.model_type: each for each in (student, teacher)}.values():
         if (positions := positions_in_scores(config)) is not None:
             _log.warning(
                 "%s adds %s to its attention scores; objective 'intermediate' compares what queries and keys "

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CHECKPOINTS = "checkpoints"
+"""Where a training run keeps its checkpoints, within its output."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillReport:

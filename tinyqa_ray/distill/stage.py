@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.core import stage_folder
-from tinyqa_ray.distill.report import DistillReport
+from tinyqa_ray.distill.report import CHECKPOINTS, DistillReport
 
 
 def distill(
@@ -20,7 +20,7 @@ def distill(
     """
     inputs = ("data", "student", "soup_with", "teacher", "dev", "baseline")
     # Checkpoints are of no use once the student is published.
-    with stage_folder.stage(output, config, inputs=inputs, scratch=("checkpoints",)) as stage:
+    with stage_folder.stage(output, config, inputs=inputs, scratch=(CHECKPOINTS,)) as stage:
         if stage.finished:
             return stage.report(DistillReport)
         from tinyqa_ray.distill.work import work

@@ -23,7 +23,7 @@ from tinyqa_ray.distill.checks import check, check_room
 from tinyqa_ray.distill.failures import explained
 from tinyqa_ray.distill.loop import MODEL, train
 from tinyqa_ray.distill.metrics_log import read_rows
-from tinyqa_ray.distill.report import DistillReport
+from tinyqa_ray.distill.report import CHECKPOINTS, DistillReport
 from tinyqa_ray.distill.session import RaySession
 from tinyqa_ray.distill.shown import DEV, METRICS, show, trackers
 from tinyqa_ray.distill.watch import dev_figures, watched
@@ -31,7 +31,6 @@ from tinyqa_ray.models import pretrained, weights
 from tinyqa_ray.teacher_logits.window_dataset import window_sizes
 
 BEST = "best"
-CHECKPOINTS = "checkpoints"
 FAILURE = "failure.json"
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyqa_ray.core import stage_folder
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
 from tinyqa_ray.evaluate import squad_metrics
 from tinyqa_ray.reader.reader import Reader
 from tinyqa_ray.reader.spans import Reading
-
-Progress = Callable[[int, int], None]
-"""Called with the number of questions read and of all questions."""
 
 _CHUNK = 128
 
@@ -48,7 +46,10 @@ def questions_of(data: str) -> list[Asked]:
 
 
 def read(
-    reader: Reader, asked: Sequence[Asked], max_answer_tokens: int, progress: Progress | None = None
+    reader: Reader,
+    asked: Sequence[Asked],
+    max_answer_tokens: int,
+    progress: stage_folder.Progress | None = None,
 ) -> tuple[list[Reading], float]:
     """Readings of all questions, and the seconds they took."""
     began = time.perf_counter()

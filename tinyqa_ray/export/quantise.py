@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ def converted(network: Any, precision: str) -> Any:
         )
     names = families.input_names(network)
     example = tuple(torch.ones(2, 16, dtype=torch.long) for _ in names)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), _attention_of_finite_masks(network), warnings.catch_warnings():
         # The tracer warns about branches in transformers, but our inputs always take the same ones.
         warnings.simplefilter("ignore")
         try:
@@ -49,6 +49,23 @@ def converted(network: Any, precision: str) -> Any:
         port.get_tensor().set_names({name})
     model.set_rt_info(precision, PRECISION)
     return model
+
+
+@contextlib.contextmanager
+def _attention_of_finite_masks(network: Any) -> Iterator[None]:
+    """Let a model with local attention (ModernBERT) compute its attention without the fused kernel.
+
+    A token of padding whose neighbours are all padding has nothing to attend to. OpenVINO's fused attention
+    gives NaN there, which the next layer spreads over the window.
+    """
+    if "sliding_attention" not in (getattr(network.config, "layer_types", None) or ()):
+        yield
+        return
+    network.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        network.set_attn_implementation("sdpa")
 
 
 class _Logits(torch.nn.Module):

@@ -39,7 +39,7 @@ class GatherReport:
     """Questions left out, to fit thresholds on."""
 
 
-def gather(config: GatherConfig, output: str, progress: shards.Progress | None = None) -> GatherReport:
+def gather(config: GatherConfig, output: str, progress: stage_folder.Progress | None = None) -> GatherReport:
     """Put the sources together under ``output``: ``paragraphs/`` and perhaps ``held-out.json``.
 
     Raises:

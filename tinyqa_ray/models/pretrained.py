@@ -68,6 +68,7 @@ def load_config(name: str) -> Any:
     from transformers import AutoConfig
 
     with readable(name) as folder:
+        _require_config(name, folder)
         try:
             return AutoConfig.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
@@ -123,8 +124,6 @@ def load_qa_model(
     """
     from transformers import AutoModelForQuestionAnswering
 
-    with readable(name) as folder:
-        refuse_pickles(name, folder)
     config = load_config(name)
     families.refuse_unreadable(name, config)
     options: dict[str, Any] = families.attention_dropout(config, attention_dropout)
@@ -193,14 +192,18 @@ def refuse_pickles(name: str, folder: str) -> None:
         if pickles := hub.pickles_only(folder):
             raise InputError(_only_pickles(name, pickles))
         return  # what else is wrong, loading says
-    if not (Path(folder) / "config.json").is_file():
-        raise InputError(f"{name}: has no config.json; give a folder that save_pretrained wrote")
+    _require_config(name, folder)
     if not list(Path(folder).glob("*.safetensors")):
         if pickles := sorted(path.name for path in Path(folder).glob("*.bin")):
             raise InputError(_only_pickles(name, pickles))
         raise InputError(
             f"{name}: holds no weights; give a folder with safetensors, as save_pretrained writes"
         )
+
+
+def _require_config(name: str, folder: str) -> None:
+    if Path(folder).is_dir() and not (Path(folder) / "config.json").is_file():
+        raise InputError(f"{name}: has no config.json; give a folder that save_pretrained wrote")
 
 
 def _only_pickles(name: str, pickles: Sequence[str]) -> str:

@@ -84,7 +84,6 @@ class Reader:
         *,
         max_answer_tokens: int = 30,
         top_k: int = 1,
-        overlapping: bool = False,
     ) -> list[Reading]:
         """The model's best spans and null score of every pair, before any threshold.
 
@@ -93,10 +92,9 @@ class Reader:
                 chunk of pairs.
             max_answer_tokens: longest answer, in tokens.
             top_k: spans of each pair.
-            overlapping: whether the spans of a pair may overlap.
         """
         questions = self.windower.questions(question for question, _ in pairs)
-        return self._read(pairs, questions, max_answer_tokens, top_k, overlapping)
+        return self._read(pairs, questions, max_answer_tokens, top_k)
 
     def read_or_refuse(
         self,
@@ -133,7 +131,6 @@ class Reader:
         questions: Questions,
         max_answer_tokens: int,
         top_k: int,
-        overlapping: bool = False,
     ) -> list[Reading]:
         found: list[Reading] = []
         for chunk in chunks(pairs):
@@ -145,7 +142,6 @@ class Reader:
                 ends,
                 max_answer_tokens=max_answer_tokens,
                 top_k=top_k,
-                overlapping=overlapping,
             )
         return found
 

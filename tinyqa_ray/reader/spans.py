@@ -57,7 +57,6 @@ def readings(
     *,
     max_answer_tokens: int,
     top_k: int = 1,
-    overlapping: bool = False,
 ) -> list[Reading]:
     """The best spans of every pair.
 
@@ -67,7 +66,6 @@ def readings(
         end_logits: the same.
         max_answer_tokens: longest span, in tokens.
         top_k: spans kept of each pair; fewer where the context holds fewer.
-        overlapping: whether the spans of a pair may overlap; they still differ in at least one character.
 
     Returns:
         P readings.
@@ -86,19 +84,14 @@ def readings(
             shown = windows.window_offsets(w)
             starts[i, : len(shown)][shown[:, 0] >= shown[:, 1]] = -np.inf
         ends = _context_logits(windows, end_logits, rows)
-        window, first, last, score = best_spans(
-            starts, ends, max_answer_tokens, top_k, overlapping=overlapping
-        )
+        window, first, last, score = best_spans(starts, ends, max_answer_tokens, top_k)
         for w, a, b, value in zip(rows[window], first, last, score, strict=True):
             offsets = windows.offsets[windows.pair[w]]
             token = windows.first_token[w]
             found[windows.pair[w]].append(
                 Span(int(offsets[token + a, 0]), int(offsets[token + b, 1]), float(value))
             )
-    return [
-        Reading(_distinct(spans, top_k, overlapping), float(score))
-        for spans, score in zip(found, null, strict=True)
-    ]
+    return [Reading(_distinct(spans, top_k), float(score)) for spans, score in zip(found, null, strict=True)]
 
 
 def best_spans(
@@ -167,19 +160,13 @@ def _context_logits(windows: Windows, logits: Sequence[Float], rows: Index) -> F
     return block
 
 
-def _distinct(spans: list[Span], top_k: int, overlapping: bool) -> tuple[Span, ...]:
+def _distinct(spans: list[Span], top_k: int) -> tuple[Span, ...]:
     """The best spans without overlap, or at least different; of equal ones the earlier, then the shorter."""
     kept: list[Span] = []
     for span in sorted(spans, key=lambda span: (-span.score, span.start, span.end)):
-        if span.start >= span.end or any(_clash(span, other, overlapping) for other in kept):
+        if span.start >= span.end or any(span.start < other.end and other.start < span.end for other in kept):
             continue
         kept.append(span)
         if len(kept) == top_k:
             break
     return tuple(kept)
-
-
-def _clash(span: Span, other: Span, overlapping: bool) -> bool:
-    if overlapping:
-        return (span.start, span.end) == (other.start, other.end)
-    return span.start < other.end and other.start < span.end

@@ -37,8 +37,6 @@ StageReport = (
     | ExportReport
     | AnswerReport
 )
-Progress = Callable[[int, int], None]
-"""Called with the units done and the total number of units."""
 
 _STAGES: dict[type, Callable[..., StageReport]] = {
     GatherConfig: gather,
@@ -68,7 +66,7 @@ class StageResult:
 def run(
     recipe: Recipe,
     output: str,
-    starting: Callable[[str], Progress | None] = lambda name: None,
+    starting: Callable[[str], stage_folder.Progress | None] = lambda name: None,
     done: Callable[[StageResult], None] = lambda result: None,
     chosen: Collection[str] | None = None,
 ) -> list[StageResult]:
