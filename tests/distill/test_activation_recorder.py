@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.distill import layers
 from tinyqa_ray.distill.activation_recorder import (
     ActivationRecorder,
     attention_heads,
@@ -35,7 +36,6 @@ from tinyqa_ray.distill.activation_recorder import (
     attention_scores,
     encoder_layers,
 )
-from tinyqa_ray.distill import layers
 from tinyqa_ray.distill.layers import check_heads
 
 SIZES: dict[str, Any] = {
