@@ -46,8 +46,11 @@ class GatherConfig:
     questions_per_paragraph: int | None = None
     """Most questions of a paragraph to keep, drawn at random; all when not given."""
     made_unanswerable: float = 0.0
-    """Unanswerable questions to make per answerable one: the question is asked of another paragraph of its
-    article, which contains none of its answers."""
+    """Unanswerable questions to make per answerable one: the question is asked of another paragraph, which
+    contains none of its answers."""
+    other_paragraph: Literal["same-article", "most-similar"] = "same-article"
+    """Which paragraph that is. same-article: one of its article, drawn at random. most-similar: of all
+    articles, the one that is most similar to the question by BM25, which is harder to see through."""
     documents: str | None = None
     """Passages that ``questions`` are asked of: Parquet, JSONL or CSV with columns ``id`` and ``text``."""
     questions: str | None = None

@@ -14,12 +14,15 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.corpus import sources
 from tinyqa_ray.datasets import squad
 from tinyqa_ray.datasets.squad import Paragraph, Question
+from tinyqa_ray.gather import unanswerable
 
 HELD_OUT = "held-out.json"
 """File with the articles that are left out, within the stage's folder."""
-ELSEWHERE = "-elsewhere"
-"""Ending of the id of a question that is asked of another paragraph."""
 _CORPUS = "corpus"
+_MADE = {
+    "same-article": unanswerable.of_same_article,
+    "most-similar": unanswerable.of_most_similar,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +54,7 @@ def gather(config: GatherConfig, output: str, progress: stage_folder.Progress | 
             return stage.report(GatherReport)
         kept, left_out = _parted(_sources(config), config.hold_out)
         fewer = [_some_questions(each, config) for each in kept]
-        made = list(made_unanswerable(fewer, config.made_unanswerable, config.seed))
+        made = list(_MADE[config.other_paragraph](fewer, config.made_unanswerable, config.seed))
         everything = [*_joined(fewer, made), *_corpus(config)]
         shards.write_input(stage.path(squad.FOLDER, "part-000000.parquet"), squad.to_table(everything))
         if left_out:
@@ -68,37 +71,6 @@ def gather(config: GatherConfig, output: str, progress: stage_folder.Progress | 
                 held_out=_count(left_out),
             )
         )
-
-
-def made_unanswerable(
-    paragraphs: Sequence[Paragraph], share: float, seed: int
-) -> Iterator[tuple[str, Question]]:
-    """Ask questions of another paragraph of their article, which contains none of their answers.
-
-    Args:
-        paragraphs: paragraphs with questions; those with the same title are an article.
-        share: questions to make per answerable question; above 1, a question is asked of several paragraphs.
-        seed: seed of the choice of questions and paragraphs.
-
-    Yields:
-        the id of the other paragraph, and the question, without answers and with a new id.
-    """
-    rng = np.random.default_rng(seed)
-    articles: dict[str, list[Paragraph]] = {}
-    for each in paragraphs:
-        articles.setdefault(each.title, []).append(each)
-    for own in paragraphs:
-        others = [each for each in articles[own.title] if each.context != own.context]
-        lowered = [each.context.lower() for each in others]
-        for question in own.questions:
-            if not question.answers:
-                continue
-            times = int(share) + int(rng.random() < share % 1)
-            texts = {answer.text.lower() for answer in question.answers}
-            fitting = [n for n, text in enumerate(lowered) if not any(answer in text for answer in texts)]
-            for number, place in enumerate(rng.permutation(fitting)[:times]):
-                name = f"{question.id}{ELSEWHERE}{number or ''}"
-                yield others[place].paragraph_id, Question(name, question.question, True, ())
 
 
 def _sources(config: GatherConfig) -> list[Paragraph]:
