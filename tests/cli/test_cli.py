@@ -236,21 +236,6 @@ def test_bad_data_is_refused_with_nothing_written(
     assert not output.exists()
 
 
-def test_vocabularies_that_differ_are_named(
-    tiny_bert: str, tiny_roberta: str, tiny_squad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = refused(
-        capsys,
-        "teacher-logits",
-        *("--data", tiny_squad, "--tokenizer", tiny_bert, "--teachers", tiny_roberta),
-        *("--max-seq-len", "64", "--doc-stride", "16", "--max-query-len", "16"),
-        *("--output", str(tmp_path / "out")),
-    )
-    assert tiny_bert in line
-    assert tiny_roberta in line
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize(
     "arguments",
     [["--teachers", "A", "B"], ["--teachers", "A", "--teachers", "B"], ["--teachers=A", "--teachers", "B"]],

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 import tiny
-from transformers import BertTokenizerFast
 
 from tinyqa_ray.configs import TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.core import shards
@@ -38,33 +36,6 @@ LOGITS = ["start_logits", "end_logits"]
 def config(data: str, tokenizer: str, **options: Any) -> TeacherLogitsConfig:
     given = {"data": data, "tokenizer": tokenizer, "teachers": (tokenizer,), "window": WINDOW, **options}
     return TeacherLogitsConfig(**given)
-
-
-def test_every_teacher_of_another_vocabulary_is_refused_by_name(
-    tiny_squad: str, tiny_bert: str, tiny_roberta: str, tmp_path: Path
-) -> None:
-    with pytest.raises(InputError) as caught:
-        teacher_logits(
-            config(tiny_squad, tiny_bert, teachers=(tiny_bert, tiny_roberta)), str(tmp_path / "out")
-        )
-    assert tiny_bert in str(caught.value)
-    assert f"the teacher's {tiny_roberta!r} differ" in str(caught.value)
-    assert not (tmp_path / "out").exists()
-
-
-def test_teacher_that_cuts_texts_otherwise_is_refused_with_text_and_tokens(
-    tiny_squad: str, tiny_bert: str, tmp_path: Path
-) -> None:
-    cased = str(tmp_path / "cased")
-    shutil.copytree(tiny_bert, cased)
-    vocabulary = tiny.wordpiece_tokenizer().get_vocab()
-    BertTokenizerFast(vocab=vocabulary, do_lower_case=False).save_pretrained(cased)
-    with pytest.raises(InputError) as caught:
-        teacher_logits(config(tiny_squad, tiny_bert, teachers=(tiny_bert, cased)), str(tmp_path / "out"))
-    message = str(caught.value)
-    assert f"the teacher's {cased!r} read 'Who is it?' as other tokens: 'who' and '[UNK]'" in message
-    assert "agree on case" in message
-    assert not (tmp_path / "out").exists()
 
 
 def test_windows_longer_than_the_teacher_reads_are_refused(
@@ -113,6 +84,33 @@ def files_of(output: Path) -> dict[str, bytes]:
         for path in sorted(output.rglob("*"))
         if path.is_file() and path.name not in ("_SUCCESS.json", "_INPUTS.json")
     }
+
+
+def read(folder: Path) -> pa.Table:
+    files = window_files(str(folder))
+    return pa.concat_tables([pa.ipc.open_stream(pa.memory_map(file)).read_all() for file in files])
+
+
+def test_teacher_of_another_vocabulary_teaches_and_the_report_tells_how_well_its_tokens_fit(
+    tiny_squad: str, tiny_bert: str, tiny_roberta: str, tmp_path: Path, here: list[str]
+) -> None:
+    options = {"teachers": (tiny_bert, tiny_roberta), "combine": "apart"}
+    report = teacher_logits(config(tiny_squad, tiny_bert, **options), str(tmp_path / "both"))
+    (own, start), (_, end) = report.start_on_border, report.end_on_border
+    assert own is None
+    assert start is not None
+    assert end is not None
+    assert 0.3 < start < 1
+    assert 0.3 < end < 1
+    assert teacher_logits(config(tiny_squad, tiny_bert, **options), str(tmp_path / "both")) == report
+    made = read(tmp_path / "both")
+    for name in logit_columns(1):
+        values = np.concatenate(made[name].to_pylist())
+        assert np.isfinite(values).all()
+    alone = teacher_logits(config(tiny_squad, tiny_bert), str(tmp_path / "alone"))
+    assert alone.start_on_border == alone.end_on_border == ()
+    mine = read(tmp_path / "alone")
+    assert made.select(mine.column_names) == mine
 
 
 @pytest.mark.slow

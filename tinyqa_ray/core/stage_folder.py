@@ -160,7 +160,9 @@ class Stage:
     def report(self, kind: type[Report]) -> Report:
         """The report that the finished stage published."""
         assert self.success is not None
-        return kind(**self.success["report"])
+        values = self.success["report"].items()
+        # JSON has no tuples.
+        return kind(**{name: tuple(each) if isinstance(each, list) else each for name, each in values})
 
     def publish(self, report: Report) -> Report:
         """Mark the folder as finished, delete what is no longer needed, and return the report.

@@ -103,7 +103,15 @@ def _check_teacher(
     config: DistillConfig, name: str, student: Any, student_layers: int, tokenizer: Any
 ) -> None:
     """Refuse a teacher whose layers cannot be compared with the student's."""
-    same_tokens(tokenizer, pretrained.load_tokenizer(name))
+    try:
+        same_tokens(tokenizer, pretrained.load_tokenizer(name))
+    except InputError as error:
+        layers = next(each for each in config.objective if each in LAYER_OBJECTIVES)
+        raise InputError(
+            f"{error}, since objective '{layers}' compares their layers token by token; or teach "
+            "'prediction' alone, from windows with the teacher's logits (tinyqa teacher-logits --teachers "
+            f"{name} --tokenizer {config.student}), which takes a teacher of any vocabulary"
+        ) from None
     weights.check_qa_model(name, new_head=True)
     teacher = pretrained.load_config(name)
     if "intermediate" in config.objective:

@@ -44,6 +44,15 @@ def same_tokens(
     )
 
 
+def have_same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers give every token the same id, and every text the same tokens."""
+    try:
+        same_tokens(one, other)
+    except InputError:
+        return False
+    return True
+
+
 def _same_texts(
     student_tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase
 ) -> None:

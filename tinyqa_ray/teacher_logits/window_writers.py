@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from tinyqa_ray.configs import TeacherLogitsConfig
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.datasets import squad
-from tinyqa_ray.datasets.windows import NO_LABEL, Windower, Windows, labels_of_any
+from tinyqa_ray.datasets.windows import NO_LABEL, Pair, Windower, Windows, labels_of_any
 from tinyqa_ray.engines.load import load_engine
-from tinyqa_ray.models import pretrained
+from tinyqa_ray.models import families, pretrained
+from tinyqa_ray.models.tokenizers import have_same_tokens
 from tinyqa_ray.teacher_logits.null_shifts import null_shifts
+from tinyqa_ray.teacher_logits.projection import Projector, mean_of_distributions
 from tinyqa_ray.teacher_logits.window_dataset import logit_columns, schema
 
 Logits = NDArray[np.float32]
@@ -35,6 +37,10 @@ class WindowWriter:
     probabilities would depend on the temperature at which the student is taught, which the windows do not
     know. The teachers' logits are not centred first, since a constant cancels in the softmax: the mean stays
     comparable between the windows of a question, and the mean of one teacher is its own logits.
+
+    A teacher of another vocabulary reads the windows as text, and its logits are carried over by characters
+    (``projection``). If teachers differ in their tokens, their distributions are averaged instead: where one
+    of them has no token that begins or ends there, its logit means nothing.
 
     Windows of a question that is neither answered nor marked as unanswerable have no label. Only there,
     ``config.abstain_at_threshold`` shifts a teacher's null score: a teacher answers too many questions that
@@ -54,18 +60,25 @@ class WindowWriter:
         quiet_models()
         torch.set_num_threads(config.threads or cores(config.actors))
         self.config = config
-        self.windower = Windower(pretrained.load_tokenizer(student_tokenizer(config)), config.window)
+        tokenizer = pretrained.load_tokenizer(student_tokenizer(config))
+        self.windower = Windower(tokenizer, config.window)
         device = "cuda" if config.num_gpus else "cpu"
         self.teachers = [load_engine(model, device=device)[0] for model in config.teachers]
+        read = [pretrained.load_tokenizer(model) for model in config.teachers]
+        self.projectors = [
+            None if have_same_tokens(tokenizer, own) else Projector(engine, own, _reach(model), config.window)
+            for model, engine, own in zip(config.teachers, self.teachers, read, strict=True)
+        ]
+        self.alike = all(have_same_tokens(read[0], own) for own in read[1:])
+        """Whether all teachers read the same tokens."""
         self.null_shifts = null_shifts(config) if shifts is None else shifts
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
         """Return the windows, in the order of paragraphs and questions, and the counts of the shard."""
         paragraphs = squad.from_table(rows)
         asked = [(paragraph, question) for paragraph in paragraphs for question in paragraph.questions]
-        windows = self.windower.windows(
-            [(question.question, paragraph.context) for paragraph, question in asked]
-        )
+        pairs = [(question.question, paragraph.context) for paragraph, question in asked]
+        windows = self.windower.windows(pairs)
         # The first answer that a window holds is the one to learn; the others are for scoring.
         spans = [[_span(answer) for answer in question.answers] for _, question in asked]
         unlabelled = np.array([question.unlabelled for _, question in asked], dtype=bool)[windows.pair]
@@ -73,15 +86,37 @@ class WindowWriter:
         for side in positions:
             side[unlabelled] = NO_LABEL  # ``labels`` says NO_ANSWER, which would be taught
         named = [(paragraph, question.id) for paragraph, question in asked]
-        made = _table(windows, named, positions, self._logits(windows, unlabelled))
-        return made, _counts(made, len(paragraphs), len(asked))
+        borders: dict[str, float] = {}
+        made = _table(windows, named, positions, self._logits(windows, pairs, unlabelled, borders))
+        return made, _counts(made, len(paragraphs), len(asked)) | borders
 
-    def _logits(self, windows: Windows, unlabelled: NDArray[np.bool_]) -> list[tuple[Logits, Logits]]:
-        """Start and end logits to write, all windows end to end: one pair, or one for each teacher."""
+    def _logits(
+        self,
+        windows: Windows,
+        pairs: Sequence[Pair],
+        unlabelled: NDArray[np.bool_],
+        borders: dict[str, float],
+    ) -> list[tuple[Logits, Logits]]:
+        """Start and end logits to write, all windows end to end: one pair, or one for each teacher.
+
+        What falls on the borders of tokens is counted in ``borders``, under the names of ``border_counts``.
+        """
         each = []
         nulls = (np.cumsum(windows.lengths) - windows.lengths)[unlabelled]
-        for teacher, shift in zip(self.teachers, self.null_shifts, strict=True):
-            start, end = teacher.logits(windows, self.config.max_batch_tokens)
+        most = self.config.max_batch_tokens
+        for number, shift in enumerate(self.null_shifts):
+            projector = self.projectors[number]
+            if projector is None:
+                start, end = self.teachers[number].logits(windows, most)
+            else:
+                found = projector.logits(windows, pairs, most)
+                start, end = found.starts, found.ends
+                sums = (
+                    np.isfinite(found.start_on_border).sum(),
+                    np.nansum(found.start_on_border),
+                    np.nansum(found.end_on_border),
+                )
+                borders |= dict(zip(border_counts(number), map(float, sums), strict=True))
             sides = _end_to_end(start, np.float32), _end_to_end(end, np.float32)
             for side in sides:
                 side[nulls] += shift / 2
@@ -89,7 +124,10 @@ class WindowWriter:
         if self.config.combine == "apart" or len(each) < 2:
             return each
         starts, ends = zip(*each, strict=True)
-        return [(_mean(starts), _mean(ends))]
+        if self.alike:
+            return [(_mean(starts), _mean(ends))]
+        lengths = windows.lengths
+        return [(mean_of_distributions(starts, lengths), mean_of_distributions(ends, lengths))]
 
 
 class TextWriter:
@@ -111,9 +149,19 @@ class TextWriter:
         return made, _counts(made, rows.num_rows, 0)
 
 
+def border_counts(teacher: int) -> tuple[str, str, str]:
+    """Names of a projected teacher's counts: windows, and their sums of starts and of ends on borders."""
+    return f"teacher_{teacher}_windows", f"teacher_{teacher}_starts", f"teacher_{teacher}_ends"
+
+
 def student_tokenizer(config: TeacherLogitsConfig) -> str:
     """Name of the model whose tokenizer the student uses."""
     return config.teachers[0] if config.tokenizer is None else config.tokenizer
+
+
+def _reach(model: str) -> int:
+    """Most tokens that a teacher reads in one window."""
+    return families.max_window_tokens(pretrained.load_config(model))
 
 
 def _counts(made: pa.Table, paragraphs: int, questions: int) -> dict[str, float]:

@@ -13,10 +13,15 @@ from tinyqa_ray.datasets import plain_text, squad
 from tinyqa_ray.datasets.windows import Windower
 from tinyqa_ray.engines.exported import is_exported
 from tinyqa_ray.models import pretrained, weights
-from tinyqa_ray.models.tokenizers import same_tokens
+from tinyqa_ray.models.tokenizers import have_same_tokens
 from tinyqa_ray.teacher_logits.report import TeacherLogitsReport
 from tinyqa_ray.teacher_logits.window_dataset import FOLDER, save_tokenizer
-from tinyqa_ray.teacher_logits.window_writers import TextWriter, WindowWriter, student_tokenizer
+from tinyqa_ray.teacher_logits.window_writers import (
+    TextWriter,
+    WindowWriter,
+    border_counts,
+    student_tokenizer,
+)
 
 
 def work(
@@ -46,18 +51,32 @@ def work(
         options["shifts"] = shifts
     with connected():
         counts = shards.run(plan, TextWriter if plain else WindowWriter, options, workers, progress)
-    return TeacherLogitsReport(**{name: int(value) for name, value in counts.items()})
+    borders = [_on_borders(counts, teacher) for teacher in range(len(config.teachers))]
+    projected = any(each != (None, None) for each in borders)
+    return TeacherLogitsReport(
+        **{name: int(value) for name, value in counts.items()},
+        start_on_border=tuple(start for start, _ in borders) if projected else (),
+        end_on_border=tuple(end for _, end in borders) if projected else (),
+    )
+
+
+def _on_borders(counts: dict[str, float], teacher: int) -> tuple[float | None, float | None]:
+    """Mean shares of a teacher's starts and ends on borders of tokens; its sums are taken out of counts."""
+    windows, starts, ends = (counts.pop(name, 0.0) for name in border_counts(teacher))
+    return (round(starts / windows, 4), round(ends / windows, 4)) if windows else (None, None)
 
 
 def _check_models(config: TeacherLogitsConfig, tokenizer: Any) -> None:
-    """Refuse, before any work, a teacher that cannot read the student's windows."""
+    """Refuse, before any work, a teacher that cannot be used."""
     Windower(tokenizer, config.window)
-    for model in config.teachers:
-        same_tokens(tokenizer, pretrained.load_tokenizer(model))
     for model in config.teachers:
         if not is_exported(model):
             weights.check_qa_model(model)
-        pretrained.check_window(model, pretrained.load_config(model), config.window.max_seq_len)
+        own = pretrained.load_tokenizer(model)
+        if have_same_tokens(tokenizer, own):
+            pretrained.check_window(model, pretrained.load_config(model), config.window.max_seq_len)
+        else:
+            Windower(own, config.window)
 
 
 def _paragraphs(data: str, copy: str) -> list[str]:
