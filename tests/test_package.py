@@ -19,7 +19,7 @@ FLOORS = (
     ("reader",),
     ("evaluate", "teacher_logits"),
     ("answer", "augment", "distill", "export", "gather", "integrations", "serve"),
-    ("recipes",),
+    ("ray_data", "recipes"),
     ("cli",),
 )
 """Folders of the package from the ground up: each may import those of lower floors, and no others."""

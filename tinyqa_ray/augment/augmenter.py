@@ -25,17 +25,19 @@ Counts = dict[str, float]
 class Augmenter:
     """Writes the original and the copies of each paragraph of a shard."""
 
-    def __init__(self, config: AugmentConfig, neighbours: str) -> None:
+    def __init__(self, config: AugmentConfig, neighbours: str | Neighbours) -> None:
         """Load the models.
 
         Args:
             config: what to make.
-            neighbours: Parquet file of ``Neighbours.to_table``.
+            neighbours: of all words, or a Parquet file of ``Neighbours.to_table``.
         """
-        filesystem, inner = storage.resolve(neighbours)
+        if isinstance(neighbours, str):
+            filesystem, inner = storage.resolve(neighbours)
+            neighbours = Neighbours.from_table(pq.read_table(inner, filesystem=filesystem))
         self.config = config
         self.rules = HAYSTACK if config.style == "haystack" else SAFE
-        self.neighbours = Neighbours.from_table(pq.read_table(inner, filesystem=filesystem))
+        self.neighbours = neighbours
         self.masked = self.agreement = None
         if config.masked_lm is None and config.teacher is None:
             return

@@ -208,6 +208,21 @@ def from_hub_rows(rows: Iterable[Any], data: str) -> list[Paragraph]:
     return _gathered(squad_json.placed_parts(squad_json.rows(rows, data), _member), data)
 
 
+def paragraph_of_row(row: Mapping[str, Any], place: str) -> Paragraph:
+    """A hub row as a paragraph of one question, checked like the rows of a file.
+
+    Args:
+        row: ``id, context, question`` and perhaps ``title, answers, is_impossible``.
+        place: what messages name it by.
+
+    Raises:
+        InputError: a value of another type, or an answer that is not at its offset.
+    """
+    (paragraph,) = from_hub_rows([row], place)
+    _check([paragraph], place)
+    return paragraph
+
+
 def _gathered(parts: Iterable[squad_json.Part], data: str) -> list[Paragraph]:
     """Paragraphs in their order, then questions that stand alone, grouped into paragraphs by context."""
     seen: Counter[str] = Counter()  # two articles of one title still get different paragraph ids
