@@ -1,7 +1,9 @@
 """The Ray Serve application: an ingress that speaks HTTP, and replicas of the model.
 
 ``serve deploy`` builds it from the arguments of a config file (``tinyqa_ray.serve.app:build``), ``tinyqa
-serve`` from its command-line options.
+serve`` from its command-line options. It may be part of another application, too:
+``Mine.bind(build({"model": …}))`` gets a handle, and asks with ``await handle.answer.remote({"question": …,
+"contexts": [...]})``.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from tinyqa_ray.serve.backend import Backend, Replicas
 from tinyqa_ray.serve.gate import App, State, read_key
 from tinyqa_ray.serve.metrics import Figures, Metrics, queue_figures
 from tinyqa_ray.serve.model import Model, Packed, Reply
+from tinyqa_ray.serve.schemas import AnswerRequest
 from tinyqa_ray.serve.service import EngineInfo, Service
 
 INGRESS_CPUS = 0.5
@@ -83,6 +86,22 @@ class Ingress:
             key=read_key(self._service.config.api_key_file),
             state=self._state,
         )
+
+    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer a request in Python, for other deployments of an application.
+
+        Args:
+            request: what is posted to ``/v1/answer``, such as ``{"question": …, "contexts": [...]}``.
+
+        Returns:
+            what ``/v1/answer`` replies.
+
+        Raises:
+            pydantic.ValidationError: the request has not that form.
+            RequestError: it is over a limit, cannot be asked, or too much is waiting; see ``status``.
+        """
+        reply = await self._service.answer(AnswerRequest.model_validate(request))
+        return reply.model_dump(exclude_none=False)
 
     async def enter(self, state: str) -> None:
         """Change to a state of ``State``; ``closed`` waits for requests under way, up to their limit."""
