@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from transformers import (
     AlbertConfig,
@@ -14,6 +16,7 @@ from transformers import (
     BertConfig,
     CamembertConfig,
     Data2VecTextConfig,
+    DebertaConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
@@ -22,6 +25,7 @@ from transformers import (
     MPNetConfig,
     PretrainedConfig,
     PreTrainedModel,
+    RemBertConfig,
     RobertaConfig,
     SplinterConfig,
     XLMRobertaConfig,
@@ -31,11 +35,10 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill import layers
 from tinyqa_ray.distill.activation_recorder import (
     ActivationRecorder,
-    attention_heads,
     attention_probabilities,
     attention_scores,
-    encoder_layers,
 )
+from tinyqa_ray.distill.encoders import attention_heads, encoder_layers
 from tinyqa_ray.distill.layers import check_heads
 
 SIZES: dict[str, Any] = {
@@ -47,6 +50,8 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 24,
 }
 CONFIGS: dict[str, PretrainedConfig] = {
+    "albert": AlbertConfig(**SIZES, embedding_size=16),
+    "albert of 2 groups": AlbertConfig(**SIZES, embedding_size=16, num_hidden_groups=2),
     "bert": BertConfig(**SIZES),
     "camembert": CamembertConfig(**SIZES),
     "distilbert": DistilBertConfig(
@@ -59,11 +64,12 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "ernie": ErnieConfig(**SIZES),
     "splinter": SplinterConfig(**SIZES),
     # Scores hold positions; here without them, so that the rest can be compared.
+    "deberta": DebertaConfig(**SIZES),
     "deberta-v2": DebertaV2Config(**SIZES),
     "modernbert": ModernBertConfig(**SIZES, pad_token_id=1, cls_token_id=0, sep_token_id=2),
     "mpnet": MPNetConfig(**SIZES),
 }
-EAGER_ONLY = ("deberta-v2", "mpnet", "splinter")
+EAGER_ONLY = ("deberta", "deberta-v2", "mpnet", "splinter")
 every_family = pytest.mark.parametrize("family", CONFIGS)
 # The newer name of gradient_checkpointing_enable is not in every transformers 5.
 checkpointed = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
@@ -83,6 +89,8 @@ def make_model(family: str, attention: str = "sdpa") -> PreTrainedModel:
                 parameter.mul_(20.0)  # the initial scale makes every attention nearly uniform
             if "relative_attention_bias" in name:
                 parameter.zero_()
+            if name.endswith(("q_bias", "v_bias")):
+                parameter.normal_()
     return model.eval()
 
 
@@ -133,13 +141,15 @@ def test_hidden_states_are_those_of_the_model_and_logits_do_not_change(family: s
         torch.testing.assert_close(real(hidden), real(reference.hidden_states[index]))
 
 
-@pytest.mark.parametrize("family", [name for name in CONFIGS if name != "modernbert"])
+@pytest.mark.parametrize("family", [name for name in CONFIGS if name not in ("deberta", "modernbert")])
 def test_values_are_the_projection_of_the_layers_input(family: str) -> None:
     model = make_model(family)
     with ActivationRecorder(model, layers=(1,), what=("value",), hidden_states=(1,)) as recorder:
         model(**INPUTS)
         recorded = recorder.take()
     others = {
+        "albert": "attention.value",
+        "albert of 2 groups": "attention.value",
         "deberta-v2": "attention.self.value_proj",
         "distilbert": "attention.v_lin",
         "mpnet": "attention.attn.v",
@@ -151,9 +161,36 @@ def test_values_are_the_projection_of_the_layers_input(family: str) -> None:
     torch.testing.assert_close(value, projection(recorded.hidden_states[1]))
 
 
+def test_values_of_deberta_give_what_its_attention_gives() -> None:
+    """One matrix makes its queries, keys and values, side by side for each head, and a bias follows."""
+    model = make_model("deberta")
+    given: list[Tensor] = []
+    attention = encoder_layers(model)[1].get_submodule("attention.self")
+    attention.register_forward_hook(lambda module, args, output: given.append(output[0]))
+    with ActivationRecorder(model, layers=(1,)) as recorder:
+        model(**INPUTS)
+        layer = recorder.take().layers[1]
+    assert layer.query is not None
+    assert layer.key is not None
+    assert layer.value is not None
+    weights = attention_probabilities(attention_scores(layer.query, layer.key, 4), MASK)
+    values = layer.value.view(2, 9, 4, 6).transpose(1, 2)
+    expected = (weights @ values).transpose(1, 2).reshape(2, 9, 24)
+    torch.testing.assert_close(real(expected), real(given[0]), rtol=1e-4, atol=1e-5)
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Gradient checkpointing, also of ALBERT, for which transformers has none."""
+    if model.config.model_type != "albert":
+        model.gradient_checkpointing_enable()
+        return
+    for layer in set(encoder_layers(model)):
+        layer.forward = partial(torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False)
+
+
 @checkpointed
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("family", ["albert", "albert of 2 groups", "bert", "deberta", "distilbert"])
 def test_gradients_flow_through_a_tap(family: str, checkpointing: bool) -> None:
     def gradients(checkpointing: bool) -> list[Tensor | None]:
         model = make_model(family).train()
@@ -161,7 +198,7 @@ def test_gradients_flow_through_a_tap(family: str, checkpointing: bool) -> None:
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            checkpoint_layers(model)
         with ActivationRecorder(model, layers=(1,), hidden_states=(2,)) as recorder:
             logits = model(**INPUTS).start_logits
             recorded = recorder.take()
@@ -179,9 +216,10 @@ def test_gradients_flow_through_a_tap(family: str, checkpointing: bool) -> None:
 
 
 @checkpointed
-def test_layers_run_again_by_checkpointing_are_not_kept() -> None:
-    model = make_model("bert").train()
-    model.gradient_checkpointing_enable()
+@pytest.mark.parametrize("family", ["albert", "bert"])
+def test_layers_run_again_by_checkpointing_are_not_kept(family: str) -> None:
+    model = make_model(family).train()
+    checkpoint_layers(model)
     with (
         ActivationRecorder(model, layers=(1,)) as projections,
         ActivationRecorder(model, hidden_states=(0,)) as embeddings,
@@ -257,11 +295,34 @@ def test_scores_are_float32_under_autocast() -> None:
 
 
 def test_unsupported_family_is_refused_by_name() -> None:
-    model = AutoModelForQuestionAnswering.from_config(AlbertConfig(**SIZES))
-    with pytest.raises(InputError, match=r"type albert; supported are bert, .*distilbert.*roberta"):
+    model = AutoModelForQuestionAnswering.from_config(RemBertConfig(**SIZES))
+    with pytest.raises(InputError, match=r"type rembert; supported are albert, .*distilbert.*roberta"):
         encoder_layers(model)
     with pytest.raises(InputError, match="type Linear"):
         encoder_layers(nn.Linear(1, 1))
+
+
+def test_albert_whose_groups_hold_several_layers_is_refused() -> None:
+    model = AutoModelForQuestionAnswering.from_config(AlbertConfig(**SIZES, inner_group_num=2))
+    with pytest.raises(InputError, match=r"inner_group_num is 2; .* where it is 1"):
+        encoder_layers(model)
+
+
+def test_layers_of_albert_are_told_apart_though_they_share_weights() -> None:
+    model = make_model("albert")
+    assert len(encoder_layers(model)) == 3
+    assert len(set(encoder_layers(model))) == 1
+    with ActivationRecorder(model, layers=(0, 1, 2), hidden_states=(0, 1, 2, 3)) as recorder:
+        for _ in range(2):  # calls are counted anew in each forward
+            model(**INPUTS)
+            recorded = recorder.take()
+    queries = [recorded.layers[index].query for index in range(3)]
+    for first, second in ((0, 1), (1, 2)):
+        assert queries[first] is not None
+        assert not torch.allclose(queries[first], queries[second], atol=1e-2)
+    for index, query in enumerate(queries):
+        projected = encoder_layers(model)[0].get_submodule("attention.query")(recorded.hidden_states[index])
+        torch.testing.assert_close(query, projected)
 
 
 def test_what_a_model_does_not_have_is_refused() -> None:
@@ -280,10 +341,11 @@ def test_what_a_model_does_not_have_is_refused() -> None:
     [
         (MPNetConfig(**SIZES), ["mpnet adds a bias for relative positions to its attention scores"]),
         (DebertaV2Config(**SIZES, relative_attention=True), ["deberta-v2 adds products with relative"]),
+        (DebertaConfig(**SIZES, relative_attention=True), ["deberta adds products with relative"]),
         (DebertaV2Config(**SIZES), []),
         (BertConfig(**SIZES), []),
     ],
-    ids=["mpnet", "deberta-v2", "deberta-v2 without relative positions", "bert"],
+    ids=["mpnet", "deberta-v2", "deberta", "deberta-v2 without relative positions", "bert"],
 )
 def test_positions_in_the_scores_are_announced_once(
     config: PretrainedConfig, said: list[str], monkeypatch: pytest.MonkeyPatch

@@ -7,8 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
+    AlbertConfig,
+    AlbertForQuestionAnswering,
     BertConfig,
     BertForQuestionAnswering,
+    DebertaConfig,
+    DebertaForQuestionAnswering,
     DistilBertConfig,
     DistilBertForQuestionAnswering,
     ModernBertConfig,
@@ -19,7 +23,7 @@ from transformers import (
 )
 
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.distill.activation_recorder import encoder_layers
+from tinyqa_ray.distill.encoders import encoder_layers
 from tinyqa_ray.distill.losses import hidden_loss
 from tinyqa_ray.distill.students import (
     Projections,
@@ -207,3 +211,51 @@ def test_student_of_a_model_whose_layers_differ_in_kind_keeps_their_kinds() -> N
     assert student(**INPUTS).start_logits.shape == TOKENS.shape
     with pytest.raises(InputError, match="layer 0, the only one that takes embeddings"):
         student_from_layers(teacher, (1, 2))
+
+
+def make_albert(groups: int) -> PreTrainedModel:
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 24}
+    config = AlbertConfig(vocab_size=20, embedding_size=8, num_hidden_groups=groups, **sizes)
+    return AlbertForQuestionAnswering(config).eval()
+
+
+def test_student_of_albert_repeats_the_weights_of_one_group_less_often() -> None:
+    teacher = make_albert(1)
+    student = student_from_layers(teacher, (1, 3, 5))
+    assert len(encoder_layers(student)) == student.config.num_hidden_layers == 3
+    torch.testing.assert_close(dict(student.state_dict()), dict(teacher.state_dict()), rtol=0, atol=0)
+    hidden = teacher(**INPUTS, output_hidden_states=True).hidden_states
+    mine = student(**INPUTS, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(mine, hidden[:4])
+
+
+def test_student_of_albert_keeps_the_groups_that_its_layers_are_of() -> None:
+    teacher = make_albert(3)  # layers 0 and 1 are of group 0, 2 and 3 of group 1, 4 and 5 of group 2
+    student = student_from_layers(teacher, (0, 1, 4, 5))
+    assert student.config.num_hidden_groups == 2
+    for place, layer in ((0, 0), (1, 1), (2, 4), (3, 5)):
+        kept, original = encoder_layers(student)[place], encoder_layers(teacher)[layer]
+        torch.testing.assert_close(kept.state_dict(), original.state_dict(), rtol=0, atol=0)
+
+
+def test_layers_that_albert_cannot_repeat_are_refused_with_what_it_would_run() -> None:
+    message = (
+        r"layers 0, 1, 2, 5 are of groups 0, 0, 0, 1, .* 4 layers would run groups 0, 0, 1, 1; choose layers"
+    )
+    with pytest.raises(InputError, match=message):
+        student_from_layers(make_albert(2), (5, 0, 1, 2))
+
+
+def test_student_of_deberta_answers_like_its_teacher_cut_short() -> None:
+    torch.manual_seed(5)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}
+    config = DebertaConfig(vocab_size=20, relative_attention=True, pos_att_type=["c2p", "p2c"], **sizes)
+    teacher = DebertaForQuestionAnswering(config).eval()
+    student = student_from_layers(teacher, (0, 1))
+    for mine, its in zip(
+        student(**INPUTS, output_hidden_states=True).hidden_states,
+        teacher(**INPUTS, output_hidden_states=True).hidden_states,
+        strict=False,
+    ):
+        torch.testing.assert_close(mine, its)

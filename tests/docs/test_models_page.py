@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoConfig
 
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.distill.activation_recorder import supported_families
+from tinyqa_ray.distill.encoders import supported_families
 from tinyqa_ray.models import families
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"

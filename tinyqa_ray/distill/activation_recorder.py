@@ -8,6 +8,7 @@ computed only for the layers that a loss asks for.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,65 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from tinyqa_ray.core.errors import InputError
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Names:
-    """Where a family of models keeps its layers and, within a layer, its projections."""
-
-    layers: str
-    query: str
-    key: str
-    value: str
-    positions: str | None = None
-    """What else enters the attention scores, beside queries and keys."""
-
-
-_BERT = _Names(
-    layers="encoder.layer",
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-)
-_DISTILBERT = _Names(
-    layers="transformer.layer", query="attention.q_lin", key="attention.k_lin", value="attention.v_lin"
-)
-_MPNET = _Names(
-    layers="encoder.layer",
-    query="attention.attn.q",
-    key="attention.attn.k",
-    value="attention.attn.v",
-    positions="a bias for relative positions",
-)
-_DEBERTA_V2 = _Names(
-    layers="encoder.layer",
-    query="attention.self.query_proj",
-    key="attention.self.key_proj",
-    value="attention.self.value_proj",
-    positions="products with relative positions",
-)
-# One matrix makes all three, one after the other.
-_MODERNBERT = _Names(
-    layers="layers", query="attn.Wqkv", key="attn.Wqkv", value="attn.Wqkv", positions="rotary positions"
-)
-_FAMILIES: Mapping[str, _Names] = {
-    "bert": _BERT,
-    "camembert": _BERT,
-    "data2vec-text": _BERT,
-    "deberta-v2": _DEBERTA_V2,
-    "distilbert": _DISTILBERT,
-    "electra": _BERT,
-    "ernie": _BERT,
-    "modernbert": _MODERNBERT,
-    "mpnet": _MPNET,
-    "roberta": _BERT,
-    "splinter": _BERT,
-    "xlm-roberta": _BERT,
-}
-_PROJECTIONS = ("query", "key", "value")
+from tinyqa_ray.distill.encoders import PROJECTIONS, attention_heads, find
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,34 +61,42 @@ class ActivationRecorder:
         self,
         model: nn.Module,
         layers: Sequence[int] = (),
-        what: Collection[str] = _PROJECTIONS,
+        what: Collection[str] = PROJECTIONS,
         hidden_states: Sequence[int] = (),
     ) -> None:
-        names, encoder, modules = _find(model)
-        _check_indices("layer", layers, len(modules) - 1)
-        _check_indices("hidden state", hidden_states, len(modules))
-        if unknown := sorted(set(what) - set(_PROJECTIONS)):
-            raise InputError(f"cannot record {', '.join(unknown)}; a layer has {', '.join(_PROJECTIONS)}")
+        encoder = find(model)
+        _check_indices("layer", layers, len(encoder.layers) - 1)
+        _check_indices("hidden state", hidden_states, len(encoder.layers))
+        if unknown := sorted(set(what) - set(PROJECTIONS)):
+            raise InputError(f"cannot record {', '.join(unknown)}; a layer has {', '.join(PROJECTIONS)}")
         self._layers = sorted(set(layers))
         self._what = sorted(set(what))
         self._hidden_states = sorted(set(hidden_states))
         self._seen: dict[tuple[str, int], Tensor] = {}
+        self._calls: Counter[tuple[str, int]] = Counter()
         self._recording = False
         self._handles = [
-            encoder.register_forward_pre_hook(self._begin),
-            encoder.register_forward_hook(self._end, always_call=True),
+            encoder.body.register_forward_pre_hook(self._begin),
+            encoder.body.register_forward_hook(self._end, always_call=True),
         ]
-        for layer in self._layers:
-            for name in self._what:
-                projection = modules[layer].get_submodule(getattr(names, name))
-                part = _PROJECTIONS.index(name) if names.query == names.key else None
-                self._handles.append(projection.register_forward_hook(self._keep_output(name, layer, part)))
-        for index in self._hidden_states:
-            if index == 0:
-                # Not the embedding module's output: ELECTRA projects that before the first layer.
-                handle = modules[0].register_forward_pre_hook(self._keep_embeddings, with_kwargs=True)
-            else:
-                handle = modules[index - 1].register_forward_hook(self._keep_output("hidden", index))
+        # Layers that share weights are one module, which runs several times in a forward.
+        places: dict[nn.Module, list[int]] = {}
+        for place, layer in enumerate(encoder.layers):
+            places.setdefault(layer, []).append(place)
+        heads = attention_heads(encoder.body.config) if self._layers else 0
+        for layer, where in places.items():
+            if set(where) & set(self._layers):
+                for name in self._what:
+                    module, read = encoder.projection(layer, name, heads)
+                    hook = self._keep_output(name, where, self._layers, read)
+                    self._handles.append(module.register_forward_hook(hook))
+            above = [place + 1 for place in where]
+            if set(above) & set(self._hidden_states):
+                hook = self._keep_output("hidden", above, self._hidden_states, _first)
+                self._handles.append(layer.register_forward_hook(hook))
+        if 0 in self._hidden_states:
+            # Not the embedding module's output: ELECTRA projects that before the first layer.
+            handle = encoder.layers[0].register_forward_pre_hook(self._keep_embeddings, with_kwargs=True)
             self._handles.append(handle)
 
     def __enter__(self) -> ActivationRecorder:
@@ -177,6 +130,7 @@ class ActivationRecorder:
 
     def _begin(self, module: nn.Module, args: Any) -> None:
         self._seen = {}
+        self._calls.clear()
         self._recording = True
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -184,52 +138,29 @@ class ActivationRecorder:
         self._recording = False
 
     def _keep_output(
-        self, name: str, index: int, part: int | None = None
+        self, name: str, places: Sequence[int], wanted: Collection[int], read: Callable[[Any], Tensor]
     ) -> Callable[[nn.Module, Any, Any], None]:
-        """A hook that keeps a module's output or, if it makes all three projections, one of them."""
+        """A hook that keeps what ``read`` makes of a module's output.
+
+        Args:
+            name: under which it is kept.
+            places: under which number each of the module's calls in a forward is kept, in order.
+            wanted: the numbers that are kept.
+            read: takes the output.
+        """
 
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if self._recording:
-                kept = output[0] if isinstance(output, tuple) else output
-                self._seen[name, index] = kept if part is None else kept.chunk(3, dim=-1)[part]
+                place = places[self._calls[name, places[0]]]
+                self._calls[name, places[0]] += 1
+                if place in wanted:
+                    self._seen[name, place] = read(output)
 
         return hook
 
     def _keep_embeddings(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._recording:
-            self._seen["hidden", 0] = args[0] if args else kwargs["hidden_states"]
-
-
-def encoder_layers(model: nn.Module) -> nn.ModuleList:
-    """Return the transformer layers of ``model``, the modules themselves, first to last.
-
-    Raises:
-        InputError: the family is not supported.
-    """
-    return _find(model)[2]
-
-
-def supported_families() -> tuple[str, ...]:
-    """The families of which layers can be recorded, by their name in transformers (``model_type``)."""
-    return tuple(_FAMILIES)
-
-
-def positions_in_scores(config: PretrainedConfig) -> str | None:
-    """What enters a model's attention scores beside queries and keys; None where nothing does."""
-    names = _FAMILIES.get(config.model_type)
-    relative = getattr(config, "relative_attention", True)  # DeBERTa's may be switched off
-    return names.positions if names is not None and relative else None
-
-
-def projection_names(model: nn.Module) -> set[str]:
-    """Names of the modules, within a layer, that make queries, keys and values."""
-    names = _find(model)[0]
-    return {names.query, names.key, names.value}
-
-
-def attention_heads(config: PretrainedConfig) -> int:
-    """Return the number of attention heads of a layer, whatever the family calls it."""
-    return int(config.num_attention_heads)
+        if self._recording:  # only the first call: what shares the first layer's weights runs later
+            self._seen.setdefault(("hidden", 0), args[0] if args else kwargs["hidden_states"])
 
 
 def attention_scores(query: Tensor, key: Tensor, heads: int) -> Tensor:
@@ -258,23 +189,13 @@ def attention_probabilities(scores: Tensor, token_mask: Tensor) -> Tensor:
     return torch.softmax(masked, dim=-1)
 
 
-def _find(model: nn.Module) -> tuple[_Names, nn.Module, nn.ModuleList]:
-    """Return the names of the family, the encoder (the model without its head) and its layers."""
-    inner = model
-    while isinstance(getattr(inner, "module", None), nn.Module):  # DDP and its like
-        inner = inner.get_submodule("module")
-    model_type = getattr(getattr(inner, "config", None), "model_type", type(inner).__name__)
-    if model_type not in _FAMILIES:
-        raise InputError(f"the model is of type {model_type}; supported are {', '.join(sorted(_FAMILIES))}")
-    names = _FAMILIES[model_type]
-    encoder = inner.base_model
-    assert isinstance(encoder, nn.Module)
-    layers = encoder.get_submodule(names.layers)
-    assert isinstance(layers, nn.ModuleList)
-    return names, encoder, layers
-
-
 def _check_indices(thing: str, indices: Sequence[int], highest: int) -> None:
     wrong = [index for index in indices if not 0 <= index <= highest]
     if wrong:
         raise InputError(f"there is no {thing} {wrong[0]}; the model has {thing}s 0 to {highest}")
+
+
+def _first(output: Any) -> Tensor:
+    """A layer's hidden states, which some families return in a tuple."""
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden

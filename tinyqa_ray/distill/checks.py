@@ -11,7 +11,7 @@ from tinyqa_ray.datasets import squad
 from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.distill.layers import check_heads, check_relations
 from tinyqa_ray.distill.strategies import require_deepspeed
-from tinyqa_ray.distill.students import averaged, layer_pairs
+from tinyqa_ray.distill.students import averaged, layer_pairs, student_config
 from tinyqa_ray.models import pretrained, weights
 from tinyqa_ray.models.tokenizers import same_tokens
 from tinyqa_ray.teacher_logits.window_dataset import window_files, window_tokenizer
@@ -32,6 +32,8 @@ def check(config: DistillConfig) -> int:
     same_tokens(tokenizer, window_tokenizer(config.data))
     student = pretrained.load_config(config.student)
     layers = _student_layers(config, int(student.num_hidden_layers))
+    if config.student_layers is not None:
+        student_config(student, config.student_layers)
     pretrained.check_window(config.student, student, int(data.lengths.max()))
     if any(name in LAYER_OBJECTIVES for name in config.objective):
         assert config.teacher is not None

@@ -15,14 +15,16 @@ from tinyqa_ray.distill.activation_recorder import (
     QKV,
     ActivationRecorder,
     Activations,
-    attention_heads,
     attention_probabilities,
     attention_scores,
+)
+from tinyqa_ray.distill.batches import Batch
+from tinyqa_ray.distill.encoders import (
+    attention_heads,
     encoder_layers,
     positions_in_scores,
     projection_names,
 )
-from tinyqa_ray.distill.batches import Batch
 from tinyqa_ray.distill.losses import attention_loss, hidden_loss, prefers_gram, relation_loss, score_loss
 from tinyqa_ray.distill.students import LayerPairs, Projections, layer_pairs
 from tinyqa_ray.models import families
@@ -166,9 +168,12 @@ def freeze_after_relations(student: PreTrainedModel) -> None:
 
     Otherwise data parallelism would wait for those gradients.
     """
+    *earlier, last = encoder_layers(student)
+    if any(layer is last for layer in earlier):  # ALBERT's, whose layers share weights
+        return
     # ModernBERT normalises the input of its projections.
     used = projection_names(student) | {"attn_norm"}
-    for name, parameter in encoder_layers(student)[-1].named_parameters():
+    for name, parameter in last.named_parameters():
         if name.rpartition(".")[0] not in used:
             parameter.requires_grad_(False)
 

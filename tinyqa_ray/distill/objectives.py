@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig, Objective
 from tinyqa_ray.distill.batches import Batch
+from tinyqa_ray.distill.encoders import parts_after_layers
 from tinyqa_ray.distill.layers import (
     Intermediate,
     LayerObjective,
@@ -60,8 +61,8 @@ class DistillationModule(nn.Module):
             assert teacher is not None
             self.beside = TeacherComparison(student, teacher, compared)
         if len(compared) == len(config.objective):
-            # Only layers are taught: the head gets no gradient, and data parallelism would wait for it.
-            for part in families.head_modules(student):
+            # Only layers are taught: what follows them gets no gradient, and data parallelism would wait.
+            for part in families.head_modules(student) + parts_after_layers(student):
                 part.requires_grad_(False)
             if config.objective == ("relations",):
                 freeze_after_relations(student)

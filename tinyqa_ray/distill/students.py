@@ -6,10 +6,10 @@ import copy
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.distill.activation_recorder import encoder_layers
+from tinyqa_ray.distill import encoders
 from tinyqa_ray.models import pretrained
 
 LayerPairs = tuple[tuple[int, int], ...]
@@ -71,33 +71,69 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreT
         layers: teacher layers to keep, from 0, each once, in any order.
 
     Raises:
-        InputError: no layer, a repeated one or one out of range; or the family is not supported.
+        InputError: no layer, a repeated one or one out of range; layers that no student of the family can
+            have; or the family is not supported.
     """
-    teacher_layers = encoder_layers(teacher)
-    _check_layers(layers, len(teacher_layers))
-    config = copy.deepcopy(teacher.config)
-    config.num_hidden_layers = len(layers)
-    kinds = getattr(config, "layer_types", None)  # ModernBERT's local and global attention alternate
-    if kinds is not None:
-        config.layer_types = [kinds[layer] for layer in sorted(layers)]
-        if 0 not in layers:
-            raise InputError(
-                "layer 0, the only one that takes embeddings, is not chosen for the student; add it"
-            )
+    encoder = encoders.find(teacher)
+    _check_layers(layers, len(encoder.layers))
+    config, kept = student_config(teacher.config, layers)
     student = type(teacher)(config).to(device=teacher.device, dtype=teacher.dtype)
 
-    prefix = next(name for name, module in teacher.named_modules() if module is teacher_layers) + "."
-    place = {str(layer): position for position, layer in enumerate(sorted(layers))}
+    prefix = next(name for name, module in teacher.named_modules() if module is encoder.weights) + "."
+    place = {str(source): position for position, source in enumerate(kept)}
     state = {}
     for name, tensor in teacher.state_dict().items():
         if not name.startswith(prefix):
             state[name] = tensor
             continue
-        layer, rest = name.removeprefix(prefix).split(".", 1)
-        if layer in place:
-            state[f"{prefix}{place[layer]}.{rest}"] = tensor
+        source, rest = name.removeprefix(prefix).split(".", 1)
+        if source in place:
+            state[f"{prefix}{place[source]}.{rest}"] = tensor
     student.load_state_dict(state)
     return student.train(teacher.training)
+
+
+def student_config(
+    teacher: PretrainedConfig, layers: Sequence[int]
+) -> tuple[PretrainedConfig, tuple[int, ...]]:
+    """The configuration of a student of some of a teacher's layers, and the weights that it keeps.
+
+    ALBERT's layers share weights: its student repeats the weights of the groups that the layers are of.
+
+    Args:
+        teacher: configuration of the teacher.
+        layers: teacher layers to keep, from 0, each once, in any order.
+
+    Returns:
+        the configuration; and which of the teacher's weights the student's layers run, in order: the layers
+        chosen or, in ALBERT, the groups that they are of.
+
+    Raises:
+        InputError: a student of the family cannot run these layers; the message says why.
+    """
+    chosen = sorted(layers)
+    places = encoders.weight_places(teacher)
+    of_chosen = [places[layer] for layer in chosen]
+    kept = tuple(dict.fromkeys(of_chosen))
+    config = copy.deepcopy(teacher)
+    config.num_hidden_layers = len(chosen)
+    if hasattr(config, "num_hidden_groups"):
+        config.num_hidden_groups = len(kept)
+        runs = [kept[place] for place in encoders.weight_places(config)]
+        if runs != of_chosen:
+            raise InputError(
+                f"layers {_listed(chosen)} are of groups {_listed(of_chosen)}, whose layers share weights; "
+                f"a student of {len(chosen)} layers would run groups {_listed(runs)}; choose layers of one "
+                "group, or as many of each"
+            )
+    kinds = getattr(config, "layer_types", None)  # ModernBERT's local and global attention alternate
+    if kinds is not None:
+        config.layer_types = [kinds[layer] for layer in chosen]
+        if 0 not in chosen:
+            raise InputError(
+                "layer 0, the only one that takes embeddings, is not chosen for the student; add it"
+            )
+    return config, kept
 
 
 def averaged(model: PreTrainedModel, name: str, others: Sequence[str]) -> PreTrainedModel:
@@ -156,6 +192,10 @@ class Projections(nn.Module):
         projected = self.maps[index](hidden)
         assert isinstance(projected, Tensor)
         return projected
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _shape(shape: Sequence[int] | None) -> str:
