@@ -115,6 +115,31 @@ def random_6x768(tokenizer_of: str, folder: Path, seed: int) -> str:
     return str(folder)
 
 
+def random_deberta_v2(tokenizer_of: str, folder: Path, seed: int) -> str:
+    """A DeBERTa-v2 of the shape of DeBERTa-v3 base with random weights."""
+    from transformers import DebertaV2Config, DebertaV2ForQuestionAnswering
+
+    config = DebertaV2Config(
+        vocab_size=len(pretrained.load_tokenizer(tokenizer_of)),
+        num_hidden_layers=12,
+        hidden_size=768,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        type_vocab_size=0,
+        layer_norm_eps=1e-7,
+        relative_attention=True,
+        position_buckets=256,
+        pos_att_type=["p2c", "c2p"],
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        position_biased_input=False,
+    )
+    torch.manual_seed(seed)
+    DebertaV2ForQuestionAnswering(config).save_pretrained(folder)
+    _copy_tokenizer(tokenizer_of, folder)
+    return str(folder)
+
+
 def _copy_tokenizer(model: str, folder: Path) -> None:
     """The files as they are: what one transformers saves anew, an older one may not read."""
     files = [path for name in _TOKENIZER_FILES if (path := Path(model) / name).is_file()]
