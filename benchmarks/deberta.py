@@ -3,9 +3,9 @@
 python benchmarks/deberta.py --output FILE
 
 The model has the shape of DeBERTa-v3 base (12 x 768, positions in the scores) and random weights: its
-answers mean nothing, its speed does. Both contestants run torch in fp32 with the same threads over the same pairs, each
-in its own process and environment (see ``reader.py``), in turn in each round. The ratio of a round is ours to
-the pipeline at the batch size that serves it best; the figure is their median.
+answers mean nothing, its speed does. Both contestants run torch in fp32 with the same threads over the same
+pairs, each in its own process and environment (see ``reader.py``), in turn in each round. The ratio of a
+round is ours to the pipeline at the batch size that serves it best; the figure is their median.
 """
 
 import argparse

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from machine import machine, show
 from numpy.typing import NDArray
+
 from tinyqa_ray.augment.augmenter import Augmenter
 from tinyqa_ray.augment.work import neighbours_of
 from tinyqa_ray.configs import AugmentConfig, DistillConfig, TeacherLogitsConfig

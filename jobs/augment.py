@@ -1,7 +1,7 @@
 r"""Multiply SQuAD paragraphs by answer-safe copies.
 
     ray job submit --working-dir . -- python jobs/augment.py --output s3://…/augmented \
-        --data squad_v2:train --embeddings roberta-base
+        --data rajpurkar/squad_v2:train --embeddings FacebookAI/roberta-base
 
 Run again, it continues; finished, it says so. The last line of its output is a JSON summary.
 """

@@ -1,7 +1,7 @@
 r"""Train a student on labels, a teacher's layers, or its predictions.
 
     ray job submit --working-dir . -- python jobs/distill.py --output s3://…/teacher \
-        --data s3://…/windows --student roberta-base --objective labels --workers 4 --use-gpu
+        --data s3://…/windows --student FacebookAI/roberta-base --objective labels --workers 4 --use-gpu
 
 or a whole recipe, or some stages of it (``--recipe NAME --help`` lists them, and how to change them):
 

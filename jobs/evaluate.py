@@ -1,7 +1,7 @@
 r"""Measure a model on SQuAD 2.0 questions.
 
     ray job submit --working-dir . -- python jobs/evaluate.py --output s3://…/evaluation \
-        --model s3://…/student/model --data squad_v2:validation
+        --model s3://…/student/model --data rajpurkar/squad_v2:validation
 
 Run again, it continues; finished, it says so. The last line of its output is a JSON summary.
 """

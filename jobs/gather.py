@@ -1,7 +1,7 @@
 r"""Put SQuAD data of several sources together, some articles left out, with questions made unanswerable.
 
     ray job submit --working-dir . -- python jobs/gather.py --output s3://…/gathered \
-        --data squad_v2:train s3://…/more.json --made-unanswerable 0.5
+        --data rajpurkar/squad_v2:train s3://…/more.json --made-unanswerable 0.5
 
 Finished, it says so. The last line of its output is a JSON summary.
 """

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyqa_ray.core.names import display_name, hub_id
+from tinyqa_ray.core.names import display_name, full_id, hub_id
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,18 @@ def test_folder_or_file_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "models" / "student").mkdir(parents=True)
     assert hub_id("models/student") is None
     assert hub_id("train.json") is None
+
+
+@pytest.mark.parametrize(
+    ("source", "full"),
+    [
+        ("squad_v2:train", "rajpurkar/squad_v2:train"),
+        ("roberta-base", "FacebookAI/roberta-base"),
+        ("rajpurkar/squad_v2:train", "rajpurkar/squad_v2:train"),
+        ("deepset/roberta-base-squad2", "deepset/roberta-base-squad2"),
+        ("./roberta-base", "./roberta-base"),
+        ("s3://bucket/squad_v2", "s3://bucket/squad_v2"),
+    ],
+)
+def test_id_from_before_owners_gets_its_owner(source: str, full: str) -> None:
+    assert full_id(source) == full

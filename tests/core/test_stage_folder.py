@@ -272,3 +272,17 @@ def test_folder_of_another_stage_is_not_read(data: str, output: str) -> None:
 def test_stage_is_named_after_its_config() -> None:
     assert stage_folder.stage_name(configs.TeacherLogitsConfig(data="d", tokenizer="t")) == "teacher-logits"
     assert stage_folder.stage_name(configs.AugmentConfig(data="d", embeddings="e")) == "augment"
+
+
+def test_run_that_wrote_an_id_without_owner_goes_on(tmp_path: Path) -> None:
+    inputs = ("data", "masked_lm")
+    old = configs.AugmentConfig(data="squad_v2:train", masked_lm="roberta-base")
+    new = configs.AugmentConfig(data="rajpurkar/squad_v2:train", masked_lm="FacebookAI/roberta-base")
+    other = configs.AugmentConfig(data="rajpurkar/squad:train", masked_lm="FacebookAI/roberta-base")
+    output = str(tmp_path / "run")
+    with stage_folder.stage(output, old, inputs=inputs) as stage:
+        assert not stage.finished
+    with stage_folder.stage(output, new, inputs=inputs) as stage:
+        assert stage.fingerprint == stage_folder.fingerprint(old)
+    with pytest.raises(InputError, match="holds a run with other settings"):
+        stage_folder.Stage(output, other, {"data": other.data, "masked_lm": "FacebookAI/roberta-base"})

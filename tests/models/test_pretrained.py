@@ -193,3 +193,25 @@ def test_settings_that_are_named_come_before_those_beside_the_model(copy: Path, 
 
 def test_model_bytes_are_those_of_the_weights(tiny_bert: str) -> None:
     assert pretrained.model_bytes(tiny_bert) == (Path(tiny_bert) / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_tokenizer_without_tokenizer_json_is_made_of_its_vocabulary(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Some published models have a vocabulary only: vocab.txt, or vocab.json and merges.txt."""
+    folder = Path(request.getfixturevalue(f"tiny_{family}"))
+    whole = pretrained.load_tokenizer(str(folder))
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    if family == "bert":
+        words = sorted(model["vocab"], key=model["vocab"].__getitem__)
+        (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    else:
+        (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
+        merges = [each if isinstance(each, str) else " ".join(each) for each in model["merges"]]
+        (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    made = pretrained.load_tokenizer(str(tmp_path))
+    assert made.is_fast
+    text = "Who built the lighthouse on Gull Point in 1871?"
+    assert made(text)["input_ids"] == whole(text)["input_ids"]

@@ -34,7 +34,7 @@ def has(config: Any, **expected: Any) -> None:
 
 def test_tinyroberta_has_the_numbers_of_its_model_card() -> None:
     found = stages(published.tinyroberta())
-    has(found["augmented"], copies=20, data="squad_v2:train")
+    has(found["augmented"], copies=20, data="rajpurkar/squad_v2:train")
     has(
         found["intermediate"],
         objective=("intermediate",),
@@ -42,7 +42,7 @@ def test_tinyroberta_has_the_numbers_of_its_model_card() -> None:
         student="deepset/tinyroberta-6l-768d",
         teacher="deepset/roberta-base-squad2",
     )
-    has(found["teacher-logits"], teachers=("deepset/roberta-large-squad2",), data="squad_v2:train")
+    has(found["teacher-logits"], teachers=("deepset/roberta-large-squad2",), data="rajpurkar/squad_v2:train")
     has(
         found["student"],
         objective=("prediction",),
@@ -81,7 +81,7 @@ def test_published_recipes_cut_the_published_windows_and_measure_on_dev(recipe: 
     configs = [config for _, config in recipe.stages]
     windowed = [c for c in configs if isinstance(c, TeacherLogitsConfig | EvaluateConfig)]
     assert {config.window for config in windowed} == {expected}
-    assert configs[-1] == EvaluateConfig(model="@student/model", data="squad_v2:validation")
+    assert configs[-1] == EvaluateConfig(model="@student/model", data="rajpurkar/squad_v2:validation")
 
 
 def test_paths_of_earlier_stages_become_folders(quickstart: Recipe) -> None:
@@ -130,7 +130,7 @@ def test_published_recipes_run_offline_on_folders(make: Any) -> None:
 @pytest.mark.parametrize("recipe", [*RECIPES, *EVERYTHING], ids=lambda recipe: recipe.name)
 def test_stages_that_teach_the_head_are_measured(recipe: Recipe) -> None:
     trained = {name: config for name, config in recipe.stages if isinstance(config, DistillConfig)}
-    measured = {name for name, config in trained.items() if config.dev == "squad_v2:validation"}
+    measured = {name for name, config in trained.items() if config.dev == "rajpurkar/squad_v2:validation"}
     assert measured == trained.keys() & {"baseline", "student"}
 
 
@@ -144,7 +144,7 @@ def test_general_distillation_comes_first_on_plain_text(recipe: Recipe, plain: R
     found = stages(recipe)
     has(found["general-windows"], data="texts", tokenizer="s", teachers=())
     has(found["general"], objective=("intermediate",), student="s", student_layers=(1, 3), dev=None)
-    assert found["general"].teacher in ("roberta-base", "bert-base-uncased")
+    assert found["general"].teacher in ("FacebookAI/roberta-base", "google-bert/bert-base-uncased")
     has(found["intermediate"], student="@general/model", student_layers=None)
 
 

@@ -33,7 +33,7 @@ def load_masked_lm(name: str) -> PreTrainedModel:
     if head:
         raise InputError(
             f"{name}: has no head that predicts masked words ({', '.join(head)} missing); "
-            "give a masked language model (bert-base-uncased, roberta-base, …)"
+            "give a masked language model (google-bert/bert-base-uncased, FacebookAI/roberta-base, …)"
         )
     if missing:
         raise InputError(f"{name}: lacks {len(missing)} weights ({missing[0]}, …); the file is not whole")

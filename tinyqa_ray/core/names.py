@@ -7,15 +7,27 @@ import re
 from tinyqa_ray.core import storage
 
 _HUB_ID = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?::(\w+))?")
+_FULL_IDS = {
+    "bert-base-uncased": "google-bert/bert-base-uncased",
+    "roberta-base": "FacebookAI/roberta-base",
+    "squad_v2": "rajpurkar/squad_v2",
+}
+"""Hub ids from before each had an owner; the hub still leads from the short one to the full one."""
 _FILE = re.compile(r"\.(jsonl?|parquet|txt|csv|gz)$")
 
 
 def hub_id(source: str) -> tuple[str, str | None] | None:
-    """Hub id and split of a source (``squad_v2:train``); None for a file, folder or URL."""
+    """Hub id and split of a source (``rajpurkar/squad_v2:train``); None for a file, folder or URL."""
     match = _HUB_ID.fullmatch(source)
     if match is None or _FILE.search(source) or storage.kind(source) != "absent":
         return None
     return match[1], match[2]
+
+
+def full_id(source: str) -> str:
+    """A source in which a hub id of old, such as ``squad_v2:train``, has its owner; others are unchanged."""
+    name, colon, split = source.partition(":")
+    return _FULL_IDS.get(name, name) + colon + split
 
 
 def display_name(source: str) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any, TypeVar
 
-from tinyqa_ray.core import bundled, locks, storage
+from tinyqa_ray.core import bundled, locks, names, storage
 from tinyqa_ray.core.contents import Contents
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.version import __version__
@@ -352,7 +352,14 @@ def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
             there, here = earlier[part].get(name), now[part].get(name)
             # A changed path counts only if its content changed as well.
             moved = part == "config" and name in earlier["inputs"] and name in now["inputs"]
-            if there != here and not moved:
+            if _with_full_ids(there) != _with_full_ids(here) and not moved:
                 label = f"content of {name}" if part == "inputs" else name
                 found.append(f"{label} {there!r} there, {here!r} here")
     return found
+
+
+def _with_full_ids(value: Any) -> Any:
+    """A value of a config or identity of inputs, with hub ids as they are today; runs wrote older ones."""
+    if isinstance(value, list):
+        return [_with_full_ids(each) for each in value]
+    return ", ".join(map(names.full_id, value.split(", "))) if isinstance(value, str) else value

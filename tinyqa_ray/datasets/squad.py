@@ -323,7 +323,7 @@ def _member(value: Any, name: str, kind: type, where: str) -> Any:
 
 
 def _from_hub(data: str) -> list[Paragraph]:
-    """Load a hub data set with SQuAD's columns, such as ``squad_v2``, as paragraphs."""
+    """Load a hub data set with SQuAD's columns, such as ``rajpurkar/squad_v2``, as paragraphs."""
     name, _, split = data.partition(":")
     if (
         name.endswith((".json", *squad_json.LINES, ".parquet"))
@@ -339,7 +339,7 @@ def _from_hub(data: str) -> list[Paragraph]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{data}: neither a file, a folder, nor a data set that could be loaded ({reason}); "
-            "a split is named as in squad_v2:validation"
+            "a split is named as in rajpurkar/squad_v2:validation"
         ) from None
     return from_hub_rows(rows, data)
 

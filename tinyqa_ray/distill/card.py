@@ -85,7 +85,7 @@ class ModelCard:
     recipe: Mapping[str, object]
     """The config's fields that decide the result."""
     data: tuple[str, ...] = ()
-    """What the model learned from: hub ids (``squad_v2:train``), files or folders."""
+    """What the model learned from: hub ids (``rajpurkar/squad_v2:train``), files or folders."""
     teachers: tuple[str, ...] = ()
     dev: str | None = None
     """Data on which the models were measured."""

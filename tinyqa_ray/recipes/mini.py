@@ -20,8 +20,8 @@ _TEACHERS = ("teacher-a", "teacher-b")
 
 
 def mini(
-    data: str = "squad_v2:train",
-    dev: str = "squad_v2:validation",
+    data: str = "rajpurkar/squad_v2:train",
+    dev: str = "rajpurkar/squad_v2:validation",
     more: tuple[str, ...] = (),
     documents: str | None = None,
     questions: str | None = None,

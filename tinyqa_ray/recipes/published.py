@@ -19,15 +19,15 @@ __all__ = ["RECIPES", "mini", "quickstart", "tinybert", "tinyroberta"]
 
 
 def tinyroberta(
-    data: str = "squad_v2:train",
-    dev: str = "squad_v2:validation",
+    data: str = "rajpurkar/squad_v2:train",
+    dev: str = "rajpurkar/squad_v2:validation",
     student: str = "deepset/tinyroberta-6l-768d",
     student_layers: tuple[int, ...] | None = None,
     teacher: str = "deepset/roberta-base-squad2",
     large_teacher: str = "deepset/roberta-large-squad2",
-    masked_lm: str | None = "roberta-base",
+    masked_lm: str | None = "FacebookAI/roberta-base",
     general: str | None = None,
-    general_teacher: str = "roberta-base",
+    general_teacher: str = "FacebookAI/roberta-base",
     baseline: bool = False,
 ) -> Recipe:
     """``deepset/tinyroberta-squad2``: 6 x 768 RoBERTa; published EM 78.69, F1 81.92 on SQuAD 2.0 dev.
@@ -106,14 +106,14 @@ def tinyroberta(
 
 
 def tinybert(
-    data: str = "squad_v2:train",
-    dev: str = "squad_v2:validation",
+    data: str = "rajpurkar/squad_v2:train",
+    dev: str = "rajpurkar/squad_v2:validation",
     student: str = "huawei-noah/TinyBERT_General_6L_768D",
     student_layers: tuple[int, ...] | None = None,
     teacher: str = "deepset/bert-base-uncased-squad2",
-    masked_lm: str | None = "bert-base-uncased",
+    masked_lm: str | None = "google-bert/bert-base-uncased",
     general: str | None = None,
-    general_teacher: str = "bert-base-uncased",
+    general_teacher: str = "google-bert/bert-base-uncased",
     baseline: bool = False,
 ) -> Recipe:
     """``deepset/tinybert-6l-768d-squad2``: published EM 71.88, F1 76.36 on SQuAD 2.0 dev.
