@@ -1,19 +1,23 @@
 """What the recipes' choices cost or bring beside Haystack 1's, each alone, over several seeds.
 
-python benchmarks/fidelity.py --save
+python benchmarks/fidelity.py --work FOLDER --save
 
 A student of every second layer of the package's model learns that model's layers on augmented copies, then
 its predictions on the originals, as in the recipes but far smaller. Every arm differs from the recipes in one
 choice and is taught in turn for each seed; gains are those of the recipes' choice over the other one, on the
 same seed. Beside F1 stands the distance to the teacher on questions that nothing is learned from, the KL
-divergence of start and end: it says more than F1 does over so few questions. No seed begins that would end
-after --minutes.
+divergence of start and end: it says more than F1 does over so few questions.
+
+Everything made is kept under --work: a run that was cut, or that stopped because of --minutes, goes on when
+called again with the same options.
 """
 
 import argparse
-import tempfile
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -50,7 +54,6 @@ class Arm:
 
     attention_maps: Literal["scores", "probabilities"] = "scores"
     candidates: int = 20
-    head_dropout: float = 0.1
 
 
 RECIPES = "as the recipes"
@@ -58,7 +61,6 @@ ARMS = {
     RECIPES: Arm(),
     "attention after softmax": Arm(attention_maps="probabilities"),
     "15 candidates": Arm(candidates=15),
-    "no dropout before the head": Arm(head_dropout=0.0),
 }
 
 
@@ -67,36 +69,43 @@ def main() -> None:
     arguments = _arguments()
     began = time.perf_counter()
     model = bundled.asset(bundled.MODEL)
+    train = bundled.asset("squad2_train.json")
+    work = Path(arguments.work).expanduser().absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    paragraphs = squad.to_table(squad.read_squad(train))
+    reads = TeacherLogitsConfig(data=train, teachers=(model,), threads=arguments.threads)
+    originals = _windows(reads, lambda: paragraphs, work / "originals")
+    copies = {}
+    for count in sorted({arm.candidates for arm in ARMS.values()}):
+        config = AugmentConfig(data=train, embeddings=model, copies=arguments.copies, candidates=count)
+        cuts = TeacherLogitsConfig(data=train, tokenizer=model)
+        make = partial(_augmented, config, paragraphs, work / f"neighbours-{count}")
+        copies[count] = _windows(cuts, make, work / f"copies-{count}")
+    judge = Judge(model)
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        train = bundled.asset("squad2_train.json")
-        paragraphs = squad.to_table(squad.read_squad(train))
-        reads = TeacherLogitsConfig(data=train, teachers=(model,), threads=arguments.threads)
-        originals = _windows(reads, paragraphs, work / "originals")
-        copies = {}
-        for count in sorted({arm.candidates for arm in ARMS.values()}):
-            config = AugmentConfig(data=train, embeddings=model, copies=arguments.copies, candidates=count)
-            made = _augmented(config, paragraphs, work / f"neighbours-{count}")
-            cuts = TeacherLogitsConfig(data=train, tokenizer=model)
-            copies[count] = _windows(cuts, made, work / f"copies-{count}")
-        judge = Judge(model)
-        prepared_s = time.perf_counter() - began
-        for number, seed in enumerate(arguments.seeds):
-            spent_s = time.perf_counter() - began
-            if number and spent_s + (spent_s - prepared_s) / number > 60 * arguments.minutes:
+    done: list[int] = []
+    for seed in arguments.seeds:
+        found: dict[str, dict[str, float]] = {}
+        for name, arm in ARMS.items():
+            if time.perf_counter() - began > 60 * arguments.minutes:
                 break
-            for name, arm in ARMS.items():
-                place = work / f"{seed}-{name}".replace(" ", "-")
-                student = _taught(arm, seed, model, copies[arm.candidates], originals, place, arguments)
-                runs[name].append(judge(student))
+            place = work / f"{seed}-{name}".replace(" ", "-")
+            student = _taught(arm, seed, model, copies[arm.candidates], originals, place, arguments)
+            found[name] = judge(student)
+        if len(found) < len(ARMS):
+            print(f"fidelity: no time was left for seed {seed}; call it again to go on", file=sys.stderr)
+            break
+        done.append(seed)
+        for name in ARMS:
+            runs[name].append(found[name])
+    if not done:
+        sys.exit(1)
     figures = {
         "threads": arguments.threads,
         "steps_of_each_stage": arguments.steps,
         "batch_size": BATCH_SIZE,
         "copies": arguments.copies,
-        "seeds": arguments.seeds[: len(runs[RECIPES])],
-        "minutes": round((time.perf_counter() - began) / 60, 1),
+        "seeds": done,
         "arms": {
             name: {key: _spread([run[key] for run in of]) for key in of[0]} for name, of in runs.items()
         },
@@ -144,10 +153,12 @@ def _augmented(config: AugmentConfig, paragraphs: pa.Table, neighbours: Path) ->
     return Augmenter(config, str(neighbours))(paragraphs)[0]
 
 
-def _windows(config: TeacherLogitsConfig, paragraphs: pa.Table, output: Path) -> str:
+def _windows(config: TeacherLogitsConfig, paragraphs: Callable[[], pa.Table], output: Path) -> str:
     """The folder of a teacher-logits stage over a table of paragraphs, made in this process."""
     with stage_folder.stage(str(output), config) as stage:
-        made, counts = WindowWriter(config)(paragraphs)
+        if stage.finished:
+            return str(output)
+        made, counts = WindowWriter(config)(paragraphs())
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, made.schema) as writer:
             writer.write_table(made)
@@ -186,7 +197,7 @@ def _taught(
         objective=("prediction",),
         distillation_weight=0.75,
         temperature=1.5,
-        head_dropout=arm.head_dropout,
+        head_dropout=0.1,
         epochs=_epochs(originals, arguments.steps),
         learning_rate=3e-4,
         **shared,
@@ -224,7 +235,8 @@ def _arguments() -> argparse.Namespace:
     add("--steps", type=int, default=40, help="of each of the two stages (40)")
     add("--copies", type=int, default=2, help="of each paragraph (2)")
     add("--threads", type=int, default=2, help="of torch (2)")
-    add("--minutes", type=float, default=8.0, help="no seed begins that would end later (8)")
+    add("--work", default="runs/benchmarks/fidelity", help="folder that keeps what is made")
+    add("--minutes", type=float, default=8.0, help="no student is begun later (8)")
     add("--save", action="store_true", help=f"write {RESULTS.name} into benchmarks/results")
     return parser.parse_args()
 

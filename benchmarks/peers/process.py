@@ -20,6 +20,8 @@ class Reply:
     """What one request took and gave."""
 
     seconds: float
+    cpu_seconds: float
+    """Of all threads of the process: what else the machine does counts for less here."""
     pairs: int
     versions: dict[str, str]
     result: Any

@@ -34,7 +34,7 @@ def has(config: Any, **expected: Any) -> None:
 
 def test_tinyroberta_has_the_numbers_of_its_model_card() -> None:
     found = stages(published.tinyroberta())
-    has(found["augmented"], copies=20, data="rajpurkar/squad_v2:train")
+    has(found["augmented"], copies=20, candidates=20, data="rajpurkar/squad_v2:train")
     has(
         found["intermediate"],
         objective=("intermediate",),
@@ -53,6 +53,7 @@ def test_tinyroberta_has_the_numbers_of_its_model_card() -> None:
         warmup_ratio=0.2,
         distillation_weight=0.75,
         temperature=1.5,
+        head_dropout=0.1,
     )
     assert found["intermediate"].workers == found["student"].workers == 4
 
@@ -60,7 +61,7 @@ def test_tinyroberta_has_the_numbers_of_its_model_card() -> None:
 def test_tinybert_has_the_numbers_of_its_model_card() -> None:
     found = stages(published.tinybert())
     teacher = "deepset/bert-base-uncased-squad2"
-    has(found["augmented"], copies=20)
+    has(found["augmented"], copies=20, candidates=20)
     shared = {"batch_size": 26, "epochs": 5, "temperature": 1.0}
     has(
         found["intermediate"],

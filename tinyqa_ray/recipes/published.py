@@ -34,6 +34,7 @@ def tinyroberta(
 
     The published student that it starts from has been through stage 0 (general distillation). Numbers of
     stage 2 are the model card's; those of stage 1, which the card does not give, are our choice.
+    ``docs/fidelity.md`` has all of them beside the card's and Haystack's, with the reasons.
 
     Args:
         data: SQuAD 2.0 data to learn from.
@@ -59,6 +60,7 @@ def tinyroberta(
         epochs=4,
         learning_rate=3e-5,
         warmup_ratio=0.2,
+        head_dropout=0.1,  # as Haystack gives to every model that it converts
         dev=dev,
         checkpoint_steps=500,
         workers=4,
@@ -119,7 +121,8 @@ def tinybert(
     """``deepset/tinybert-6l-768d-squad2``: published EM 71.88, F1 76.36 on SQuAD 2.0 dev.
 
     It starts from the published general student and has two stages with the numbers of the model card; what
-    the card does not give (the warm-up of stage 1) is our choice.
+    the card does not give (the warm-up) is Haystack's. ``docs/fidelity.md`` has all of them beside the card's
+    and Haystack's, with the reasons. The general student has pickled weights: see ``tinyqa convert``.
 
     Args:
         data: SQuAD 2.0 data to learn from.
@@ -166,7 +169,7 @@ def tinybert(
                     batch_size=26,
                     epochs=5,
                     learning_rate=5e-5,
-                    warmup_ratio=0.2,  # our choice
+                    warmup_ratio=0.2,  # Haystack's default
                     temperature=1.0,
                     head_dropout=0.1,
                     checkpoint_steps=2000,
@@ -199,12 +202,17 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
 
 
 def _copies(data: str, masked_lm: str | None, student: str) -> AugmentConfig:
-    """Twenty copies of each paragraph; without a masked LM, words come from the student's embeddings."""
+    """Twenty copies of each paragraph; without a masked LM, words come from the student's embeddings.
+
+    Their numbers are those of Haystack 1's function (its command line draws from 5 words).
+    """
     alone = masked_lm is None or masked_lm == "none"
     return AugmentConfig(
         data=data,
         masked_lm=masked_lm,
         embeddings=student if alone else None,
+        copies=20,
+        candidates=20,
         actors=4,
         num_gpus=1,
     )
