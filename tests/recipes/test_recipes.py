@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from tinyqa_ray.configs import AugmentConfig, DistillConfig, EvaluateConfig, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.core import bundled, stage_folder
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.recipes import published
+from tinyqa_ray.recipes import published, run
 from tinyqa_ray.recipes import recipe as wiring
 from tinyqa_ray.recipes.recipe import Recipe
 
@@ -287,3 +289,18 @@ def test_fingerprint_is_stable_and_tells_every_number() -> None:
     assert stage_folder.fingerprint(
         replace(config, workers=2, threads=3, use_gpu=False)
     ) == stage_folder.fingerprint(config)
+
+
+@pytest.mark.parametrize("pickled", ["student", "teacher"])
+def test_model_with_pickled_weights_only_is_refused_before_the_first_stage(
+    pickled: str, tiny_bert: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_bert, folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    models = {"student": tiny_bert, "teacher": tiny_bert, pickled: str(folder)}
+    recipe = published.tinybert("train.json", "dev.json", masked_lm="none", **models)
+    begun: list[str] = []
+    with pytest.raises(InputError, match=r"holds only pytorch_model.bin.*tinyqa convert --model .*pickled"):
+        run.run(recipe, str(tmp_path / "out"), begun.append)  # type: ignore[arg-type]
+    assert begun == []

@@ -22,10 +22,12 @@ from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.core.cluster import connected
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill import DistillReport, distill
+from tinyqa_ray.engines.exported import is_exported
 from tinyqa_ray.evaluate import EvaluateReport, evaluate
 from tinyqa_ray.export import ExportReport, export
 from tinyqa_ray.gather import GatherReport, gather
-from tinyqa_ray.recipes.recipe import Recipe, references, resolved
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.recipes.recipe import Recipe, StageConfig, references, resolved
 from tinyqa_ray.teacher_logits import TeacherLogitsReport, teacher_logits
 
 StageReport = (
@@ -81,7 +83,8 @@ def run(
 
     Raises:
         InputError: a stage cannot run as configured, reads a stage that is neither chosen nor finished, or
-            its folder belongs to another config.
+            its folder belongs to another config. Models with pickled weights only are refused before the
+            first stage begins.
     """
     results = []
     stages = [(name, config) for name, config in recipe.stages if chosen is None or name in chosen]
@@ -96,6 +99,9 @@ def run(
                 f"stage {name} reads {' and '.join(missing)}, not finished in {output}; "
                 f"add --stage {' '.join(missing)}"
             )
+    for name, config in stages:
+        if name not in finished:
+            _refuse_pickles(config)
     # One connection to Ray serves all stages; it is not needed if all of them are finished.
     with connected() if len(finished) < len(folders) else nullcontext():
         for name, config in stages:
@@ -113,3 +119,16 @@ def run(
             done(result)
             results.append(result)
     return results
+
+
+def _refuse_pickles(config: StageConfig) -> None:
+    """Refuse models that a stage cannot read, now rather than after the hours that the stages before take."""
+    named: tuple[str | None, ...] = ()
+    if isinstance(config, DistillConfig):
+        named = (config.student, config.teacher, *config.soup_with)
+    elif isinstance(config, TeacherLogitsConfig):
+        named = tuple(name for name in config.teachers if name.startswith("@") or not is_exported(name))
+    for name in named:
+        if name is not None and not name.startswith("@"):
+            with pretrained.readable(name) as folder:
+                pretrained.refuse_pickles(name, folder)
