@@ -54,6 +54,7 @@ class Arm:
 
     attention_maps: Literal["scores", "probabilities"] = "scores"
     candidates: int = 20
+    head_dropout: float = 0.1
 
 
 RECIPES = "as the recipes"
@@ -61,6 +62,7 @@ ARMS = {
     RECIPES: Arm(),
     "attention after softmax": Arm(attention_maps="probabilities"),
     "15 candidates": Arm(candidates=15),
+    "no dropout before the head": Arm(head_dropout=0.0),
 }
 
 
@@ -197,7 +199,7 @@ def _taught(
         objective=("prediction",),
         distillation_weight=0.75,
         temperature=1.5,
-        head_dropout=0.1,
+        head_dropout=arm.head_dropout,
         epochs=_epochs(originals, arguments.steps),
         learning_rate=3e-4,
         **shared,
@@ -224,8 +226,9 @@ def _divergence(teacher: NDArray[np.float32], student: NDArray[np.float32]) -> f
 
 
 def _spread(values: list[float]) -> dict[str, float]:
-    """Mean and standard deviation over the seeds."""
-    return {"mean": round(fmean(values), 3), "stdev": round(stdev(values), 3) if len(values) > 1 else 0.0}
+    """Mean and standard deviation over the seeds; of one seed, the value."""
+    several = {"stdev": round(stdev(values), 3)} if len(values) > 1 else {}
+    return {"mean": round(fmean(values), 3), **several}
 
 
 def _arguments() -> argparse.Namespace:
