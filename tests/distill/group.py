@@ -72,9 +72,9 @@ def gradient(config: DistillConfig, rows: Any, session: Session) -> dict[str, to
     strategy = DataParallel(module, config, session)
     found: dict[str, torch.Tensor] = {}
 
-    def keep(learning_rate: float) -> float:
+    def keep(learning_rate: float) -> torch.Tensor:
         found.update({name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None})
-        return 1.0
+        return torch.tensor(1.0)
 
     strategy.step = keep  # type: ignore[method-assign]
     data = WindowData(window_files(config.data), 0)

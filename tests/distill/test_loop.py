@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,10 +17,11 @@ from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.core import storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill import loop
-from tinyqa_ray.distill.batches import WindowData
+from tinyqa_ray.distill.batches import Batch, Order, WindowData
 from tinyqa_ray.distill.loop import FORMAT, MODEL, STATE, build, rate_factor, train, train_step
 from tinyqa_ray.distill.session import LocalSession, Write
-from tinyqa_ray.distill.strategies import DataParallel, NotFiniteError, adamw
+from tinyqa_ray.distill.strategies import OPTIMIZER, DataParallel, NotFiniteError, adamw
+from tinyqa_ray.distill.taken import Taken
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.teacher_logits.window_dataset import window_files
 
@@ -155,24 +157,80 @@ def test_same_seed_gives_the_same_weights_and_another_gives_others(
     assert not equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
-def test_loss_that_is_not_finite_stops_before_the_step_and_names_the_windows(
-    config: DistillConfig, tmp_path: Path
+def poison(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Make a student's weights NaN just before the forward of one step, counted from 1."""
+    forward, begun = DataParallel.forward, itertools.count(1)
+
+    def poisoned(strategy: DataParallel, batch: Batch, *, last: bool) -> Any:
+        if next(begun) == step:
+            with torch.no_grad():
+                strategy.module.student.qa_outputs.weight.fill_(float("nan"))
+        return forward(strategy, batch, last=last)
+
+    monkeypatch.setattr(DataParallel, "forward", poisoned)
+
+
+@pytest.mark.parametrize("bad", [5, 6, STEPS])  # within, at, and after the last interval of checkpoints
+def test_loss_that_is_not_finite_ends_the_run_before_a_checkpoint_holds_it(
+    config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: int
 ) -> None:
-    data = WindowData(window_files(config.data), 0)
-    model = build(config)
-    session = LocalSession(tmp_path)
-    strategy = DataParallel(model, config, session)
-    with torch.no_grad():
-        model.student.qa_outputs.weight.fill_(float("nan"))
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    batch = np.array([3, 1, 0, 2])
+    poison(monkeypatch, bad)
     with pytest.raises(NotFiniteError) as caught:
-        train_step(strategy, data, batch, session, 1, 1e-3)
-    assert "stopped before the optimiser step" in str(caught.value)
-    assert all(str(number) in str(caught.value) for number in data.window_ids(batch))
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor.nan_to_num(), before[name].nan_to_num())
-    assert not strategy.optimizer.state
+        train(config, LocalSession(tmp_path / "run"), str(tmp_path / "metrics.jsonl"))
+    data = WindowData(window_files(config.data), 0)
+    batch = Order(data.lengths, config.batch_size, config.epochs, config.seed).batch(bad - 1)
+    message = str(caught.value)
+    assert message.startswith(f"step {bad} of {STEPS}: the loss is not finite (prediction nan, label nan)")
+    assert all(str(number) in message for number in data.window_ids(batch))
+    kept = (bad - 1) // config.checkpoint_steps * config.checkpoint_steps
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [f"step-{kept:09d}"]
+    state = torch.load(tmp_path / "run" / f"step-{kept:09d}" / OPTIMIZER)["trainee"]
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    assert all(np.isfinite(row["loss"]) for row in rows(tmp_path / "metrics.jsonl"))
+
+
+def test_gradient_that_is_not_finite_ends_the_run_by_name(
+    config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the loss is still a number."""
+    backward = DataParallel.backward
+
+    def broken(strategy: DataParallel, loss: torch.Tensor, *, last: bool) -> None:
+        backward(strategy, loss, last=last)
+        strategy.module.student.qa_outputs.weight.grad.fill_(float("inf"))
+
+    monkeypatch.setattr(DataParallel, "backward", broken)
+    with pytest.raises(NotFiniteError, match=rf"step 1 of {STEPS}: the gradient's norm is inf \(prediction "):
+        train(config, LocalSession(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_figures_of_a_step_are_read_when_the_next_is_launched_and_before_a_checkpoint(
+    config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that reads the loss of the step it just launched waits for the device."""
+    seen: list[str] = []
+    launch, figures = loop.train_step, Taken.figures
+    numbers: dict[int, int] = {}
+
+    def launched(*given: Any) -> Taken:
+        taken = launch(*given)
+        numbers[id(taken)] = len(numbers) + 1
+        kept.append(taken)
+        seen.append(f"launch {len(numbers)}")
+        return taken
+
+    def read(taken: Taken) -> Any:
+        seen.append(f"read {numbers[id(taken)]}")
+        return figures(taken)
+
+    kept: list[Taken] = []  # so that no two have one id
+    monkeypatch.setattr(loop, "train_step", launched)
+    monkeypatch.setattr(Taken, "figures", read)
+    train(replace(config, checkpoint_steps=4), LocalSession(tmp_path))
+    wanted = ["launch 1", "launch 2", "read 1", "launch 3", "read 2", "launch 4", "read 3", "read 4"]
+    assert seen[:10] == [*wanted, "launch 5", "launch 6"]
+    assert seen[-2:] == ["read 9", "read 10"]
 
 
 def rates(warmup_ratio: float, steps: int) -> list[float]:
@@ -266,7 +324,7 @@ def test_fp16_overflow_skips_the_step_and_lowers_the_scale(config: DistillConfig
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     strategy.scaler = torch.amp.GradScaler("cpu", 2.0**40)
     data = WindowData(window_files(config.data), 0)
-    _, norm = train_step(strategy, data, np.arange(4), session, 1, 1e-3)
+    _, norm = train_step(strategy, data, np.arange(4), session, 1, 1e-3).figures()
     assert not np.isfinite(norm)
     assert strategy.loss_scale == 2.0**39
     assert equal(dict(model.state_dict()), before)

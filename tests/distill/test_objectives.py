@@ -106,7 +106,7 @@ def one_of(name: str, student: str, teacher: str) -> DistillationModule:
 
 def one_step(model: DistillationModule, data: WindowData, folder: Path) -> dict[str, float]:
     session = LocalSession(folder)
-    return train_step(DataParallel(model, model.config, session), data, ROWS, session, 1, 1e-3)[0]
+    return train_step(DataParallel(model, model.config, session), data, ROWS, session, 1, 1e-3).figures()[0]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -118,7 +118,7 @@ def test_loss_falls_and_the_teacher_stays(
     strategy = DataParallel(model, model.config, session)
     losses = []
     for _ in range(12):
-        terms, _ = train_step(strategy, data, ROWS, session, 1, 1e-3)
+        terms, _ = train_step(strategy, data, ROWS, session, 1, 1e-3).figures()
         losses.append(sum(terms.values()))
     assert losses[-1] < 0.9 * losses[0]
     if model.beside is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tinyqa_ray.distill.objectives import DistillationModule
 from tinyqa_ray.distill.session import Session
 from tinyqa_ray.distill.strategies import NotFiniteError, Strategy, make_strategy
 from tinyqa_ray.distill.students import averaged, student_from_layers
+from tinyqa_ray.distill.taken import LateFigures, Taken, at_windows
 from tinyqa_ray.engines.torch_engine import pick_dtype
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.teacher_logits.window_dataset import window_files
@@ -42,7 +42,7 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
 
     Raises:
         InputError: a checkpoint that cannot be continued.
-        NotFiniteError: a loss or gradient that is not finite; that step was not taken.
+        NotFiniteError: a loss or gradient that is not finite; no checkpoint holds that step.
     """
     quiet_models()
     if session.device.type == "cpu":
@@ -56,23 +56,21 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
     module = build(config, session.device)
     strategy = make_strategy(module, config, session, parts)
     metrics = MetricsLog(metrics_file if session.rank == 0 else None)
-    step = begun = resume(session, strategy, metrics)
+    step = resume(session, strategy, metrics)
+    figures = LateFigures(metrics, strategy, data, order.steps, config.log_steps)
     while step < order.steps:
         torch.manual_seed(_draw(config.seed, step, session.rank))
         batch = order.batch(step)
         rate = config.learning_rate * rate_factor(config.warmup_ratio, step, order.steps)
         step += 1
         try:
-            terms, grad_norm = train_step(strategy, data, batch, session, parts, rate)
+            taken = train_step(strategy, data, batch, session, parts, rate)
         except NotFiniteError as error:
             raise NotFiniteError(f"step {step} of {order.steps}: {error}") from None
-        metrics.count(len(batch), int(data.lengths[batch].sum()))
-        if step % config.log_steps == 0 or step == order.steps:
-            metrics.add(step, order.steps, terms, grad_norm, rate, strategy.loss_scale)
-        if step % config.checkpoint_steps == 0 and step < order.steps:
+        figures.add(step, taken, rate)
+        if step % config.checkpoint_steps == 0 or step == order.steps:
+            figures.settle()
             save(session, strategy, metrics, tokenizer, step, order.steps)
-    if begun < order.steps:  # else a kill came after the last checkpoint was saved
-        save(session, strategy, metrics, tokenizer, step, order.steps)
 
 
 def build(config: DistillConfig, device: torch.device | None = None) -> DistillationModule:
@@ -102,14 +100,11 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 def train_step(
     strategy: Strategy, data: WindowData, batch: Index, session: Session, parts: int, learning_rate: float
-) -> tuple[dict[str, float], float]:
+) -> Taken:
     """One optimiser step over one global batch.
 
-    Returns:
-        the loss terms of the global batch, and the norm of its gradient before clipping.
-
     Raises:
-        NotFiniteError: loss or gradient is not finite; nothing was changed.
+        NotFiniteError: fp16 overflows at any loss scale; that step was not taken.
     """
     strategy.module.train()
     sums: dict[str, torch.Tensor] = {}
@@ -120,17 +115,12 @@ def train_step(
         strategy.backward(loss, last=last)
         for name, term in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach()
-    totals = dict(zip(sums, session.total(torch.stack(list(sums.values()))).tolist(), strict=True))
+    totals = session.total(torch.stack(list(sums.values())))
     try:
-        if not all(map(math.isfinite, totals.values())):
-            raise NotFiniteError("the loss is not finite")
-        return totals, strategy.step(learning_rate)
+        norm = strategy.step(learning_rate)
     except NotFiniteError as error:
-        shown = ", ".join(f"{name} {value:g}" for name, value in totals.items())
-        raise NotFiniteError(
-            f"{error} ({shown}), on windows {', '.join(map(str, data.window_ids(batch)))}; stopped before "
-            "the optimiser step, the last checkpoint is kept: lower --learning-rate, or look at those windows"
-        ) from None
+        raise NotFiniteError(at_windows(str(error), batch, data)) from None
+    return Taken(batch, tuple(sums), torch.cat([totals.float(), norm.detach().float().reshape(1)]))
 
 
 def rate_factor(warmup_ratio: float, step: int, steps: int) -> float:

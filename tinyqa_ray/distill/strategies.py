@@ -47,12 +47,15 @@ class Strategy(Protocol):
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of a micro-batch's share of the loss."""
 
-    def step(self, learning_rate: float) -> float:
-        """Take an optimiser step with the gradients added since the last; return their norm before clipping.
+    def step(self, learning_rate: float) -> Tensor:
+        """Take an optimiser step with the gradients added since the last.
+
+        Returns:
+            their norm before clipping, a scalar on the device, so that the host need not wait for it. Where
+            it is not finite, fp16 skips the step; in other precisions the weights are lost.
 
         Raises:
-            NotFiniteError: they are not finite. An overflow of fp16 only skips the step, unless it happens
-                at any loss scale.
+            NotFiniteError: fp16 overflows at any loss scale.
         """
 
     def save(self, folder: Path) -> None:
@@ -108,13 +111,11 @@ class DataParallel:
         """See ``Strategy``; undoes the average over workers."""
         self.scaler.scale(loss * self.session.world_size).backward()  # type: ignore[no-untyped-call]
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float) -> Tensor:
         """See ``Strategy``."""
         _set_rate(self.optimizer, learning_rate)
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(_trained(self.wrapped), self.config.max_grad_norm))
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
-            raise NotFiniteError(f"the gradient's norm is {norm}")
+        norm = nn.utils.clip_grad_norm_(_trained(self.wrapped), self.config.max_grad_norm)
         # With fp16 an overflow skips the step and lowers the scale.
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -187,14 +188,11 @@ class ZeRO:
         if not last:
             self.engine.step()  # only counts the micro-batch
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float) -> Tensor:
         """See ``Strategy``; DeepSpeed gives the norm only after the step."""
         _set_rate(self.engine.optimizer, learning_rate)
         self.engine.step()
-        norm = float(self.engine.get_global_grad_norm())
-        if not math.isfinite(norm) and self.loss_scale is None:
-            raise NotFiniteError(f"the gradient's norm is {norm}")
-        return norm
+        return torch.as_tensor(self.engine.get_global_grad_norm(), device=self.session.device)
 
     def save(self, folder: Path) -> None:
         """See ``Strategy``; every rank writes its part."""
