@@ -15,6 +15,7 @@ from torch import multiprocessing
 
 from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.distill.batches import WindowData, micro_batch_parts
+from tinyqa_ray.distill.feed import step_input
 from tinyqa_ray.distill.loop import build, train, train_step
 from tinyqa_ray.distill.session import Session, Write
 from tinyqa_ray.distill.strategies import DataParallel
@@ -81,5 +82,5 @@ def gradient(config: DistillConfig, rows: Any, session: Session) -> dict[str, to
     parts = micro_batch_parts(
         config.batch_size, config.gradient_accumulation_steps, config.workers, session.world_size
     )
-    train_step(strategy, data, rows, session, parts, 1e-3)
+    train_step(strategy, step_input(data, rows, session, parts), session, 1e-3)
     return found

@@ -18,6 +18,18 @@ from tinyqa_ray.distill.batches import Order, WindowData, micro_batch_parts, mic
 from tinyqa_ray.teacher_logits.window_dataset import logit_columns, schema
 
 PAD = 7
+RECORDED = [
+    [10, 7, 7],
+    [1, 11, 1],
+    [2, 10, 2],
+    [0, 9, 9],
+    [5, 5, 10],
+    [11, 1, 6],
+    [3, 4, 3],
+    [3, 8, 8],
+    [6, 6, 4],
+    [8, 0, 0],
+]
 
 orders = st.builds(
     lambda lengths, batch_size, epochs, seed: Order(np.array(lengths), batch_size, epochs, seed),
@@ -131,6 +143,12 @@ def test_steps_in_order_draw_each_epoch_and_each_group_once(
     groups = -(-order.steps // 64)
     wanted = [(0, 0, epoch) for epoch in range(drawn_epochs)] + [(0, 1, group) for group in range(groups)]
     assert sorted(seeds) == wanted
+
+
+def test_order_is_what_it_always_was() -> None:
+    """Recorded: a run that was begun by an earlier version goes on over the same batches."""
+    order = Order(np.array([5, 9, 2, 7, 7, 3, 8, 1, 6, 4, 2, 9]), 3, 2.5, 7)
+    assert [order.batch(step).tolist() for step in range(order.steps)] == RECORDED
 
 
 def test_another_seed_gives_another_order() -> None:
@@ -341,6 +359,16 @@ def test_a_batch_copies_its_own_windows_only(tmp_path: Path) -> None:
         assert pool.max_memory() - before < 100_000, "more was copied than three windows"
     finally:
         pa.set_memory_pool(default)
+
+
+def test_a_batch_is_put_together_without_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table for each row took longer than a step may wait."""
+    files = [write_windows(tmp_path / f"{i}.arrow", [3, 2], first=2 * i) for i in range(3)]
+    data = WindowData(files, PAD)
+    monkeypatch.delattr(pa, "concat_tables")
+    batch = data.batch(np.array([5, 0, 2]), np.arange(6))
+    assert batch.input_ids[:, 0].tolist() == [105, 100, 102]
+    assert batch.input_ids.shape == (3, 3)
 
 
 def test_broken_file_is_refused_by_name(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tinyqa_ray.core import storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill import loop
 from tinyqa_ray.distill.batches import Batch, Order, WindowData
+from tinyqa_ray.distill.feed import step_input
 from tinyqa_ray.distill.loop import FORMAT, MODEL, STATE, build, rate_factor, train, train_step
 from tinyqa_ray.distill.session import LocalSession, Write
 from tinyqa_ray.distill.strategies import OPTIMIZER, DataParallel, NotFiniteError, adamw
@@ -324,12 +325,12 @@ def test_fp16_overflow_skips_the_step_and_lowers_the_scale(config: DistillConfig
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     strategy.scaler = torch.amp.GradScaler("cpu", 2.0**40)
     data = WindowData(window_files(config.data), 0)
-    _, norm = train_step(strategy, data, np.arange(4), session, 1, 1e-3).figures()
+    _, norm = train_step(strategy, step_input(data, np.arange(4), session, 1), session, 1e-3).figures()
     assert not np.isfinite(norm)
     assert strategy.loss_scale == 2.0**39
     assert equal(dict(model.state_dict()), before)
     for _ in range(40):
-        train_step(strategy, data, np.arange(4), session, 1, 1e-3)
+        train_step(strategy, step_input(data, np.arange(4), session, 1), session, 1e-3)
     assert strategy.loss_scale < 2.0**39
     assert not equal(dict(model.state_dict()), before)
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())

@@ -14,6 +14,7 @@ from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
 from tinyqa_ray.distill.batches import Batch, WindowData
+from tinyqa_ray.distill.feed import step_input
 from tinyqa_ray.distill.layers import Intermediate
 from tinyqa_ray.distill.loop import build, train_step
 from tinyqa_ray.distill.losses import label_loss, prediction_loss
@@ -106,7 +107,8 @@ def one_of(name: str, student: str, teacher: str) -> DistillationModule:
 
 def one_step(model: DistillationModule, data: WindowData, folder: Path) -> dict[str, float]:
     session = LocalSession(folder)
-    return train_step(DataParallel(model, model.config, session), data, ROWS, session, 1, 1e-3).figures()[0]
+    given = step_input(data, ROWS, session, 1)
+    return train_step(DataParallel(model, model.config, session), given, session, 1e-3).figures()[0]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -118,7 +120,7 @@ def test_loss_falls_and_the_teacher_stays(
     strategy = DataParallel(model, model.config, session)
     losses = []
     for _ in range(12):
-        terms, _ = train_step(strategy, data, ROWS, session, 1, 1e-3).figures()
+        terms, _ = train_step(strategy, step_input(data, ROWS, session, 1), session, 1e-3).figures()
         losses.append(sum(terms.values()))
     assert losses[-1] < 0.9 * losses[0]
     if model.beside is not None:

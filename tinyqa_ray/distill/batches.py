@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tinyqa_ray.core import storage
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.datasets.windows import pad
+from tinyqa_ray.distill.window_columns import Index, WindowColumns, gather
 from tinyqa_ray.teacher_logits.window_dataset import logit_columns
 
-Index = NDArray[np.int64]
-
+_COLUMNS = ("window_id", "input_ids", "token_type_ids", "start_position", "end_position")
+"""Columns that training reads, beside the teachers' logits."""
 _GROUP = 64
 """Batches that are sorted by length together: enough to leave little padding, few enough to stay random."""
 _ROUND = 8
@@ -35,7 +33,7 @@ class Batch:
 
     Shapes:
         input_ids, token_type_ids, token_mask: ``(B, T)``, the mask True on real tokens.
-        start_positions, end_positions: ``(B,)``.
+        lengths, start_positions, end_positions: ``(B,)``.
         start_logits, end_logits: of N teachers, ``(N, B, T)``; None when the windows carry none.
         samples, tokens, pairs: windows, real tokens, and real (query, key) pairs of the global batch.
     """
@@ -43,6 +41,7 @@ class Batch:
     input_ids: Tensor
     token_type_ids: Tensor
     token_mask: Tensor
+    lengths: Tensor
     start_positions: Tensor
     end_positions: Tensor
     start_logits: Tensor | None
@@ -52,71 +51,96 @@ class Batch:
     pairs: int
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
+        """The batch on a device; a GPU's copy is made while it computes, and its mask there."""
+        if device == self.lengths.device:
+            return self
         tensors: dict[str, Any] = {
-            each.name: value.to(device)
+            each.name: _copied(value, device)
             for each in fields(self)
-            if isinstance(value := getattr(self, each.name), Tensor)
+            if isinstance(value := getattr(self, each.name), Tensor) and each.name != "token_mask"
         }
-        return replace(self, **tensors)
+        mask = token_mask(tensors["lengths"], self.input_ids.shape[1])
+        return replace(self, **tensors, token_mask=mask)
+
+
+def token_mask(lengths: Tensor, tokens: int) -> Tensor:
+    """Which of ``tokens`` positions of each window are real, ``(B, tokens)``, where ``lengths`` are."""
+    return torch.arange(tokens, device=lengths.device) < lengths[:, None]
+
+
+def _copied(value: Tensor, device: torch.device) -> Tensor:
+    # Only from page-locked memory does a copy to a GPU not hold up the thread that begins it.
+    return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
 
 
 class WindowData:
     """The windows of a teacher-logits stage, read in any order; local files are memory-mapped."""
 
     def __init__(self, files: Sequence[str], pad_id: int) -> None:
-        self.files = [_open(file) for file in files]
-        self.table = pa.concat_tables(self.files)
-        self.first: Index = np.cumsum([0, *(file.num_rows for file in self.files)])[:-1]
+        tables = [_open(file) for file in files]
+        present = tables[0].column_names
+        teachers = [pair for pair in map(logit_columns, range(len(present))) if pair[0] in present]
+        names = [*_COLUMNS, *itertools.chain.from_iterable(teachers)]
+        self.pieces = [WindowColumns(batch, names) for table in tables for batch in table.to_batches()]
+        counts = [piece.windows for piece in self.pieces]
+        self.first: Index = np.cumsum([0, *counts])[:-1]
         self.pad_id = pad_id
-        self.lengths: Index = pc.list_value_length(self.table["input_ids"]).to_numpy().astype(np.int64)
+        lengths = [piece.lengths("input_ids") for piece in self.pieces]
+        self.lengths: Index = np.concatenate([np.empty(0, np.int64), *lengths])
         self.longest = int(self.lengths.max(initial=0))
-        names = [logit_columns(teacher) for teacher in range(self.table.num_columns)]
-        self.logits = [pair for pair in names if pair[0] in self.table.column_names and self._holds(pair[0])]
+        self.logits = [pair for pair in teachers if all(pair[0] in piece.lists for piece in self.pieces)]
         """Columns of start and end logits, a pair for each teacher."""
-        self.has_labels = bool((self.table["start_position"].to_numpy() >= 0).any())
+        self.has_labels = any((piece.numbers["start_position"] >= 0).any() for piece in self.pieces)
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
-
-    def _holds(self, column: str) -> bool:
-        return bool(self.table[column].null_count == 0)
+        return len(self.lengths)
 
     def window_ids(self, rows: Index) -> list[int]:
         """Ids of windows, for a message that names them."""
-        ids: list[int] = self.table["window_id"].take(pa.array(rows)).to_pylist()
-        return ids
+        return self._numbers("window_id", self._places(rows)).tolist()
 
     def batch(self, rows: Index, whole: Index) -> Batch:
         """The windows ``rows``, which are part of the global batch ``whole``."""
-        part = self._take(rows)
-        lengths = self.lengths[rows]
+        places = self._places(rows)
+        lengths, counted = self.lengths[rows], self.lengths[whole]
         tokens = min(-(-int(lengths.max()) // _ROUND) * _ROUND, self.longest)
-        input_ids = _matrix(part, "input_ids", self.pad_id, tokens)
-        typed = part["token_type_ids"].null_count == 0
-        counted = self.lengths[whole]
+        shape = len(rows), tokens
+        input_ids = np.full(shape, self.pad_id, dtype=np.int64)
+        gather(self.pieces, places, "input_ids", input_ids)
+        token_type_ids = np.zeros(shape, dtype=np.int64)
+        gather(self.pieces, places, "token_type_ids", token_type_ids)
         return Batch(
-            input_ids=input_ids,
-            token_type_ids=_matrix(part, "token_type_ids", 0, tokens)
-            if typed
-            else torch.zeros_like(input_ids),
-            token_mask=torch.from_numpy(np.arange(tokens) < lengths[:, None]),
-            start_positions=torch.from_numpy(part["start_position"].to_numpy().astype(np.int64)),
-            end_positions=torch.from_numpy(part["end_position"].to_numpy().astype(np.int64)),
+            input_ids=torch.from_numpy(input_ids),
+            token_type_ids=torch.from_numpy(token_type_ids),
+            token_mask=token_mask(torch.from_numpy(lengths), tokens),
+            lengths=torch.from_numpy(lengths),
+            start_positions=torch.from_numpy(self._numbers("start_position", places)),
+            end_positions=torch.from_numpy(self._numbers("end_position", places)),
             samples=len(whole),
             tokens=int(counted.sum()),
             pairs=int((counted**2).sum()),
-            start_logits=_floats(part, [start for start, _ in self.logits], tokens),
-            end_logits=_floats(part, [end for _, end in self.logits], tokens),
+            start_logits=self._logits([start for start, _ in self.logits], places, tokens),
+            end_logits=self._logits([end for _, end in self.logits], places, tokens),
         )
 
-    def _take(self, rows: Index) -> pa.Table:
-        """The rows as one contiguous table; ``Table.take`` would copy the lists of all files first."""
-        files = np.searchsorted(self.first, rows, side="right") - 1
-        parts = [
-            self.files[file].slice(row - self.first[file], 1) for file, row in zip(files, rows, strict=True)
-        ]
-        return pa.concat_tables(parts).combine_chunks()
+    def _places(self, rows: Index) -> list[tuple[int, int]]:
+        """The piece of each row, and its place there."""
+        pieces = np.searchsorted(self.first, rows, side="right") - 1
+        return list(zip(pieces.tolist(), (rows - self.first[pieces]).tolist(), strict=True))
+
+    def _numbers(self, name: str, places: Sequence[tuple[int, int]]) -> Index:
+        return np.array([self.pieces[piece].numbers[name][row] for piece, row in places], dtype=np.int64)
+
+    def _logits(
+        self, columns: Sequence[str], places: Sequence[tuple[int, int]], tokens: int
+    ) -> Tensor | None:
+        """The columns of N teachers as one tensor ``(N, B, T)``, 0 on padding."""
+        if not columns:
+            return None
+        padded = np.zeros((len(columns), len(places), tokens), dtype=np.float32)
+        for name, matrix in zip(columns, padded, strict=True):
+            gather(self.pieces, places, name, matrix)
+        return torch.from_numpy(padded)
 
 
 @dataclass(slots=True)
@@ -201,27 +225,3 @@ def _open(file: str) -> pa.Table:
         return pa.ipc.open_stream(source).read_all()
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{file}: cannot be read as Arrow windows ({error})") from None
-
-
-def _rows(part: pa.Table, name: str) -> list[NDArray[np.generic]]:
-    """The lists of a column as numpy views, one for each row."""
-    column = part[name].combine_chunks()
-    ends = column.offsets.to_numpy()
-    values = column.values.to_numpy()
-    return [values[a:b] for a, b in itertools.pairwise(ends)]
-
-
-def _matrix(part: pa.Table, name: str, value: int, tokens: int) -> Tensor:
-    return torch.from_numpy(pad(_rows(part, name), value, tokens))  # type: ignore[arg-type]
-
-
-def _floats(part: pa.Table, columns: Sequence[str], tokens: int) -> Tensor | None:
-    """N columns of lists of numbers as one tensor ``(N, B, T)``, 0 on padding."""
-    if not columns:
-        return None
-    rows = [_rows(part, column) for column in columns]
-    padded = np.zeros((len(rows), len(part), tokens), dtype=np.float32)
-    for n, column in enumerate(rows):
-        for i, row in enumerate(column):
-            padded[n, i, : len(row)] = row
-    return torch.from_numpy(padded)

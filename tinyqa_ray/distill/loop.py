@@ -11,7 +11,8 @@ from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.attention import attend_in_fp32
-from tinyqa_ray.distill.batches import Index, Order, WindowData, micro_batch_parts, micro_batches
+from tinyqa_ray.distill.batches import Order, WindowData, micro_batch_parts
+from tinyqa_ray.distill.feed import StepInput, fed, step_input
 from tinyqa_ray.distill.metrics_log import MetricsLog
 from tinyqa_ray.distill.objectives import DistillationModule
 from tinyqa_ray.distill.session import Session
@@ -56,21 +57,25 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
     module = build(config, session.device)
     strategy = make_strategy(module, config, session, parts)
     metrics = MetricsLog(metrics_file if session.rank == 0 else None)
-    step = resume(session, strategy, metrics)
+    begun = resume(session, strategy, metrics)
     figures = LateFigures(metrics, strategy, data, order.steps, config.log_steps)
-    while step < order.steps:
-        torch.manual_seed(_draw(config.seed, step, session.rank))
-        batch = order.batch(step)
-        rate = config.learning_rate * rate_factor(config.warmup_ratio, step, order.steps)
-        step += 1
-        try:
-            taken = train_step(strategy, data, batch, session, parts, rate)
-        except NotFiniteError as error:
-            raise NotFiniteError(f"step {step} of {order.steps}: {error}") from None
-        figures.add(step, taken, rate)
-        if step % config.checkpoint_steps == 0 or step == order.steps:
-            figures.settle()
-            save(session, strategy, metrics, tokenizer, step, order.steps)
+
+    def prepare(step: int) -> StepInput:
+        return step_input(data, order.batch(step), session, parts)
+
+    with fed(prepare, range(begun, order.steps), session.device) as inputs:
+        for step, given in enumerate(inputs, start=begun + 1):
+            torch.manual_seed(_draw(config.seed, step - 1, session.rank))
+            rate = config.learning_rate * rate_factor(config.warmup_ratio, step - 1, order.steps)
+            try:
+                taken = train_step(strategy, given, session, rate)
+            except NotFiniteError as error:
+                where = at_windows(str(error), given.windows, data)
+                raise NotFiniteError(f"step {step} of {order.steps}: {where}") from None
+            figures.add(step, taken, rate)
+            if step % config.checkpoint_steps == 0 or step == order.steps:
+                figures.settle()
+                save(session, strategy, metrics, tokenizer, step, order.steps)
 
 
 def build(config: DistillConfig, device: torch.device | None = None) -> DistillationModule:
@@ -98,9 +103,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.float16 if precision == "fp16" else pick_dtype(precision, device)
 
 
-def train_step(
-    strategy: Strategy, data: WindowData, batch: Index, session: Session, parts: int, learning_rate: float
-) -> Taken:
+def train_step(strategy: Strategy, given: StepInput, session: Session, learning_rate: float) -> Taken:
     """One optimiser step over one global batch.
 
     Raises:
@@ -108,19 +111,16 @@ def train_step(
     """
     strategy.module.train()
     sums: dict[str, torch.Tensor] = {}
-    for number, rows in enumerate(micro_batches(batch, session.rank, session.world_size, parts), start=1):
-        last = number == parts
-        terms = strategy.forward(data.batch(rows, batch).to(session.device), last=last)
+    for number, part in enumerate(given.parts, start=1):
+        last = number == len(given.parts)
+        terms = strategy.forward(part, last=last)
         loss = torch.stack(list(terms.values())).sum()
         strategy.backward(loss, last=last)
         for name, term in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach()
     totals = session.total(torch.stack(list(sums.values())))
-    try:
-        norm = strategy.step(learning_rate)
-    except NotFiniteError as error:
-        raise NotFiniteError(at_windows(str(error), batch, data)) from None
-    return Taken(batch, tuple(sums), torch.cat([totals.float(), norm.detach().float().reshape(1)]))
+    norm = strategy.step(learning_rate)
+    return Taken(given.windows, tuple(sums), torch.cat([totals.float(), norm.detach().float().reshape(1)]))
 
 
 def rate_factor(warmup_ratio: float, step: int, steps: int) -> float:
