@@ -27,7 +27,13 @@ class GroupSession(LocalSession):
         dist.all_reduce(values)
         return values
 
-    def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all workers, by rank."""
+        found = [value] * self.world_size
+        dist.all_gather_object(found, value)
+        return found
+
+    def checkpoint(self, write: Write, metrics: dict[str, Any]) -> None:
         """As there: the first worker makes the folder, all write into it, and it moves it into place."""
 
         def with_others(folder: Path) -> None:
@@ -36,7 +42,7 @@ class GroupSession(LocalSession):
             dist.barrier()
 
         if self.rank == 0:
-            super().checkpoint(with_others, metrics, measure=measure)
+            super().checkpoint(with_others, metrics)
         else:
             with_others(self.folder / f"step-{metrics['step']:09d}.tmp")
         dist.barrier()

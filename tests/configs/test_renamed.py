@@ -67,6 +67,11 @@ def test_names_lead_to_fields_of_the_commands_own_config() -> None:
             for command in ("answer", "augment", "teacher-logits")
         ),
         ("serve --gpu True", "--gpu is now called --num-gpus"),
+        (
+            "distill --data d --num-gpus-per-evaluation 0.5",
+            "--num-gpus-per-evaluation is gone: the workers measure checkpoints, on the devices they train "
+            "on; leave it out",
+        ),
         ("teacher-logits --at-thresholds True", "--at-thresholds is now called --abstain-at-threshold"),
         ("teacher-logits --data d --teachers apart --model a b", "--model is now called --teachers"),
     ],

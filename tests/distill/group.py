@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from peers.group_session import GroupSession
@@ -19,6 +20,7 @@ from tinyqa_ray.distill.feed import step_input
 from tinyqa_ray.distill.loop import build, train, train_step
 from tinyqa_ray.distill.session import Session, Write
 from tinyqa_ray.distill.strategies import DataParallel
+from tinyqa_ray.evaluate import measure
 from tinyqa_ray.teacher_logits.window_dataset import window_files
 
 
@@ -46,12 +48,28 @@ def train_in_group(config: DistillConfig, folder: Path) -> None:
     train(config, GroupSession(folder))
 
 
+def train_and_measure(config: DistillConfig, folder: Path, output: Path) -> None:
+    """A whole run whose figures on dev are in ``output/dev``; each rank notes how many questions it read."""
+    read = 0
+    whole = measure.read
+
+    def counted(reader: Any, asked: Sequence[Any], *rest: Any) -> Any:
+        nonlocal read
+        read += len(asked)
+        return whole(reader, asked, *rest)
+
+    measure.read = counted
+    session = GroupSession(folder)
+    train(config, session, None, str(output / "dev"))
+    np.save(output / f"read-{session.rank}.npy", read)
+
+
 def train_until(config: DistillConfig, folder: Path, step: int) -> None:
     """A run whose workers die once the checkpoint of ``step`` is kept."""
 
     class Dying(GroupSession):
-        def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
-            super().checkpoint(write, metrics, measure=measure)
+        def checkpoint(self, write: Write, metrics: dict[str, Any]) -> None:
+            super().checkpoint(write, metrics)
             if metrics["step"] == step:
                 raise RuntimeError(f"killed at {step}")
 

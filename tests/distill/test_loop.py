@@ -42,10 +42,10 @@ class DyingSession(LocalSession):
         super().__init__(folder)
         self.step, self.kept = step, kept
 
-    def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
+    def checkpoint(self, write: Write, metrics: dict[str, Any]) -> None:
         if metrics["step"] == self.step and not self.kept:
             raise KilledError
-        super().checkpoint(write, metrics, measure=measure)
+        super().checkpoint(write, metrics)
         if metrics["step"] == self.step:
             raise KilledError
 

@@ -237,3 +237,20 @@ def test_numbers_are_read_as_they_were_written(
     assert [row["label"] for row in read_rows(file)] == values
     written = Path(file).read_text().splitlines()
     assert [json.loads(line)["step"] for line in written] == list(range(1, len(values) + 1))
+
+
+def test_time_of_a_pause_is_left_out_of_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as that in which a checkpoint is measured."""
+    clock = Clock(monkeypatch)
+    metrics = MetricsLog(None)
+    metrics.count(60, 600)
+    clock.now_s += 2
+    with metrics.paused():
+        clock.now_s += 100
+    clock.now_s += 1
+    add(metrics, 5)
+    assert metrics.rows[-1]["samples_per_s"] == pytest.approx(20)
+    clock.now_s += 4
+    metrics.count(40, 400)
+    add(metrics, 10)
+    assert metrics.rows[-1]["samples_per_s"] == pytest.approx(10)

@@ -45,7 +45,7 @@ def write(text: str) -> Write:
 
 
 def keep(session: LocalSession, step: int, text: str = "") -> None:
-    session.checkpoint(write(text or f"at {step}"), {"step": step, "steps": 1000}, measure=False)
+    session.checkpoint(write(text or f"at {step}"), {"step": step, "steps": 1000})
 
 
 def latest(session: LocalSession) -> str | None:
@@ -78,7 +78,7 @@ def test_death_while_writing_keeps_the_checkpoint_before(session: LocalSession, 
         raise KilledError
 
     with pytest.raises(KilledError):
-        session.checkpoint(die, {"step": 6}, measure=False)
+        session.checkpoint(die, {"step": 6})
     assert names(tmp_path / "run") == ["step-000000003", "step-000000006.tmp"]
     assert latest(session) == "at 3"
     keep(session, 6)  # into an empty folder again
@@ -132,7 +132,7 @@ def test_two_workers_keep_one_checkpoint_of_both_their_parts(
 
         for step in (5, 10):
             time.sleep(0.05 if rank == late else 0)
-            session.checkpoint(write_part, {"step": step}, measure=False)
+            session.checkpoint(write_part, {"step": step})
             with session.latest() as folder:
                 assert folder is not None
                 assert folder.name == f"step-{step:09d}"

@@ -84,7 +84,7 @@ class DistillConfig:
     seed: int = 42
     """Seed of the order of windows, of new heads, and of dropout."""
     dev: str | None = None
-    """SQuAD 2.0 data on which each checkpoint is measured, in a separate task."""
+    """SQuAD 2.0 data on which each checkpoint is measured, by the workers, each its part."""
     baseline: str | None = None
     """Model to compare with on ``dev`` at the end, such as the same student taught by labels alone."""
     publish: Literal["last", "best"] = "last"
@@ -103,8 +103,6 @@ class DistillConfig:
     """Torch threads of each worker; 0 shares the machine's cores among the workers."""
     use_gpu: bool = execution(False)
     """Give each worker one GPU."""
-    num_gpus_per_evaluation: float = execution(0.0)
-    """GPUs of the task that measures a checkpoint; 0 runs on the CPU."""
     mlflow: str | None = execution(None)
     """Tracking URI of MLflow, where the training curves go, too; needs the extra 'mlflow'. TensorBoard files
     are always written."""
@@ -112,7 +110,7 @@ class DistillConfig:
     def __post_init__(self) -> None:
         positive(self, "temperature", "epochs", "learning_rate", "max_grad_norm")
         share(self, "distillation_weight", "warmup_ratio", "head_dropout")
-        at_least(self, 0, "weight_decay", "seed", "threads", "relation_layer", "num_gpus_per_evaluation")
+        at_least(self, 0, "weight_decay", "seed", "threads", "relation_layer")
         at_least(self, 1, "batch_size", "gradient_accumulation_steps", "workers", "min_workers")
         at_least(self, 1, "checkpoint_steps", "log_steps", "keep_best", "relation_heads")
         if self.attention_dropout is not None:

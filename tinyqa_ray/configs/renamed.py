@@ -27,8 +27,15 @@ NEW_NAMES: Mapping[str, Mapping[str, str]] = {
 ``core.stage_folder`` reads the documents of runs of earlier versions."""
 
 
+GONE: Mapping[str, Mapping[str, str]] = {
+    "distill": {"num_gpus_per_evaluation": "the workers measure checkpoints, on the devices they train on"},
+}
+"""Fields that a config had once, by command, with the reason; all were fields of execution, which no document
+of a run holds."""
+
+
 def refuse_old_options(arguments: Sequence[str], *commands: str) -> None:
-    """Refuse options of a command line by their old names.
+    """Refuse options of a command line by their old names, and those that are gone.
 
     An old name that is now the name of another field passes: the config tells the two apart by their values.
 
@@ -37,13 +44,17 @@ def refuse_old_options(arguments: Sequence[str], *commands: str) -> None:
         commands: commands that the options belong to; one without an entry in ``NEW_NAMES`` has no old names.
 
     Raises:
-        InputError: an option has an old name; the message says what the first such option is called now.
+        InputError: an option has an old name, or is gone; the message says what the first such option is
+            called now, or why it is gone.
     """
     for argument in arguments:
         if not argument.startswith("--"):
             continue
         typed = argument.removeprefix("--").partition("=")[0].replace("_", "-")
         stage, dot, option = typed.rpartition(".")
+        for command in commands:
+            if (reason := GONE.get(command, {}).get(option.replace("-", "_"))) is not None:
+                raise InputError(f"--{typed} is gone: {reason}; leave it out")
         found: list[str] = []
         for command in commands:
             names = NEW_NAMES.get(command, {})

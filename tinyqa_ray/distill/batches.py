@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tinyqa_ray.core import storage
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.distill.window_columns import Index, WindowColumns, gather
+from tinyqa_ray.distill.window_columns import WindowColumns, gather
 from tinyqa_ray.teacher_logits.window_dataset import logit_columns
+
+Index = NDArray[np.int64]
 
 _COLUMNS = ("window_id", "input_ids", "token_type_ids", "start_position", "end_position")
 """Columns that training reads, beside the teachers' logits."""
@@ -97,7 +100,8 @@ class WindowData:
 
     def window_ids(self, rows: Index) -> list[int]:
         """Ids of windows, for a message that names them."""
-        return self._numbers("window_id", self._places(rows)).tolist()
+        ids: list[int] = self._numbers("window_id", self._places(rows)).tolist()
+        return ids
 
     def batch(self, rows: Index, whole: Index) -> Batch:
         """The windows ``rows``, which are part of the global batch ``whole``."""

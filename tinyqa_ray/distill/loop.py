@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.attention import attend_in_fp32
 from tinyqa_ray.distill.batches import Order, WindowData, micro_batch_parts
+from tinyqa_ray.distill.dev_scores import DevScores
 from tinyqa_ray.distill.feed import StepInput, fed, step_input
 from tinyqa_ray.distill.metrics_log import MetricsLog
 from tinyqa_ray.distill.objectives import DistillationModule
@@ -25,12 +27,17 @@ from tinyqa_ray.teacher_logits.window_dataset import window_files
 
 STATE = "state.pt"
 MODEL = "model"
-"""Folder of the student in a checkpoint; only the last one, and those to be measured, have it."""
+"""Folder of the student in a checkpoint; only the last one, and those that are measured, have it."""
 FORMAT = 2
 """Format of checkpoints; those of another format are refused."""
 
 
-def train(config: DistillConfig, session: Session, metrics_file: str | None = None) -> None:
+def train(
+    config: DistillConfig,
+    session: Session,
+    metrics_file: str | None = None,
+    dev_folder: str | None = None,
+) -> None:
     """Train a student from the start, or from the session's checkpoint, to its last step.
 
     The last checkpoint holds the student as a model folder. Random draws depend only on seed, step and rank,
@@ -40,6 +47,8 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
         config: the stage.
         session: this worker's surroundings.
         metrics_file: where rank 0 keeps the rows of loss, learning rate and speed, as JSON lines.
+        dev_folder: where rank 0 keeps the figures of every checkpoint on ``config.dev``, if that is given;
+            None measures nothing.
 
     Raises:
         InputError: a checkpoint that cannot be continued.
@@ -59,6 +68,11 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
     metrics = MetricsLog(metrics_file if session.rank == 0 else None)
     begun = resume(session, strategy, metrics)
     figures = LateFigures(metrics, strategy, data, order.steps, config.log_steps)
+    dev = None
+    if config.dev is not None and dev_folder is not None:
+        dev = DevScores(config, session, module.student, tokenizer, dev_folder)
+        if begun:
+            dev.catch_up(begun)
 
     def prepare(step: int) -> StepInput:
         return step_input(data, order.batch(step), session, parts)
@@ -75,7 +89,9 @@ def train(config: DistillConfig, session: Session, metrics_file: str | None = No
             figures.add(step, taken, rate)
             if step % config.checkpoint_steps == 0 or step == order.steps:
                 figures.settle()
-                save(session, strategy, metrics, tokenizer, step, order.steps)
+                with metrics.paused():
+                    score = {} if dev is None else dev.scored(step)
+                save(session, strategy, metrics, tokenizer, step, order.steps, score)
 
 
 def build(config: DistillConfig, device: torch.device | None = None) -> DistillationModule:
@@ -132,22 +148,28 @@ def rate_factor(warmup_ratio: float, step: int, steps: int) -> float:
 
 
 def save(
-    session: Session, strategy: Strategy, metrics: MetricsLog, tokenizer: Any, step: int, steps: int
+    session: Session,
+    strategy: Strategy,
+    metrics: MetricsLog,
+    tokenizer: Any,
+    step: int,
+    steps: int,
+    score: Mapping[str, float],
 ) -> None:
-    """Save a checkpoint; one to be measured, and the last, holds the student as a model folder too."""
-    measure = strategy.module.config.dev is not None
+    """Save a checkpoint; one that is measured, and the last, holds the student as a model folder too."""
+    measured = strategy.module.config.dev is not None
 
     def write(folder: Path) -> None:
         strategy.save(folder)
         if session.rank == 0:
             torch.save({"format": FORMAT, "step": step, "metrics": metrics.rows}, folder / STATE)
-            if measure or step == steps:
+            if measured or step == steps:
                 student = strategy.module.student
                 weights = {name: tensor.float() for name, tensor in student.state_dict().items()}
                 student.save_pretrained(folder / MODEL, state_dict=weights)
                 tokenizer.save_pretrained(folder / MODEL)
 
-    session.checkpoint(write, {"step": step, "steps": steps}, measure=measure)
+    session.checkpoint(write, {"step": step, "steps": steps, **score})
 
 
 def resume(session: Session, strategy: Strategy, metrics: MetricsLog) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 import math
 import reprlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -38,6 +40,13 @@ class MetricsLog:
         """Count windows and real tokens of a step towards the speed of the next row."""
         self._samples += samples
         self._tokens += tokens
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of a block out of the speed."""
+        began = time.monotonic()
+        yield
+        self._since += time.monotonic() - began
 
     def add(
         self,

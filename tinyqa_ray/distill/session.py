@@ -34,23 +34,25 @@ class Session(Protocol):
     def total(self, values: Tensor) -> Tensor:
         """Values summed over workers."""
 
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all workers, in the order of their ranks, on every worker."""
+
     def latest(self) -> AbstractContextManager[Path | None]:
         """A local folder with the newest whole checkpoint, None when there is none."""
 
-    def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
+    def checkpoint(self, write: Write, metrics: dict[str, Any]) -> None:
         """Keep what all workers write, in place of the previous checkpoint.
 
         Every rank must call it equally often.
 
         Args:
             write: called at once, with an empty folder.
-            metrics: the current ``step`` and the number of ``steps``.
-            measure: measure the model that the checkpoint holds, if the session measures at all.
+            metrics: the current ``step``, the number of ``steps``, and the model's score if it was measured.
         """
 
 
 class LocalSession:
-    """One worker, in this process, for tests, notebooks, and machines without Ray. It measures nothing."""
+    """One worker, in this process, for tests, notebooks, and machines without Ray."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         """Keep the newest checkpoint in ``folder``, as ``step-000000400``."""
@@ -66,12 +68,16 @@ class LocalSession:
         """The values themselves, since there is one worker."""
         return values
 
+    def gather(self, value: Any) -> list[Any]:
+        """The value itself, alone."""
+        return [value]
+
     def latest(self) -> AbstractContextManager[Path | None]:
         """The folder of the newest whole checkpoint."""
         found = sorted(path for path in self.folder.glob("step-*") if path.suffix != ".tmp")
         return nullcontext(found[-1] if found else None)
 
-    def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
+    def checkpoint(self, write: Write, metrics: dict[str, Any]) -> None:
         """Write beside the earlier checkpoints, move the new one into place, then delete the earlier ones."""
         target = self.folder / f"step-{metrics['step']:09d}"
         temporary = target.with_suffix(".tmp")
@@ -112,6 +118,13 @@ class RaySession:
             dist.all_reduce(values)
         return values
 
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all workers, by rank."""
+        found = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(found, value)
+        return found
+
     def latest(self) -> AbstractContextManager[Path | None]:
         """The newest whole checkpoint of this run or an earlier attempt; all ranks get the same one.
 
@@ -123,7 +136,7 @@ class RaySession:
         folder = broadcast_from_rank_zero(found)
         return nullcontext(None) if folder is None else local_checkpoint(folder)
 
-    def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
+    def checkpoint(self, write: Write, metrics: dict[str, Any]) -> None:
         """Write to a local folder, then upload it in the background while training goes on."""
         import ray.train
         from ray.train import CheckpointUploadMode
@@ -140,5 +153,4 @@ class RaySession:
             metrics,
             checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-            validation=measure,
         )

@@ -119,7 +119,7 @@ def _measured(config: DistillConfig, model: str) -> dict[str, Any]:
     paths = [
         path if storage.kind(path) == "absent" else storage.absolute(path) for path in (model, config.dev)
     ]
-    gpus = config.num_gpus_per_evaluation
+    gpus = int(config.use_gpu)  # the workers, which held them, are gone
     task = ray.remote(measured).options(num_cpus=1, num_gpus=gpus)
     figures: dict[str, Any] = ray.get(
         task.remote(*paths, window_sizes(config.data), device="cuda" if gpus else "cpu")

@@ -9,8 +9,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-Index = NDArray[np.int64]
-
 
 class WindowColumns:
     """The columns of one record batch of W windows; a column that holds a null is left out.
@@ -35,7 +33,7 @@ class WindowColumns:
             else:
                 self.numbers[name] = column.to_numpy()
 
-    def lengths(self, name: str) -> Index:
+    def lengths(self, name: str) -> NDArray[np.int64]:
         """Number of values of each window in a column of lists, ``(W,)``."""
         return np.diff(self.lists[name][0]).astype(np.int64)
 

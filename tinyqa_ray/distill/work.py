@@ -1,25 +1,18 @@
-"""The work of a training stage: run the loop on Ray Train, measure checkpoints, publish the student."""
+"""The work of a training stage: run the loop on Ray Train, publish the student."""
 
 from __future__ import annotations
 
 import os
 import platform
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from tinyqa_ray.configs import DistillConfig, WindowConfig
+from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.core.cluster import connected
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.distill.checkpoints import (
-    as_checkpoint,
-    local_checkpoint,
-    mend_list,
-    sealed,
-    whole_checkpoints,
-)
+from tinyqa_ray.distill.checkpoints import local_checkpoint, mend_list, whole_checkpoints
 from tinyqa_ray.distill.checks import check, check_room
+from tinyqa_ray.distill.dev_scores import SCORE
 from tinyqa_ray.distill.failures import explained
 from tinyqa_ray.distill.loop import MODEL, train
 from tinyqa_ray.distill.metrics_log import read_rows
@@ -28,7 +21,6 @@ from tinyqa_ray.distill.session import RaySession
 from tinyqa_ray.distill.shown import DEV, METRICS, show, trackers
 from tinyqa_ray.distill.watch import dev_figures, watched
 from tinyqa_ray.models import pretrained, weights
-from tinyqa_ray.teacher_logits.window_dataset import window_sizes
 
 BEST = "best"
 FAILURE = "failure.json"
@@ -43,7 +35,6 @@ def work(
         logs = trackers(config, stage)
         with watched(stage.path(METRICS), stage.path(DEV), progress, logs):
             result = _fit(config, stage)
-            _measure_rest(config, stage)
         return _finished(config, stage, windows, result)
 
 
@@ -58,7 +49,7 @@ def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any] | None:
         return None
     session = RaySession(options["checkpoints"])
     try:
-        train(config, session, options["metrics_file"])
+        train(config, session, options["metrics_file"], options["dev_folder"])
     except Exception as error:
         message = explained(error, config)
         if message is None:
@@ -67,21 +58,6 @@ def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any] | None:
         if session.world_size > 1:
             raise  # the other workers may be waiting for this one
     return {"device": _device(session), "workers": session.world_size}
-
-
-def measure_checkpoint(
-    checkpoint: Any, *, dev: str, folder: str, window: dict[str, int], device: str
-) -> dict[str, float]:
-    """Measure the student of a checkpoint on dev and keep the figures; a task that runs during training."""
-    from tinyqa_ray.evaluate.work import measured
-
-    with checkpoint.as_directory() as local:
-        step = sealed(Path(local))["step"]
-        file = storage.join(folder, f"step-{step:09d}.json")
-        if storage.kind(file) != "file":
-            figures = measured(str(Path(local) / MODEL), dev, WindowConfig(**window), device=device)
-            storage.write_json(file, {"step": step, **figures})
-    return {"dev_best_f1": storage.read_json(file)["best_f1"]}
 
 
 def _fit(config: DistillConfig, stage: stage_folder.Stage) -> Any:
@@ -98,8 +74,9 @@ def _fit(config: DistillConfig, stage: stage_folder.Stage) -> Any:
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config={
-            "config": stage_folder.for_workers(config, "data", "student", "soup_with", "teacher"),
+            "config": stage_folder.for_workers(config, "data", "student", "soup_with", "teacher", "dev"),
             "metrics_file": stage.path(METRICS),
+            "dev_folder": stage.path(DEV),
             "failure_file": stage.path(FAILURE),
             "checkpoints": _run_folder(stage),
         },
@@ -113,7 +90,6 @@ def _fit(config: DistillConfig, stage: stage_folder.Stage) -> Any:
             checkpoint_config=_checkpoint_config(config),
             failure_config=FailureConfig(max_failures=3),
         ),
-        validation_config=_validation_config(config, stage, ray.cluster_resources()),
     )
     try:
         result = trainer.fit()
@@ -137,7 +113,7 @@ def _checkpoint_config(config: DistillConfig) -> Any:
         return CheckpointConfig(num_to_keep=1)
     return CheckpointConfig(
         num_to_keep=config.keep_best,
-        checkpoint_score_attribute="dev_best_f1",
+        checkpoint_score_attribute=SCORE,
         checkpoint_score_order="max",
     )
 
@@ -145,43 +121,6 @@ def _checkpoint_config(config: DistillConfig) -> Any:
 def _run_folder(stage: stage_folder.Stage) -> str:
     """Where Ray keeps the run; its name is the config's fingerprint, since Ray resumes a run by name."""
     return stage.path(CHECKPOINTS, stage.fingerprint)
-
-
-def _validation_config(config: DistillConfig, stage: stage_folder.Stage, resources: dict[str, float]) -> Any:
-    """The task that measures checkpoints; if workers hold every CPU, it reserves none."""
-    from ray.train import ValidationConfig, ValidationTaskConfig
-
-    if config.dev is None:
-        return None
-    cpus = 1 if resources.get("CPU", 0) > config.workers else 0
-    return ValidationConfig(
-        measure_checkpoint,
-        ValidationTaskConfig(fn_kwargs=_measured_how(config, stage)),
-        ray_remote_kwargs={"num_cpus": cpus, "num_gpus": config.num_gpus_per_evaluation},
-    )
-
-
-def _measured_how(config: DistillConfig, stage: stage_folder.Stage) -> dict[str, Any]:
-    """The options of ``measure_checkpoint``."""
-    return {
-        "dev": stage_folder.for_workers(config, "dev").dev,
-        "folder": stage.path(DEV),
-        "window": asdict(window_sizes(config.data)),
-        "device": "cuda" if config.num_gpus_per_evaluation else "cpu",
-    }
-
-
-def _measure_rest(config: DistillConfig, stage: stage_folder.Stage) -> None:
-    """Measure the checkpoints that Ray did not list before a kill, and so did not measure."""
-    import ray
-
-    if config.dev is None:
-        return
-    known = {row["step"] for row in dev_figures(stage.path(DEV))}
-    task = ray.remote(measure_checkpoint).options(num_cpus=1, num_gpus=config.num_gpus_per_evaluation)
-    for folder, step in whole_checkpoints(_run_folder(stage)).items():
-        if step not in known:
-            ray.get(task.remote(as_checkpoint(folder), **_measured_how(config, stage)))
 
 
 def _finished(config: DistillConfig, stage: stage_folder.Stage, windows: int, result: Any) -> DistillReport:

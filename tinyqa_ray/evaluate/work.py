@@ -79,15 +79,22 @@ def measured(
     config = EvaluateConfig(model=model, data=data, window=window, threads=threads)
     reader, asked = _reader(config, device), measure.questions_of(data)
     readings, _ = measure.read(reader, asked, config.max_answer_tokens)
+    found = figures(asked, readings, reader.settings.no_answer_threshold)
+    return {**found, "parameters": reader.engine.parameters}
+
+
+def figures(
+    asked: Sequence[measure.Asked], readings: Sequence[Reading], threshold: float
+) -> dict[str, float | None]:
+    """What ``measured`` returns of readings, but for ``parameters``."""
     scored = measure.Scored.of(asked, readings)
-    summary = asdict(scored.summary(reader.settings.no_answer_threshold))
+    summary = asdict(scored.summary(threshold))
     official = squad_metrics.score(scored.per_question, scored.na_probs)
     kept = ("exact", "f1", "has_ans_f1", "no_ans_f1", "forced_f1")
     return {
         **{name: summary[name] for name in kept},
         **{name: official[name] for name in ("best_exact", "best_f1")},
         "questions": len(asked),
-        "parameters": reader.engine.parameters,
     }
 
 
