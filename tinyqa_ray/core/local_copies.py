@@ -74,7 +74,22 @@ def _download(file: str, copy: Path) -> None:
 
 def _entered() -> tuple[Path, int]:
     """The folder of copies and its shared lock, now held; copies that nobody uses are deleted first."""
-    folder = Path(tempfile.gettempdir()) / f"tinyqa-copies-{os.getuid()}"
+    folder = private_folder("copies")
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _clear(folder)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    return folder, lock
+
+
+def private_folder(name: str) -> Path:
+    """The user's own folder for ``name`` among the files of ``TMPDIR``.
+
+    Raises:
+        InputError: somebody else can write to it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"tinyqa-{name}-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()  # not stat: mkdir accepts a link to a folder as well
     private = stat.S_ISDIR(found.st_mode) and not stat.S_IMODE(found.st_mode) & 0o077
@@ -83,12 +98,7 @@ def _entered() -> tuple[Path, int]:
             f"{folder}: is not a folder that is yours alone, so others could put files there; "
             "delete it, or set TMPDIR to another folder"
         )
-    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    with contextlib.suppress(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _clear(folder)
-    fcntl.flock(lock, fcntl.LOCK_SH)
-    return folder, lock
+    return folder
 
 
 def _leave(folder: Path, lock: int) -> None:

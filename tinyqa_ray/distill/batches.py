@@ -77,14 +77,13 @@ def _copied(value: Tensor, device: torch.device) -> Tensor:
 
 
 class WindowData:
-    """The windows of a teacher-logits stage, read in any order; local files are memory-mapped."""
+    """The windows of a teacher-logits stage, read in any order from local files, which are memory-mapped."""
 
     def __init__(self, files: Sequence[str], pad_id: int) -> None:
-        tables = [_open(file) for file in files]
+        tables = [read_columns(file, _mapped(file)) for file in files]
         present = tables[0].column_names
         teachers = [pair for pair in map(logit_columns, range(len(present))) if pair[0] in present]
-        names = [*_COLUMNS, *itertools.chain.from_iterable(teachers)]
-        self.pieces = [WindowColumns(batch, names) for table in tables for batch in table.to_batches()]
+        self.pieces = [WindowColumns(batch) for table in tables for batch in table.to_batches()]
         counts = [piece.windows for piece in self.pieces]
         self.first: Index = np.cumsum([0, *counts])[:-1]
         self.pad_id = pad_id
@@ -222,10 +221,34 @@ def micro_batch_parts(batch_size: int, accumulation: int, workers: int, present:
     return max(1, min(-(-accumulation * workers // present), batch_size // present))
 
 
-def _open(file: str) -> pa.Table:
-    filesystem, inner = storage.resolve(file)
+def training_columns(present: Sequence[str]) -> list[str]:
+    """Those of the columns ``present`` that training reads, in their order."""
+    read = {*_COLUMNS, *itertools.chain.from_iterable(map(logit_columns, range(len(present))))}
+    return [name for name in present if name in read]
+
+
+def read_columns(file: str, source: Any) -> pa.Table:
+    """The columns that training reads, of an Arrow stream; nothing is copied.
+
+    Args:
+        file: name of the stream, for a message.
+        source: a buffer, or a memory map.
+
+    Raises:
+        InputError: it is no Arrow stream of windows.
+    """
     try:
-        source = pa.memory_map(inner) if storage.is_local(file) else filesystem.open_input_file(inner)
-        return pa.ipc.open_stream(source).read_all()
+        schema = pa.ipc.read_schema(source)
+        chosen = [schema.get_field_index(name) for name in training_columns(schema.names)]
+        if isinstance(source, pa.MemoryMappedFile):
+            source.seek(0)
+        return pa.ipc.open_stream(source, options=pa.ipc.IpcReadOptions(included_fields=chosen)).read_all()
     except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{file}: cannot be read as Arrow windows ({error})") from None
+
+
+def _mapped(file: str) -> pa.MemoryMappedFile:
+    try:
+        return pa.memory_map(storage.absolute(file))
+    except OSError as error:
         raise InputError(f"{file}: cannot be read as Arrow windows ({error})") from None

@@ -8,13 +8,13 @@ from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
 from tinyqa_ray.core import processor
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
-from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.distill.layers import check_heads, check_relations
 from tinyqa_ray.distill.strategies import require_deepspeed
 from tinyqa_ray.distill.students import averaged, layer_pairs, student_config
+from tinyqa_ray.distill.window_facts import WindowFacts, window_facts
 from tinyqa_ray.models import pretrained, weights
 from tinyqa_ray.models.tokenizers import same_tokens
-from tinyqa_ray.teacher_logits.window_dataset import window_files, window_tokenizer
+from tinyqa_ray.teacher_logits.window_dataset import window_tokenizer
 
 
 def check(config: DistillConfig) -> int:
@@ -27,19 +27,19 @@ def check(config: DistillConfig) -> int:
             be read.
     """
     tokenizer = pretrained.load_tokenizer(config.student)
-    data = WindowData(window_files(config.data), tokenizer.pad_token_id or 0)
+    data = window_facts(config.data)
     _check_windows(config, data)
     same_tokens(tokenizer, window_tokenizer(config.data))
     student = pretrained.load_config(config.student)
     layers = _student_layers(config, int(student.num_hidden_layers))
     if config.student_layers is not None:
         student_config(student, config.student_layers)
-    pretrained.check_window(config.student, student, int(data.lengths.max()))
+    pretrained.check_window(config.student, student, data.longest)
     if any(name in LAYER_OBJECTIVES for name in config.objective):
         assert config.teacher is not None
         _check_teacher(config, config.teacher, student, layers, tokenizer)
         teacher = pretrained.load_config(config.teacher)
-        pretrained.check_window(config.teacher, teacher, int(data.lengths.max()))
+        pretrained.check_window(config.teacher, teacher, data.longest)
     weights.check_qa_model(config.student, new_head=not config.soup_with)
     if config.soup_with and not weights.have_one_shape(config.student, config.soup_with):
         # Its error says where they differ.
@@ -50,7 +50,7 @@ def check(config: DistillConfig) -> int:
         require_deepspeed()
     if config.precision == "bf16" and not config.use_gpu and not processor.has_bf16():
         processor.say_bf16_is_emulated()  # here too, since a worker says it only in its log
-    return len(data)
+    return data.windows
 
 
 def check_room(config: DistillConfig, resources: dict[str, float]) -> None:
@@ -68,22 +68,22 @@ def check_room(config: DistillConfig, resources: dict[str, float]) -> None:
         )
 
 
-def _check_windows(config: DistillConfig, data: WindowData) -> None:
-    if len(data) < config.batch_size:
+def _check_windows(config: DistillConfig, data: WindowFacts) -> None:
+    if data.windows < config.batch_size:
         raise InputError(
-            f"{config.data}: holds {len(data)} windows, fewer than batch_size {config.batch_size}; "
+            f"{config.data}: holds {data.windows} windows, fewer than batch_size {config.batch_size}; "
             "lower --batch-size or give more data"
         )
     if "prediction" in config.objective:
-        if not data.logits:
+        if not data.teachers:
             raise InputError(
                 f"{config.data}: its windows carry no teacher's logits; run 'teacher-logits' with --teachers"
             )
         given = config.teacher_weights
-        if given is not None and len(given) != len(data.logits):
+        if given is not None and len(given) != data.teachers:
             raise InputError(
                 f"{len(given)} teacher_weights are given, but the windows carry the logits of "
-                f"{len(data.logits)}; give one weight for each (teacher-logits --combine apart keeps several)"
+                f"{data.teachers}; give one weight for each (teacher-logits --combine apart keeps several)"
             )
     if "labels" in config.objective and not data.has_labels:
         raise InputError(

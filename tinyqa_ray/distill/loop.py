@@ -21,9 +21,9 @@ from tinyqa_ray.distill.session import Session
 from tinyqa_ray.distill.strategies import NotFiniteError, Strategy, make_strategy
 from tinyqa_ray.distill.students import averaged, student_from_layers
 from tinyqa_ray.distill.taken import LateFigures, Taken, at_windows
+from tinyqa_ray.distill.windows_here import windows_here
 from tinyqa_ray.engines.torch_engine import pick_dtype
 from tinyqa_ray.models import pretrained
-from tinyqa_ray.teacher_logits.window_dataset import window_files
 
 STATE = "state.pt"
 MODEL = "model"
@@ -58,7 +58,25 @@ def train(
     if session.device.type == "cpu":
         torch.set_num_threads(config.threads or cores(session.local_size))
     tokenizer = pretrained.load_tokenizer(config.student)
-    data = WindowData(window_files(config.data), tokenizer.pad_token_id or 0)
+    with windows_here(config.data) as files:
+        _train(
+            config,
+            session,
+            tokenizer,
+            WindowData(files, tokenizer.pad_token_id or 0),
+            metrics_file,
+            dev_folder,
+        )
+
+
+def _train(
+    config: DistillConfig,
+    session: Session,
+    tokenizer: Any,
+    data: WindowData,
+    metrics_file: str | None,
+    dev_folder: str | None,
+) -> None:
     order = Order(data.lengths, config.batch_size, config.epochs, config.seed)
     parts = micro_batch_parts(
         config.batch_size, config.gradient_accumulation_steps, config.workers, session.world_size

@@ -90,12 +90,13 @@ class LateFigures:
         return step % self.log_steps == 0 or step == self.steps
 
     def _not_finite(self, terms: dict[str, float], norm: float) -> str | None:
+        if all(map(math.isfinite, (*terms.values(), norm))):
+            return None
+        if self.strategy.loss_scale is not None:
+            return None  # an overflow of fp16: the step was skipped
         if not all(map(math.isfinite, terms.values())):
             return "the loss is not finite"
-        # With fp16 the step was skipped.
-        if not math.isfinite(norm) and self.strategy.loss_scale is None:
-            return f"the gradient's norm is {norm}"
-        return None
+        return f"the gradient's norm is {norm}"
 
 
 def at_windows(what: str, batch: Index, data: WindowData) -> str:

@@ -17,15 +17,14 @@ class WindowColumns:
     trained on. A numpy view takes a microsecond.
     """
 
-    def __init__(self, batch: pa.RecordBatch, names: Sequence[str]) -> None:
-        """Views of the columns ``names`` of ``batch``, whose memory stays as long as this object."""
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        """Views of the columns of ``batch``, whose memory stays as long as this object."""
         self.numbers: dict[str, NDArray[Any]] = {}
         """Columns of one number a window, ``(W,)``."""
         self.lists: dict[str, tuple[NDArray[np.int32], NDArray[Any]]] = {}
         """Columns of lists: where each begins, ``(W + 1,)``, and the values of all, end to end."""
         self.windows: int = batch.num_rows
-        for name in names:
-            column = batch.column(name)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
             if column.null_count:
                 continue
             if pa.types.is_list(column.type):

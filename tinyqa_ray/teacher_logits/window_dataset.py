@@ -17,7 +17,8 @@ FOLDER = "windows"
 """Where the stage keeps its Arrow files, within its output."""
 TOKENIZER = "tokenizer"
 """Where the stage keeps the tokenizer that cut the windows, within its output."""
-_MADE_BY = "teacher-logits"
+MADE_BY = "teacher-logits"
+"""Name of the stage."""
 
 WINDOWS = pa.schema(
     [
@@ -60,7 +61,7 @@ def window_files(folder: str) -> list[str]:
     Raises:
         InputError: the folder is no such stage, or holds no windows.
     """
-    stage_folder.require_finished(folder, _MADE_BY)
+    stage_folder.require_finished(folder, MADE_BY)
     files = storage.list_files(storage.join(folder, FOLDER), ".arrow")
     if not files:
         raise InputError(f"{folder}: holds no windows; its data had no questions")
@@ -73,7 +74,7 @@ def window_tokenizer(folder: str) -> Any:
     Raises:
         InputError: the folder is no such stage, or an older version wrote it without the tokenizer.
     """
-    stage_folder.require_finished(folder, _MADE_BY)
+    stage_folder.require_finished(folder, MADE_BY)
     kept = storage.join(folder, TOKENIZER)
     if storage.kind(kept) != "folder":
         raise InputError(
@@ -88,7 +89,7 @@ def window_sizes(folder: str) -> WindowConfig:
     Raises:
         InputError: the folder is no such stage.
     """
-    return WindowConfig(**stage_folder.require_finished(folder, _MADE_BY)["config"]["window"])
+    return WindowConfig(**stage_folder.require_finished(folder, MADE_BY)["config"]["window"])
 
 
 def window_teachers(folder: str) -> tuple[str, ...]:
@@ -97,7 +98,7 @@ def window_teachers(folder: str) -> tuple[str, ...]:
     Raises:
         InputError: the folder is no finished teacher-logits stage.
     """
-    document = stage_folder.require_finished(folder, _MADE_BY)
+    document = stage_folder.require_finished(folder, MADE_BY)
     return tuple(stage_folder.with_present_names(TeacherLogitsConfig, document)["config"]["teachers"])
 
 
