@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from tinyqa_ray.configs import TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.core import shards
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import plain_text, squad
-from tinyqa_ray.teacher_logits import TeacherLogitsReport, teacher_logits
+from tinyqa_ray.teacher_logits import TeacherLogitsReport, teacher_logits, work
 from tinyqa_ray.teacher_logits.window_dataset import (
     logit_columns,
     schema,
@@ -194,3 +195,53 @@ def test_stage_writes_the_windows_of_every_paragraph_once(
     before = modified.times(tmp_path / "out")
     assert teacher_logits(asked, str(tmp_path / "out")) == report
     assert modified.times(tmp_path / "out") == before
+
+
+@pytest.fixture
+def few_files(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Most files of a pass of 8 paragraphs, which would be 8 of one paragraph each."""
+    monkeypatch.setattr(work, "MOST_FILES", 3)
+    monkeypatch.setattr(work, "connected", contextlib.nullcontext)
+    return 3
+
+
+def test_large_pass_has_no_more_files_than_a_store_likes(
+    tiny_squad: str, tiny_bert: str, tmp_path: Path, here: list[str], few_files: int
+) -> None:
+    asked = config(tiny_squad, tiny_bert, teachers=(), rows_per_shard=1)
+    report = teacher_logits(asked, str(tmp_path / "out"))
+    assert len(window_files(str(tmp_path / "out"))) == few_files
+    wide = teacher_logits(replace(asked, rows_per_shard=3), str(tmp_path / "wide"))
+    assert wide == report
+    for file, other in zip(*map(window_files, (str(tmp_path / "out"), str(tmp_path / "wide"))), strict=True):
+        assert Path(file).read_bytes() == Path(other).read_bytes()
+
+
+@pytest.mark.parametrize("begun_with_limit", [True, False])
+def test_pass_that_goes_on_keeps_the_files_it_was_begun_with(
+    tiny_squad: str,
+    tiny_bert: str,
+    tmp_path: Path,
+    here: list[str],
+    few_files: int,
+    monkeypatch: pytest.MonkeyPatch,
+    begun_with_limit: bool,
+) -> None:
+    """Whatever the limit was then, and is now; an earlier version had none."""
+
+    def killed_after_one_shard(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    asked = config(tiny_squad, tiny_bert, teachers=(), rows_per_shard=1)
+    output = str(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        if not begun_with_limit:
+            patch.setattr(work, "MOST_FILES", 100)
+        with pytest.raises(KeyboardInterrupt):
+            teacher_logits(asked, output, killed_after_one_shard)
+    if begun_with_limit:
+        monkeypatch.setattr(work, "MOST_FILES", 5)
+    report = teacher_logits(asked, output)
+    assert len(window_files(output)) == (few_files if begun_with_limit else 8)
+    assert report.paragraphs == 8

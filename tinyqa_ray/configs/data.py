@@ -170,7 +170,8 @@ class TeacherLogitsConfig:
     window: WindowConfig = WindowConfig()
     """Sizes of the windows."""
     rows_per_shard: int = 64
-    """Paragraphs in one output file; a file is the unit of work. For plain text, use thousands."""
+    """Paragraphs in one output file; a file is the unit of work. A pass of more than 4,096 such files has
+    larger ones. For plain text, use thousands."""
     max_batch_tokens: int | None = None
     """Tokens in one forward of a teacher, padding included; chosen for the CPU or GPU when not given."""
     actors: int = execution(1)

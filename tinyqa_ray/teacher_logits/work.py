@@ -23,6 +23,11 @@ from tinyqa_ray.teacher_logits.window_writers import (
     student_tokenizer,
 )
 
+MOST_FILES = 4096
+"""Files that a pass writes at most: training opens each of them, and a store takes some time for each."""
+_ROWS = "_ROWS_PER_SHARD.json"
+"""Where a pass of more paragraphs keeps how many of them a file holds."""
+
 
 def work(
     config: TeacherLogitsConfig,
@@ -44,7 +49,7 @@ def work(
     else:
         files = _paragraphs(config.data, stage.path("_input.parquet"))
     save_tokenizer(tokenizer, stage.output)
-    plan = shards.cut(files, config.rows_per_shard, stage.path(FOLDER), "arrow")
+    plan = _plan(config, files, stage)
     workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus, threads=config.threads)
     options: dict[str, Any] = {"config": stage_folder.for_workers(config, "tokenizer", "teachers")}
     if not plain:
@@ -64,6 +69,21 @@ def _on_borders(counts: dict[str, float], teacher: int) -> tuple[float | None, f
     """Mean shares of a teacher's starts and ends on borders of tokens; its sums are taken out of counts."""
     windows, starts, ends = (counts.pop(name, 0.0) for name in border_counts(teacher))
     return (round(starts / windows, 4), round(ends / windows, 4)) if windows else (None, None)
+
+
+def _plan(config: TeacherLogitsConfig, files: Sequence[str], stage: stage_folder.Stage) -> list[shards.Shard]:
+    """The shards of the pass: of ``rows_per_shard`` paragraphs, or more where these would be too many files.
+
+    A pass that goes on keeps the shards with which it was begun.
+    """
+    folder, kept = stage.path(FOLDER), stage.path(_ROWS)
+    plan = shards.cut(files, config.rows_per_shard, folder, "arrow")
+    if storage.kind(kept) == "absent":
+        # An earlier version began passes without a limit.
+        if len(plan) <= MOST_FILES or storage.names_in(folder):
+            return plan
+        storage.write_json(kept, -(-sum(shard.rows for shard in plan) // MOST_FILES))
+    return shards.cut(files, storage.read_json(kept), folder, "arrow")
 
 
 def _check_models(config: TeacherLogitsConfig, tokenizer: Any) -> None:
