@@ -283,3 +283,28 @@ def test_lower_precision_gives_nearly_the_loss_of_fp32(
     assert lower.dtype == torch.float32
     assert not torch.equal(lower, full)
     torch.testing.assert_close(lower, full, rtol=0.05, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if LAYERS & set(OBJECTIVES[name][0])])
+def test_frozen_teacher_is_held_in_the_precision_of_the_products(
+    name: str, dtype: torch.dtype, student: str, tiny_bert: str, batch: Batch
+) -> None:
+    """Half the memory and traffic of a large teacher; the losses stay those of one in float32."""
+    model = one_of(name, student, tiny_bert)
+    teacher = pretrained.load_qa_model(tiny_bert)
+    lower = DistillationModule(model.student, model.config, teacher, dtype).eval()
+    assert lower.beside is not None
+    assert {parameter.dtype for parameter in lower.beside._teacher[0].parameters()} == {dtype}
+    assert {parameter.dtype for parameter in lower.parameters()} == {torch.float32}
+    full = DistillationModule(model.student, model.config, pretrained.load_qa_model(tiny_bert)).eval()
+    assert full.beside is not None
+    lower.beside.objectives.load_state_dict(full.beside.objectives.state_dict())
+    with torch.no_grad():
+        found, wanted = lower(batch), full(batch)
+    assert found.keys() == wanted.keys()
+    for term, value in wanted.items():
+        exact = dtype == torch.float32
+        torch.testing.assert_close(
+            found[term], value, rtol=1e-6 if exact else 0.03, atol=0 if exact else 1e-3
+        )

@@ -33,7 +33,8 @@ class DistillationModule(nn.Module):
     Args:
         student: with a question-answering head.
         config: the objectives and their settings.
-        teacher: the teacher beside the student, for objectives that compare layers.
+        teacher: the teacher beside the student, for objectives that compare layers; its weights, which are
+            never trained, are held in the precision of the matrix products.
         autocast: precision of the matrix products; float32 turns autocast off.
     """
 
@@ -59,7 +60,7 @@ class DistillationModule(nn.Module):
         self.beside: TeacherComparison | None = None
         if compared:
             assert teacher is not None
-            self.beside = TeacherComparison(student, teacher, compared)
+            self.beside = TeacherComparison(student, _held_in(teacher, autocast), compared)
         if len(compared) == len(config.objective):
             # Only layers are taught: what follows them gets no gradient, and data parallelism would wait.
             for part in families.head_modules(student) + parts_after_layers(student):
@@ -117,3 +118,13 @@ class DistillationModule(nn.Module):
 
     def _drop(self, module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (functional.dropout(given[0], self.config.head_dropout, module.training),)
+
+
+def _held_in(teacher: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The teacher with weights of ``dtype``, to which autocast would else convert them in every forward.
+
+    Buffers stay as they are: the frequencies of rotary positions need float32.
+    """
+    for parameter in teacher.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return teacher
