@@ -31,6 +31,7 @@ PLAN: dict[str, tuple[int, list[str]]] = {
     "teacher_logits": (120, ["--paragraphs", "20", "--repeats", "1"]),
     "train": (240, ["--paragraphs", "6", "--steps", "4", "--repeats", "1"]),
     "ray_data": (180, ["--rows", "120", "--rounds", "1", "--memory-rows", "0"]),
+    "training_step": (120, ["--steps", "4"]),
     "quickstart": (360, []),
 }
 """Seconds and options of each script; together less than half an hour."""
