@@ -22,8 +22,11 @@ import fire
 import pytest
 
 from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.core import storage
 from tinyqa_ray.distill import distill
 from tinyqa_ray.distill.checkpoints import newest_checkpoint, sealed
+from tinyqa_ray.distill.metrics_log import read_rows
+from tinyqa_ray.distill.shown import METRICS
 
 RUNS = 5
 STEPS = 200
@@ -230,13 +233,82 @@ def test_run_of_two_workers_that_loses_one_of_four_nodes_changes_no_bit(
     assert fire.curve(output) == fire.curve(calm[2])
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_run_from_a_store_on_two_nodes_that_all_die_changes_no_bit(
+    config: DistillConfig, calm: dict[int, Path], bucket: str, tmp_path: Path, rng: random.Random
+) -> None:
+    """Windows, checkpoints and student lie on an S3 server; each node has a copy of the windows."""
+    url = f"{bucket}/two-nodes-{rng.randrange(2**32)}"
+    for file in storage.list_files(config.data, recursive=True):
+        storage.write_atomic(f"{url}/windows{file[len(config.data) :]}", storage.read_bytes(file))
+    output, node = f"{url}/out", tmp_path / "node"
+    node.mkdir()
+    stored = replace(config, data=f"{url}/windows", workers=2)
+    job = json.dumps({"command": command(stored, Path("-"))[3:], "output": output})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(node)}
+
+    def trains() -> bool:
+        rows = read_rows(f"{output}/{METRICS}")
+        found = [newest_checkpoint(folder) for folder in runs(output)] if rows else []
+        return any(found) and rows[-1]["step"] < STEPS
+
+    with fire.Driver(__file__, job, environment=environment) as driver:
+        fire.wait_for("a checkpoint on the store", trains)
+        copies = list(node.rglob("windows.arrow"))
+        driver.kill_all()
+        assert driver.result()[0] == -signal.SIGKILL
+    assert len(copies) == 1, "the workers of a machine share a copy of the windows"
+    assert list(node.rglob("windows.arrow")) == copies, "it waits for the run to go on"
+    with fire.Driver(__file__, job, environment=environment) as driver:
+        code, printed = driver.result()
+    assert code == 0, printed
+    assert list(node.rglob("windows.arrow")) == []
+    for file in storage.list_files(f"{output}/model"):
+        storage.write_atomic(str(tmp_path / "model" / file.rsplit("/", 1)[1]), storage.read_bytes(file))
+    assert fire.unlike(tmp_path / "model", calm[2] / "model") == []
+    timed = ("samples_per_s", "tokens_per_s")
+    curve = [
+        {name: row[name] for name in row if name not in timed} for row in read_rows(f"{output}/{METRICS}")
+    ]
+    assert curve == fire.curve(calm[2])
+
+
+def runs(output: str) -> list[str]:
+    """Where Ray keeps the checkpoints of a stage on a store."""
+    folder = f"{output}/checkpoints"
+    return [storage.join(folder, name) for name in storage.names_in(folder)]
+
+
+def from_a_store(arguments: list[str], output: str) -> None:
+    """Train with two workers on two nodes of one CPU each."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    ray.init(cluster.address, logging_level=logging.ERROR, log_to_driver=False)
+    distill(parsed(arguments), output)
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def parsed(arguments: list[str]) -> DistillConfig:
+    """The config of a command whose ``--output`` is left out."""
+    import tyro
+
+    at = arguments.index("--output")
+    flat = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
+    return tyro.cli(DistillConfig, args=arguments[:at] + arguments[at + 2 :], config=flat)
+
+
 def on_nodes(arguments: list[str], count: int, seed: int) -> None:
     """Train with two workers on so many nodes of one CPU; one that hosts a worker dies."""
     # A dead node is noticed after some three seconds, not fifteen; workers that find no room are given up
     # after five, not sixty.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "5"
     import ray
-    import tyro
     from ray.cluster_utils import Cluster
 
     system = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
@@ -244,10 +316,8 @@ def on_nodes(arguments: list[str], count: int, seed: int) -> None:
     cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = [cluster.add_node(num_cpus=1) for _ in range(count)]
     ray.init(cluster.address, logging_level=logging.ERROR, log_to_driver=False)
-    output = Path(arguments.pop(arguments.index("--output") + 1))
-    arguments.remove("--output")
-    flat = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
-    config = tyro.cli(DistillConfig, args=arguments, config=flat)
+    output = Path(arguments[arguments.index("--output") + 1])
+    config = parsed(arguments)
     rng = random.Random(seed)
 
     def trains(node: Any) -> bool:
@@ -268,4 +338,7 @@ def on_nodes(arguments: list[str], count: int, seed: int) -> None:
 
 if __name__ == "__main__":
     job: dict[str, Any] = json.loads(sys.argv[1])
-    on_nodes(job["command"], job["nodes"], job["seed"])
+    if "nodes" in job:
+        on_nodes(job["command"], job["nodes"], job["seed"])
+    else:
+        from_a_store(job["command"], job["output"])
