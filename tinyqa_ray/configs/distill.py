@@ -95,6 +95,9 @@ class DistillConfig:
     """Optimiser steps between checkpoints."""
     log_steps: int = execution(5)
     """Optimiser steps between rows of ``metrics.jsonl``."""
+    compile: bool = execution(False)
+    """Run student and teacher through torch.compile, in lengths that are multiples of 64: worth it on a GPU,
+    where launching a small student's kernels takes longer than their work. Needs a C++ compiler."""
     workers: int = execution(1)
     """Ray Train workers; each takes its share of every batch."""
     min_workers: int | None = execution(None)

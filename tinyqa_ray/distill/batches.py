@@ -25,9 +25,9 @@ _COLUMNS = ("window_id", "input_ids", "token_type_ids", "start_position", "end_p
 """Columns that training reads, beside the teachers' logits."""
 _GROUP = 64
 """Batches that are sorted by length together: enough to leave little padding, few enough to stay random."""
-_ROUND = 8
-"""Padded lengths are multiples of this: it suits tensor cores, and keeps the shapes few, since torch keeps
-kernels for every shape in bf16 on a CPU."""
+ROUND = 8
+"""Padded lengths are multiples of this, or of a larger number: it suits tensor cores, and keeps the shapes
+few, since torch keeps kernels for every shape in bf16 on a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +79,15 @@ def _copied(value: Tensor, device: torch.device) -> Tensor:
 class WindowData:
     """The windows of a teacher-logits stage, read in any order from local files, which are memory-mapped."""
 
-    def __init__(self, files: Sequence[str], pad_id: int) -> None:
+    def __init__(self, files: Sequence[str], pad_id: int, multiple: int = ROUND) -> None:
+        """Open ``files``; batches are padded with ``pad_id`` to multiples of ``multiple`` tokens."""
         tables = [read_columns(file, _mapped(file)) for file in files]
         present = tables[0].column_names
         teachers = [pair for pair in map(logit_columns, range(len(present))) if pair[0] in present]
         self.pieces = [WindowColumns(batch) for table in tables for batch in table.to_batches()]
         counts = [piece.windows for piece in self.pieces]
         self.first: Index = np.cumsum([0, *counts])[:-1]
-        self.pad_id = pad_id
+        self.pad_id, self.multiple = pad_id, multiple
         lengths = [piece.lengths("input_ids") for piece in self.pieces]
         self.lengths: Index = np.concatenate([np.empty(0, np.int64), *lengths])
         self.longest = int(self.lengths.max(initial=0))
@@ -106,7 +107,7 @@ class WindowData:
         """The windows ``rows``, which are part of the global batch ``whole``."""
         places = self._places(rows)
         lengths, counted = self.lengths[rows], self.lengths[whole]
-        tokens = min(-(-int(lengths.max()) // _ROUND) * _ROUND, self.longest)
+        tokens = min(-(-int(lengths.max()) // self.multiple) * self.multiple, self.longest)
         shape = len(rows), tokens
         input_ids = np.full(shape, self.pad_id, dtype=np.int64)
         gather(self.pieces, places, "input_ids", input_ids)

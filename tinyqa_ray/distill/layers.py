@@ -154,6 +154,11 @@ class TeacherComparison(nn.Module):
 
         self._recorders = recorder(student, 0), recorder(teacher, 1)
 
+    @property
+    def teacher(self) -> PreTrainedModel:
+        """The frozen model that runs beside the student."""
+        return self._teacher[0]
+
     def forward(self, batch: Batch) -> dict[str, Terms]:
         """Run the teacher; return, by objective, the loss terms for the student's latest forward."""
         teacher = self._teacher[0].to(batch.input_ids.device)

@@ -12,7 +12,8 @@ from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.attention import attend_in_fp32
-from tinyqa_ray.distill.batches import Order, WindowData, micro_batch_parts
+from tinyqa_ray.distill.batches import ROUND, Order, WindowData, micro_batch_parts
+from tinyqa_ray.distill.compiling import BUCKET, check_compiler, compile_models
 from tinyqa_ray.distill.dev_scores import DevScores
 from tinyqa_ray.distill.feed import StepInput, fed, step_input
 from tinyqa_ray.distill.metrics_log import MetricsLog
@@ -58,12 +59,14 @@ def train(
     if session.device.type == "cpu":
         torch.set_num_threads(config.threads or cores(session.local_size))
     tokenizer = pretrained.load_tokenizer(config.student)
+    if config.compile:
+        check_compiler(session.device)
     with windows_here(config.data) as files:
         _train(
             config,
             session,
             tokenizer,
-            WindowData(files, tokenizer.pad_token_id or 0),
+            WindowData(files, tokenizer.pad_token_id or 0, BUCKET if config.compile else ROUND),
             metrics_file,
             dev_folder,
         )
@@ -82,6 +85,8 @@ def _train(
         config.batch_size, config.gradient_accumulation_steps, config.workers, session.world_size
     )
     module = build(config, session.device)
+    if config.compile:
+        compile_models(module)
     strategy = make_strategy(module, config, session, parts)
     metrics = MetricsLog(metrics_file if session.rank == 0 else None)
     begun = resume(session, strategy, metrics)
