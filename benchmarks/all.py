@@ -32,6 +32,7 @@ PLAN: dict[str, tuple[int, list[str]]] = {
     "train": (240, ["--paragraphs", "6", "--steps", "4", "--repeats", "1"]),
     "ray_data": (180, ["--rows", "120", "--rounds", "1", "--memory-rows", "0"]),
     "training_step": (120, ["--steps", "4"]),
+    "exchange": (120, ["--part", "wire", "--layers", "1", "--batch-size", "16", "--wire-steps", "1"]),
     "quickstart": (360, []),
 }
 """Seconds and options of each script; together less than half an hour."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tinyqa_ray.distill.session import LocalSession, Write
+from tinyqa_ray.distill.session import DDP, LocalSession, Write
 
 
 class GroupSession(LocalSession):
@@ -20,7 +20,7 @@ class GroupSession(LocalSession):
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module under DistributedDataParallel, when there are other workers."""
-        return nn.parallel.DistributedDataParallel(module) if self.world_size > 1 else module
+        return nn.parallel.DistributedDataParallel(module, **DDP) if self.world_size > 1 else module
 
     def total(self, values: Tensor) -> Tensor:
         """Values summed over workers."""

@@ -103,9 +103,10 @@ def distil(job: Job, batch_size: int, folder: Path) -> dict[str, Any]:
     return made
 
 
-def write_windows(data: str, teacher: str, threads: int, output: Path) -> str:
-    """Make the folder of a teacher-logits stage in this process."""
-    config = TeacherLogitsConfig(data=data, teachers=(teacher,), threads=threads)
+def write_windows(data: str, teacher: str, threads: int, output: Path, *, labels_only: bool = False) -> str:
+    """Make the folder of a teacher-logits stage in this process; with ``labels_only`` no teacher runs."""
+    teachers = () if labels_only else (teacher,)
+    config = TeacherLogitsConfig(data=data, tokenizer=teacher, teachers=teachers, threads=threads)
     with stage_folder.stage(str(output), config) as stage:
         made, counts = WindowWriter(config)(squad.to_table(squad.read_squad(data)))
         sink = pa.BufferOutputStream()

@@ -101,6 +101,32 @@ def test_execution_fields_do_not_count(data: str, output: str) -> None:
     assert len(calls) == 1
 
 
+def test_run_goes_on_where_a_field_of_identity_became_one_of_execution(data: str, output: str) -> None:
+    """The earlier version's document still names it, with another value than that of now."""
+    calls: list[str] = []
+    config = CountWordsConfig(data=data, actors=2)
+    with pytest.raises(InterruptedRunError):
+        count_words(config, output, fail=InterruptedRunError(), calls=calls)
+    started = storage.join(output, stage_folder.STARTED)
+    document = storage.read_json(started)
+    document["config"]["actors"] = 1
+    storage.write_json(started, document)
+    assert count_words(config, output, calls=calls).words == 3
+
+
+def test_run_goes_on_where_a_field_came_later_and_has_its_default(data: str, output: str) -> None:
+    calls: list[str] = []
+    with pytest.raises(InterruptedRunError):
+        count_words(CountWordsConfig(data=data), output, fail=InterruptedRunError(), calls=calls)
+    started = storage.join(output, stage_folder.STARTED)
+    document = storage.read_json(started)
+    del document["config"]["copies"]
+    storage.write_json(started, document)
+    with pytest.raises(InputError, match="copies 2 there, 3 here"):
+        count_words(CountWordsConfig(data=data, copies=3), output, calls=calls)
+    assert count_words(CountWordsConfig(data=data), output, calls=calls).words == 3
+
+
 def test_changed_input_is_refused(data: str, output: str) -> None:
     count_words(CountWordsConfig(data=data), output, calls=[])
     Path(data).write_text("one two")

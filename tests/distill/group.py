@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from peers.group_session import GroupSession
@@ -74,6 +75,20 @@ def train_until(config: DistillConfig, folder: Path, step: int) -> None:
                 raise RuntimeError(f"killed at {step}")
 
     train(config, Dying(folder))
+
+
+def train_and_resume(configs: Sequence[DistillConfig], folder: Path, step: int) -> None:
+    """Of each config a whole run, and one that is killed at ``step`` and goes on: ``0-whole``, ``0-half``."""
+    for number, config in enumerate(configs):
+        train(config, GroupSession(folder / f"{number}-whole"))
+        half = folder / f"{number}-half"
+        with pytest.raises(RuntimeError, match=f"killed at {step}"):
+            train_until(config, half, step)
+        kept = sorted(file.name for file in (half / f"step-{step:09d}").glob("exchange-*"))
+        files = [f"exchange-{rank}.pt" for rank in range(dist.get_world_size())]
+        assert kept == (files if config.gradient_compression == "powersgd" else [])
+        dist.barrier()
+        train(config, GroupSession(half))
 
 
 def gradients(configs: Sequence[DistillConfig], rows: Any, folder: Path) -> None:

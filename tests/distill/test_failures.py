@@ -11,7 +11,7 @@ import torch
 from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.failures import causes, explained
-from tinyqa_ray.distill.strategies import NotFiniteError
+from tinyqa_ray.distill.precision import NotFiniteError
 
 CONFIG = DistillConfig(
     data="-", student="-", objective=("labels",), batch_size=96, workers=4, gradient_accumulation_steps=3

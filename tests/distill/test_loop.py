@@ -14,14 +14,17 @@ import torch
 from torch.nn import functional
 
 from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.configs.distill import Precision
 from tinyqa_ray.core import storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill import loop
 from tinyqa_ray.distill.batches import Batch, Order, WindowData
 from tinyqa_ray.distill.feed import step_input
+from tinyqa_ray.distill.layers import Terms
 from tinyqa_ray.distill.loop import FORMAT, MODEL, STATE, build, rate_factor, train, train_step
+from tinyqa_ray.distill.precision import OVERFLOWS, NotFiniteError
 from tinyqa_ray.distill.session import LocalSession, Write
-from tinyqa_ray.distill.strategies import OPTIMIZER, DataParallel, NotFiniteError, adamw
+from tinyqa_ray.distill.strategies import OPTIMIZER, DataParallel, adamw
 from tinyqa_ray.distill.taken import Taken
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.teacher_logits.window_dataset import window_files
@@ -306,9 +309,9 @@ def test_bf16_on_a_cpu_attends_in_fp32_and_multiplies_in_bf16(
     monkeypatch.setattr(functional, "scaled_dot_product_attention", noted)
     data = WindowData(window_files(config.data), 0)
     rows = np.arange(4)
-    full = sum(build(replace(config, precision="fp32")).eval()(data.batch(rows, rows)).values())
+    full = sum(build(config).eval()(data.batch(rows, rows)).values())
     seen.clear()
-    model = build(replace(config, precision="bf16")).eval()
+    model = build(config, dtype=torch.bfloat16).eval()
     products = []
     model.student.qa_outputs.register_forward_hook(lambda *given: products.append(given[2].dtype))
     lower = sum(model(data.batch(rows, rows)).values())
@@ -320,20 +323,81 @@ def test_bf16_on_a_cpu_attends_in_fp32_and_multiplies_in_bf16(
 
 def test_fp16_overflow_skips_the_step_and_lowers_the_scale(config: DistillConfig, tmp_path: Path) -> None:
     session = LocalSession(tmp_path)
-    model = build(replace(config, precision="fp16"))
+    model = build(config, dtype=torch.float16)
     strategy = DataParallel(model, config, session)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    strategy.scaler = torch.amp.GradScaler("cpu", 2.0**40)
+    strategy.scaler = torch.amp.GradScaler("cpu", 2.0**32)
     data = WindowData(window_files(config.data), 0)
     _, norm = train_step(strategy, step_input(data, np.arange(4), session, 1), session, 1e-3).figures()
     assert not np.isfinite(norm)
-    assert strategy.loss_scale == 2.0**39
+    assert strategy.loss_scale == 2.0**31
     assert equal(dict(model.state_dict()), before)
     for _ in range(40):
         train_step(strategy, step_input(data, np.arange(4), session, 1), session, 1e-3)
-    assert strategy.loss_scale < 2.0**39
+    assert strategy.loss_scale < 2.0**31
     assert not equal(dict(model.state_dict()), before)
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_twenty_overflows_in_a_row_end_the_run_with_the_windows_named(
+    config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Also where the loss alone is infinite; one finite step in between starts the count anew."""
+    data = WindowData(window_files(config.data), 0)
+    session = LocalSession(tmp_path)
+    model = build(config, dtype=torch.float16)
+    strategy = DataParallel(model, config, session)
+    forward = model.forward
+
+    def overflowing(batch: Batch) -> Terms:
+        terms = forward(batch)
+        name = next(iter(terms))
+        wrong = terms[name] + float("inf") if what == "loss" else terms[name] * 1e30
+        return {**terms, name: wrong}
+
+    batch = np.array([3, 1, 0, 2])
+    monkeypatch.setattr(model, "forward", overflowing)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for _ in range(OVERFLOWS - 1):
+        train_step(strategy, data, batch, session, 1, 1e-3)
+    assert strategy.loss_scale == 2.0 ** (16 - OVERFLOWS + 1)
+    assert strategy.overflows.in_a_row == OVERFLOWS - 1
+    assert equal(dict(model.state_dict()), before)
+    monkeypatch.setattr(model, "forward", forward)
+    train_step(strategy, data, batch, session, 1, 1e-3)
+    assert strategy.overflows.in_a_row == 0
+    monkeypatch.setattr(model, "forward", overflowing)
+    for _ in range(OVERFLOWS - 1):
+        train_step(strategy, data, batch, session, 1, 1e-3)
+    with pytest.raises(NotFiniteError, match="overflowed in 20 steps in a row") as caught:
+        train_step(strategy, data, batch, session, 1, 1e-3)
+    assert all(str(number) in str(caught.value) for number in data.window_ids(batch))
+
+
+@pytest.mark.parametrize(("first", "then"), [("fp32", "fp16"), ("fp16", "bf16"), ("fp16", "fp32")])
+def test_run_goes_on_in_another_precision(
+    config: DistillConfig, tmp_path: Path, has: Callable[..., None], first: Precision, then: Precision
+) -> None:
+    has("bf16")
+    with pytest.raises(KilledError):
+        train(replace(config, precision=first), DyingSession(tmp_path, 6, kept=True))
+    train(replace(config, precision=then), LocalSession(tmp_path), str(tmp_path / "metrics.jsonl"))
+    scales = [json.loads(line).get("loss_scale") for line in (tmp_path / "metrics.jsonl").open()][3:]
+    assert all((scale is not None) == (then == "fp16") for scale in scales)
+    assert (tmp_path / f"step-{STEPS:09d}" / MODEL).is_dir()
+
+
+def test_scale_and_overflows_in_a_row_are_in_checkpoints(config: DistillConfig, tmp_path: Path) -> None:
+    session = LocalSession(tmp_path)
+    written, read = (DataParallel(build(config, dtype=torch.float16), config, session) for _ in range(2))
+    written.scaler = torch.amp.GradScaler("cpu", 2.0**60)
+    data = WindowData(window_files(config.data), 0)
+    for _ in range(3):
+        train_step(written, data, np.arange(4), session, 1, 1e-3)
+    written.save(tmp_path)
+    read.load(tmp_path)
+    assert (read.loss_scale, read.overflows.in_a_row) == (2.0**57, 3)
 
 
 def test_checkpoint_of_another_version_is_refused_by_its_format(

@@ -13,6 +13,7 @@ import tiny
 import torch
 
 from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.core import processor
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.batches import WindowData
 from tinyqa_ray.distill.loop import MODEL
@@ -90,6 +91,72 @@ def test_two_workers_give_the_gradients_of_one(config: DistillConfig, tmp_path: 
     check_gradients(split, 2, tmp_path)
 
 
+def test_touched_rows_give_the_gradients_of_all_rows_and_half_precision_nearly_those(
+    config: DistillConfig, tmp_path: Path
+) -> None:
+    """Of the rows, bit for bit: two workers add up in one order only."""
+    config = replace(config, workers=2, gradient_accumulation_steps=2)
+    sent = [
+        config,
+        replace(config, embedding_gradients="dense"),
+        replace(config, gradient_compression="fp16"),
+        replace(config, gradient_compression="bf16"),
+    ]
+    group.run(2, group.gradients, sent, np.array([7, 2, 11, 0, 9, 4, 1, 6]), tmp_path)
+    few, dense, *halves = (torch.load(tmp_path / f"{number}.pt") for number in range(4))
+    assert few.keys() == dense.keys()
+    (name,) = (name for name in few if name.endswith("word_embeddings.weight"))
+    touched = few[name].any(1)
+    assert 0 < touched.sum() < len(touched)
+    assert all(torch.equal(few[name], dense[name]) for name in few)
+    scale = max(float(gradient.abs().max()) for gradient in dense.values())
+    for half, limit in zip(halves, (1e-3, 8e-3), strict=True):
+        errors = [float((half[name] - gradient).abs().max()) for name, gradient in dense.items()]
+        assert 0 < max(errors) < limit * scale
+
+
+def test_compressed_training_resumes_bit_for_bit(config: DistillConfig, tmp_path: Path) -> None:
+    """Three workers: the order in which their gradients are added up counts as well."""
+    config = replace(
+        config, workers=3, batch_size=9, epochs=config.epochs * 9 / 8, checkpoint_steps=7, powersgd_rank=2
+    )
+    ways: tuple[Literal["none", "bf16", "powersgd"], ...] = ("none", "bf16", "powersgd")
+    configs = [replace(config, gradient_compression=way) for way in ways]
+    group.run(3, group.train_and_resume, configs, tmp_path, 14)
+    made = []
+    for number in range(len(configs)):
+        whole, resumed = (
+            pretrained.load_qa_model(
+                str(tmp_path / f"{number}-{run}" / f"step-{STEPS:09d}" / MODEL)
+            ).state_dict()
+            for run in ("whole", "half")
+        )
+        assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+        made.append(whole["qa_outputs.weight"])
+    assert not any(torch.equal(made[0], other) for other in made[1:])
+
+
+@pytest.mark.slow
+def test_compressed_training_goes_on_with_other_workers_and_another_rank(
+    config: DistillConfig, tmp_path: Path
+) -> None:
+    config = replace(config, workers=2, gradient_compression="powersgd", powersgd_rank=2, checkpoint_steps=7)
+    with pytest.raises(Exception, match="killed at 7"):
+        group.run(2, group.train_until, config, tmp_path, 7)
+    with pytest.raises(Exception, match="killed at 14"):
+        group.run(3, group.train_until, replace(config, workers=4, min_workers=2), tmp_path, 14)
+    trained(replace(config, powersgd_rank=3), 2, tmp_path)
+
+
+def test_frozen_word_embeddings_stay_as_they_are(config: DistillConfig, tmp_path: Path) -> None:
+    made = trained(replace(config, workers=2, freeze_embeddings=True), 2, tmp_path)
+    start = pretrained.load_qa_model(config.student).state_dict()
+    same = {name for name, tensor in made.items() if torch.equal(tensor, start[name])}
+    assert {name for name in same if "embeddings" in name} == {
+        name for name in made if name.endswith("word_embeddings.weight")
+    }
+
+
 @pytest.mark.slow
 def test_workers_that_do_not_divide_the_batch_still_give_its_gradients(
     config: DistillConfig, tmp_path: Path
@@ -145,6 +212,29 @@ def test_zero_trains_in_bf16(config: DistillConfig, tmp_path: Path) -> None:
     start = pretrained.load_qa_model(config.student).state_dict()
     assert any(float((tensor - start[name]).abs().max()) > 1e-3 for name, tensor in made.items())
     assert all(tensor.dtype == torch.float32 for tensor in made.values())
+
+
+@pytest.mark.slow
+@needs_deepspeed
+@pytest.mark.skipif(not processor.has_bf16(), reason="this processor lacks bf16")
+def test_zero_goes_on_in_its_own_precision_only(
+    config: DistillConfig,
+    tmp_path: Path,
+) -> None:
+    config = replace(config, workers=1, strategy="zero1", checkpoint_steps=7)
+    with pytest.raises(Exception, match="killed at 14"):
+        group.run(1, group.train_until, config, tmp_path, 14)
+    lower = replace(config, precision="bf16")
+    with pytest.raises(
+        Exception, match="in fp32, and cannot be continued in bf16; run with --precision fp32"
+    ):
+        group.run(1, group.train_in_group, lower, tmp_path)
+    trained(config, 1, tmp_path)
+
+
+def test_compression_is_for_ddp(config: DistillConfig) -> None:
+    with pytest.raises(InputError, match="DeepSpeed exchanges gradients by itself"):
+        replace(config, strategy="zero1", gradient_compression="bf16")
 
 
 def test_elastic_zero_and_too_few_workers_are_refused(config: DistillConfig) -> None:

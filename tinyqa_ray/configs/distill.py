@@ -74,13 +74,12 @@ class DistillConfig:
     """Dropout of attention weights; the model's own when not given. 0 lets a CPU use its fast attention."""
     head_dropout: float = 0.0
     """Dropout between encoder and head (Haystack's ``embeds_dropout_prob``), added to the model's own."""
-    precision: Precision = "auto"
-    """Precision of the matrix products. auto: fp32 on CPUs, bf16 on GPUs from Ampere on, fp16 with a loss
-    scale on older GPUs (V100)."""
     strategy: Literal["ddp", "zero1", "zero2"] = "ddp"
     """How several workers train. ddp: DistributedDataParallel. zero1 and zero2: DeepSpeed's ZeRO, which
     spreads the optimiser's state (1) and also the gradients (2) over the workers; needs the extra
     'deepspeed'."""
+    freeze_embeddings: bool = False
+    """Keep the word embeddings of ``student`` as they are; workers then exchange no gradients of them."""
     seed: int = 42
     """Seed of the order of windows, of new heads, and of dropout."""
     dev: str | None = None
@@ -98,6 +97,18 @@ class DistillConfig:
     compile: bool = execution(False)
     """Run student and teacher through torch.compile, in lengths that are multiples of 64: worth it on a GPU,
     where launching a small student's kernels takes longer than their work. Needs a C++ compiler."""
+    precision: Precision = execution("auto")  # noqa: RUF009
+    """Precision of the matrix products, one for all workers. auto: fp32 on CPUs, bf16 on GPUs from Ampere on,
+    fp16 with a loss scale if there is an older one (V100). bf16 falls back likewise where a GPU or processor
+    would only emulate it."""
+    gradient_compression: Literal["none", "fp16", "bf16", "powersgd"] = execution("none")
+    """How workers of strategy 'ddp' exchange gradients: as they are, in half precision, or in low rank, with
+    what that misses added to the next step's (PowerSGD, arXiv 1905.13727)."""
+    powersgd_rank: int = execution(32)
+    """Rank of 'powersgd': a gradient of n x m numbers is sent as (n + m) x rank."""
+    embedding_gradients: Literal["rows", "dense"] = execution("rows")
+    """How workers of 'ddp' exchange the gradient of the word embeddings: the rows of tokens that the batch
+    holds, or all rows. Both give the same gradient."""
     workers: int = execution(1)
     """Ray Train workers; each takes its share of every batch."""
     min_workers: int | None = execution(None)
@@ -115,7 +126,7 @@ class DistillConfig:
         share(self, "distillation_weight", "warmup_ratio", "head_dropout")
         at_least(self, 0, "weight_decay", "seed", "threads", "relation_layer")
         at_least(self, 1, "batch_size", "gradient_accumulation_steps", "workers", "min_workers")
-        at_least(self, 1, "checkpoint_steps", "log_steps", "keep_best", "relation_heads")
+        at_least(self, 1, "powersgd_rank", "checkpoint_steps", "log_steps", "keep_best", "relation_heads")
         if self.attention_dropout is not None:
             share(self, "attention_dropout")
         self._check_objectives()
@@ -161,6 +172,11 @@ class DistillConfig:
             raise InputError(
                 f"min_workers {fewest} with strategy '{self.strategy}': DeepSpeed's state is bound to its "
                 "number of workers; leave min_workers out, or use strategy 'ddp'"
+            )
+        if self.gradient_compression != "none" and self.strategy != "ddp":
+            raise InputError(
+                f"gradient_compression '{self.gradient_compression}' with strategy '{self.strategy}': "
+                "DeepSpeed exchanges gradients by itself; leave it out, or use strategy 'ddp'"
             )
         steps = self.gradient_accumulation_steps
         parts = self.workers * steps

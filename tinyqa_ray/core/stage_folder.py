@@ -51,11 +51,21 @@ def execution(default: Any) -> Any:
 
 def identity_fields(config: Any) -> dict[str, Any]:
     """The fields of a config that decide what a stage makes, as plain JSON values."""
-    fields = [field for field in dataclasses.fields(config) if not field.metadata.get("execution")]
-    kept = {field.name: getattr(config, field.name) for field in fields}
-    kept |= {field.name: _float(kept[field.name]) for field in fields if "float" in str(field.type)}
-    values: dict[str, Any] = json.loads(json.dumps(kept, default=_plain))
-    return values
+    fields = _identity(type(config))
+    return _json({field.name: getattr(config, field.name) for field in fields}, fields)
+
+
+def _identity(kind: type) -> list[dataclasses.Field[Any]]:
+    fields = dataclasses.fields(kind)
+    return [field for field in fields if not field.metadata.get("execution")]
+
+
+def _json(values: dict[str, Any], fields: Sequence[dataclasses.Field[Any]]) -> dict[str, Any]:
+    """Values of fields as they come back from JSON."""
+    floats = {field.name for field in fields if "float" in str(field.type)}
+    kept = {name: _float(value) if name in floats else value for name, value in values.items()}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=_plain))
+    return plain
 
 
 def _float(value: Any) -> Any:
@@ -94,7 +104,7 @@ def fingerprint(config: Any) -> str:
 
 
 def with_present_names(kind: type, document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document of a stage, with old names of its config's fields replaced by the present ones.
+    """The document of a stage with the present names of its config's fields, and only those that count now.
 
     Args:
         kind: class of the stage's config. If fields were renamed, its ``RENAMED`` maps old names to new ones.
@@ -113,6 +123,10 @@ def with_present_names(kind: type, document: Mapping[str, Any]) -> dict[str, Any
         part: {names.get(name, name): value for name, value in document[part].items()}
         for part in ("config", "inputs")
     }
+    # A field of execution may have been one of identity when the run began.
+    for field in dataclasses.fields(kind):
+        if field.metadata.get("execution"):
+            parts["config"].pop(field.name, None)
     return {**document, **parts}
 
 
@@ -224,7 +238,7 @@ class Stage:
                 "threshold of its model; its results can be read, but the run cannot be continued: choose "
                 "another --output, or delete the folder"
             )
-        differences = _differences(earlier, self._identity())
+        differences = _differences(earlier, self._identity(), _defaults(type(self.config)))
         if differences:
             raise InputError(
                 f"{self.output}: holds a run with other settings ({'; '.join(differences)}); "
@@ -343,13 +357,23 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _defaults(kind: type) -> dict[str, Any]:
+    """Defaults of a config's fields, as ``identity_fields`` gives values."""
+    fields = [field for field in _identity(kind) if field.default is not dataclasses.MISSING]
+    return _json({field.name: field.default for field in fields}, fields)
+
+
+def _differences(
+    earlier: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> list[str]:
+    """What two runs differ in; a field that the earlier run's version did not have had its default there."""
     if earlier["stage"] != now["stage"]:
         return [f"stage {earlier['stage']} there, {now['stage']} here"]
     found = []
     for part in ("config", "inputs"):
-        for name in sorted({*earlier[part], *now[part]}):
-            there, here = earlier[part].get(name), now[part].get(name)
+        before = {**defaults, **earlier[part]} if part == "config" else earlier[part]
+        for name in sorted({*before, *now[part]}):
+            there, here = before.get(name), now[part].get(name)
             # A changed path counts only if its content changed as well.
             moved = part == "config" and name in earlier["inputs"] and name in now["inputs"]
             if _with_full_ids(there) != _with_full_ids(here) and not moved:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.distill.strategies import NotFiniteError
+from tinyqa_ray.distill.precision import NotFiniteError
 
 _NO_SPACE = ("no space left on device", "file write failed", "disk quota exceeded", "unexpected pos ")
 """The last is what torch.save says of a full disk."""

@@ -18,12 +18,12 @@ from tinyqa_ray.distill.dev_scores import DevScores
 from tinyqa_ray.distill.feed import StepInput, fed, step_input
 from tinyqa_ray.distill.metrics_log import MetricsLog
 from tinyqa_ray.distill.objectives import DistillationModule
+from tinyqa_ray.distill.precision import NotFiniteError, agreed_dtype
 from tinyqa_ray.distill.session import Session
-from tinyqa_ray.distill.strategies import NotFiniteError, Strategy, make_strategy
+from tinyqa_ray.distill.strategies import Strategy, make_strategy
 from tinyqa_ray.distill.students import averaged, student_from_layers
 from tinyqa_ray.distill.taken import LateFigures, Taken, at_windows
 from tinyqa_ray.distill.windows_here import windows_here
-from tinyqa_ray.engines.torch_engine import pick_dtype
 from tinyqa_ray.models import pretrained
 
 STATE = "state.pt"
@@ -84,7 +84,7 @@ def _train(
     parts = micro_batch_parts(
         config.batch_size, config.gradient_accumulation_steps, config.workers, session.world_size
     )
-    module = build(config, session.device)
+    module = build(config, session.device, agreed_dtype(config, session))
     if config.compile:
         compile_models(module)
     strategy = make_strategy(module, config, session, parts)
@@ -117,8 +117,16 @@ def _train(
                 save(session, strategy, metrics, tokenizer, step, order.steps, score)
 
 
-def build(config: DistillConfig, device: torch.device | None = None) -> DistillationModule:
-    """The student at the start of training, with its objectives and teacher, in the device's precision."""
+def build(
+    config: DistillConfig, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> DistillationModule:
+    """The student at the start of training, with its objectives and teacher.
+
+    Args:
+        config: the stage.
+        device: where it will be trained; a CPU when not given.
+        dtype: precision of the matrix products, see ``precision.agreed_dtype``.
+    """
     torch.manual_seed(config.seed)  # for the weights of a new head and of projections
     student = pretrained.load_qa_model(
         config.student, new_head=True, attention_dropout=config.attention_dropout
@@ -130,16 +138,9 @@ def build(config: DistillConfig, device: torch.device | None = None) -> Distilla
     if any(name in LAYER_OBJECTIVES for name in config.objective):
         assert config.teacher is not None
         teacher = pretrained.load_qa_model(config.teacher, new_head=True)
-    device = device or torch.device("cpu")
-    dtype = autocast_dtype(config.precision, device)
-    if device.type == "cpu" and dtype == torch.bfloat16:
+    if dtype == torch.bfloat16 and (device is None or device.type == "cpu"):
         attend_in_fp32(student)
     return DistillationModule(student, config, teacher, dtype)
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Precision of the matrix products in training: as in inference, but fp16 on a CPU too, for trials."""
-    return torch.float16 if precision == "fp16" else pick_dtype(precision, device)
 
 
 def train_step(strategy: Strategy, given: StepInput, session: Session, learning_rate: float) -> Taken:

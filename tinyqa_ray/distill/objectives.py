@@ -67,6 +67,8 @@ class DistillationModule(nn.Module):
                 part.requires_grad_(False)
             if config.objective == ("relations",):
                 freeze_after_relations(student)
+        if config.freeze_embeddings:
+            student.get_input_embeddings().requires_grad_(False)
         if config.head_dropout:
             families.head_modules(student)[0].register_forward_pre_hook(self._drop)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,12 @@ from tinyqa_ray.distill.checkpoints import local_checkpoint, newest_checkpoint, 
 
 Write = Callable[[Path], None]
 """Writes a worker's part of a checkpoint into a folder; most workers have none."""
+
+_OPTIONS = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers"
+DDP: Mapping[str, Any] = {"gradient_as_bucket_view": True, _BUFFERS: False}
+"""Options of DistributedDataParallel: gradients lie where they are exchanged, and buffers, which never
+change, are not sent."""
 
 
 class Session(Protocol):
@@ -109,7 +116,7 @@ class RaySession:
         """The module on the worker's device, under DistributedDataParallel when there are others."""
         import ray.train.torch
 
-        wrapped: nn.Module = ray.train.torch.prepare_model(module)
+        wrapped: nn.Module = ray.train.torch.prepare_model(module, parallel_strategy_kwargs=dict(DDP))
         return wrapped
 
     def total(self, values: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Both take losses that are shares of the global batch's loss (see ``losses``), an
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -19,17 +20,17 @@ from torch import Tensor, nn
 from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.batches import Batch
+from tinyqa_ray.distill.exchange import Exchange
 from tinyqa_ray.distill.layers import Terms
 from tinyqa_ray.distill.objectives import DistillationModule
+from tinyqa_ray.distill.precision import NAMES, Overflows, overflowing
 from tinyqa_ray.distill.session import Session
 
 OPTIMIZER = "optimizer.pt"
 """File of a checkpoint: the trained parameters, AdamW's state and the loss scale."""
+_ZERO = "zero.json"
+"""File of a checkpoint of DeepSpeed's: what DeepSpeed does not keep."""
 _FIRST_LOSS_SCALE = 2.0**16
-
-
-class NotFiniteError(RuntimeError):
-    """A loss or gradient is not finite, or fp16 overflows at any loss scale."""
 
 
 class Strategy(Protocol):
@@ -55,7 +56,7 @@ class Strategy(Protocol):
             it is not finite, fp16 skips the step; in other precisions the weights are lost.
 
         Raises:
-            NotFiniteError: fp16 overflows at any loss scale.
+            NotFiniteError: fp16 overflowed in twenty steps in a row.
         """
 
     def save(self, folder: Path) -> None:
@@ -89,10 +90,12 @@ class DataParallel:
 
     def __init__(self, module: DistillationModule, config: DistillConfig, session: Session) -> None:
         self.module, self.config, self.session = module, config, session
-        self.wrapped = session.wrap(module)
-        self.optimizer = adamw(module, config)
         scaled = module.autocast == torch.float16
         self.scaler = torch.amp.GradScaler(session.device.type, _FIRST_LOSS_SCALE, enabled=scaled)
+        self.exchange = Exchange(module, config, session, self.scaler)
+        self.wrapped = self.exchange.wrapped
+        self.optimizer = adamw(module, config)
+        self.overflows = Overflows()
 
     @property
     def loss_scale(self) -> float | None:
@@ -101,6 +104,7 @@ class DataParallel:
 
     def forward(self, batch: Batch, *, last: bool) -> Terms:
         """See ``Strategy``."""
+        self.exchange.note(batch.input_ids)
         parallel = isinstance(self.wrapped, nn.parallel.DistributedDataParallel)
         # Workers exchange gradients once a step, after the last part.
         with self.wrapped.no_sync() if parallel and not last else nullcontext():  # type: ignore[operator]
@@ -109,7 +113,10 @@ class DataParallel:
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """See ``Strategy``; undoes the average over workers."""
+        loss = overflowing(loss) if self.scaler.is_enabled() else loss
         self.scaler.scale(loss * self.session.world_size).backward()  # type: ignore[no-untyped-call]
+        if last:
+            self.exchange.finish()
 
     def step(self, learning_rate: float) -> Tensor:
         """See ``Strategy``."""
@@ -120,17 +127,19 @@ class DataParallel:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.loss_scale is not None and self.loss_scale < 1:
-            raise NotFiniteError(f"fp16 overflows at any loss scale (now {self.loss_scale:g})")
+        if self.loss_scale is not None:
+            self.overflows.count(math.isfinite(norm), self.loss_scale)
         return norm
 
     def save(self, folder: Path) -> None:
-        """See ``Strategy``; rank 0 writes everything."""
+        """See ``Strategy``; rank 0 writes everything but what compressed gradients leave on each worker."""
+        self.exchange.save(folder)
         if self.session.rank == 0:
             state = {
                 "trainee": self.module.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
+                "overflows": self.overflows.in_a_row,
             }
             torch.save(state, folder / OPTIMIZER)
 
@@ -139,7 +148,11 @@ class DataParallel:
         state = torch.load(folder / OPTIMIZER, map_location=self.session.device, weights_only=True)
         self.module.load_state_dict(state["trainee"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.exchange.load(folder)
+        # Of another precision it has no state, and the scale starts anew.
+        if state["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+            self.overflows.in_a_row = state.get("overflows", 0)
 
 
 class ZeRO:
@@ -153,6 +166,7 @@ class ZeRO:
     ) -> None:
         deepspeed = _deepspeed(session)
         self.module, self.session, self.parts = module, session, parts
+        self.overflows = Overflows()
         settings = {
             "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only computes the batch size from it
             "gradient_accumulation_steps": parts,
@@ -164,6 +178,7 @@ class ZeRO:
             "fp16": {
                 "enabled": module.autocast == torch.float16,
                 "initial_scale_power": int(math.log2(_FIRST_LOSS_SCALE)),
+                "hysteresis": 1,  # the first overflow halves the scale
             },
             "bf16": {"enabled": module.autocast == torch.bfloat16},
         }
@@ -171,6 +186,7 @@ class ZeRO:
         self.engine, *_ = deepspeed.initialize(
             model=module, optimizer=adamw(module, config), config=settings, dist_init_required=False
         )
+        self._keep_going_at_scale_one()
 
     @property
     def loss_scale(self) -> float | None:
@@ -184,6 +200,7 @@ class ZeRO:
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """See ``Strategy``; undoes DeepSpeed's average over workers and micro-batches."""
+        loss = overflowing(loss) if self.engine.fp16_enabled() else loss
         self.engine.backward(loss * self.session.world_size * self.parts)
         if not last:
             self.engine.step()  # only counts the micro-batch
@@ -192,17 +209,28 @@ class ZeRO:
         """See ``Strategy``; DeepSpeed gives the norm only after the step."""
         _set_rate(self.engine.optimizer, learning_rate)
         self.engine.step()
-        return torch.as_tensor(self.engine.get_global_grad_norm(), device=self.session.device)
+        norm = self.engine.get_global_grad_norm()
+        if self.loss_scale is not None:
+            self.overflows.count(math.isfinite(float(norm)), self.loss_scale)
+        return torch.as_tensor(norm, device=self.session.device)
+
+    def _keep_going_at_scale_one(self) -> None:
+        """DeepSpeed would end the run at its least scale, 1; the overflows in a row are counted instead."""
+        if self.engine.fp16_enabled():
+            self.engine.optimizer.loss_scaler.raise_error_at_min_scale = False
 
     def save(self, folder: Path) -> None:
         """See ``Strategy``; every rank writes its part."""
         self.engine.save_checkpoint(str(folder), tag="zero", save_latest=False)
+        if self.session.rank == 0:
+            own = {"precision": NAMES[self.module.autocast], "overflows": self.overflows.in_a_row}
+            (folder / _ZERO).write_text(json.dumps(own))
 
     def load(self, folder: Path) -> None:
         """See ``Strategy``.
 
         Raises:
-            InputError: another number of workers saved it.
+            InputError: another number of workers saved it, or it is of another precision.
         """
         saved = len(list((folder / "zero").glob("*optim_states.pt")))
         if saved != self.session.world_size:
@@ -210,7 +238,18 @@ class ZeRO:
                 f"the checkpoint is DeepSpeed's, of {saved} workers, and cannot be continued with "
                 f"{self.session.world_size}; run with --workers {saved}, or into another --output"
             )
+        file, precision = folder / _ZERO, NAMES[self.module.autocast]
+        own: dict[str, Any] = (
+            json.loads(file.read_text()) if file.exists() else {"precision": precision, "overflows": 0}
+        )
+        if own["precision"] != precision:
+            raise InputError(
+                f"the checkpoint is DeepSpeed's, in {own['precision']}, and cannot be continued in "
+                f"{precision}; run with --precision {own['precision']}, or into another --output"
+            )
         self.engine.load_checkpoint(str(folder), tag="zero")
+        self.overflows.in_a_row = own["overflows"]
+        self._keep_going_at_scale_one()
 
 
 def require_deepspeed() -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from tinyqa_ray.distill.batches import Index, WindowData
 from tinyqa_ray.distill.metrics_log import MetricsLog
-from tinyqa_ray.distill.strategies import NotFiniteError, Strategy
+from tinyqa_ray.distill.precision import NotFiniteError
+from tinyqa_ray.distill.strategies import Strategy
 
 
 class Taken:

@@ -16,6 +16,7 @@ from tinyqa_ray.distill.dev_scores import SCORE
 from tinyqa_ray.distill.failures import explained
 from tinyqa_ray.distill.loop import MODEL, train
 from tinyqa_ray.distill.metrics_log import read_rows
+from tinyqa_ray.distill.precision import NAMES, agreed_dtype
 from tinyqa_ray.distill.report import CHECKPOINTS, DistillReport
 from tinyqa_ray.distill.session import RaySession
 from tinyqa_ray.distill.shown import DEV, METRICS, show, trackers
@@ -39,7 +40,7 @@ def work(
 
 
 def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any] | None:
-    """What each Ray Train worker runs; returns the device and the number of workers.
+    """What each Ray Train worker runs; returns the device, the number of workers and the precision.
 
     Ray retries every failure. One that would only repeat is written to a file for the driver, and the next
     attempt then ends at once.
@@ -57,7 +58,8 @@ def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any] | None:
         storage.write_json(failure, {"message": message})
         if session.world_size > 1:
             raise  # the other workers may be waiting for this one
-    return {"device": _device(session), "workers": session.world_size}
+    precision = NAMES[agreed_dtype(config, session)]
+    return {"device": _device(session), "workers": session.world_size, "precision": precision}
 
 
 def _fit(config: DistillConfig, stage: stage_folder.Stage) -> Any:
