@@ -29,6 +29,19 @@ class Repository:
     gated: bool = False
     messages: list[str] = field(default_factory=list)
     """Of its commits."""
+    earlier: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """Files of earlier commits."""
+
+    def keep(self) -> str:
+        """Keep the files of the present commit, which can then be asked for; returns it."""
+        self.earlier[self.commit] = dict(self.files)
+        return self.commit
+
+    def at(self, revision: str) -> dict[str, bytes]:
+        return self.earlier.get(revision, self.files)
+
+    def named(self, revision: str) -> str:
+        return revision if revision in self.earlier else self.commit
 
     @property
     def commit(self) -> str:
@@ -44,6 +57,8 @@ class Hub:
         self.repositories: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.faults: list[int] = []
+        """Status codes with which the next requests for files are answered."""
 
     def add(self, name: str, folder: str | Path, **options: Any) -> Repository:
         """A repository with the files of a folder."""
@@ -106,18 +121,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _get(self) -> None:
         path = self._path()
-        if match := re.fullmatch(r"/(.+)/resolve/([^/]+)/(.+)", path):
+        if self.hub.faults and "/resolve/" in path:
+            self._send(self.hub.faults.pop(0), {"error": "busy"})
+        elif match := re.fullmatch(r"/(.+)/resolve/([^/]+)/(.+)", path):
             if (repository := self._opened(match[1])) is not None:
-                self._file(repository, match[3])
-        elif match := re.fullmatch(r"/api/models/(.+)/tree/[^/]+", path):
+                self._file(repository, match[2], match[3])
+        elif match := re.fullmatch(r"/api/models/(.+)/tree/([^/]+)", path):
             if (repository := self._opened(match[1])) is not None:
                 kinds = {"type": "file", "oid": "0" * 40}
-                files = repository.files.items()
+                files = repository.at(match[2]).items()
                 self._send(200, [{"path": name, "size": len(data), **kinds} for name, data in files])
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(/revision/[^/]+)?", path):
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/revision/([^/]+))?", path):
             if (repository := self._opened(match[1], page=True)) is not None:
-                known = {"id": match[1], "private": repository.private, "sha": repository.commit}
-                self._send(200, {**known, "siblings": [{"rfilename": name} for name in repository.files]})
+                commit = repository.named(match[2] or "main")
+                known = {"id": match[1], "private": repository.private, "sha": commit}
+                self._send(
+                    200, {**known, "siblings": [{"rfilename": name} for name in repository.at(commit)]}
+                )
         else:
             self._send(404, {"error": f"nothing at {path}"})
 
@@ -186,9 +206,9 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return repository
 
-    def _file(self, repository: Repository, name: str) -> None:
-        commit = {"X-Repo-Commit": repository.commit}
-        data = repository.files.get(name)
+    def _file(self, repository: Repository, revision: str, name: str) -> None:
+        commit = {"X-Repo-Commit": repository.named(revision)}
+        data = repository.at(revision).get(name)
         if data is None:
             self._send(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound", **commit})
         else:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyqa_ray.core.names import display_name, full_id, hub_id
+from tinyqa_ray.core.names import display_name, full_id, hub_id, hub_revision
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,7 @@ def test_folder_or_file_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         ("squad_v2:train", "rajpurkar/squad_v2:train"),
         ("roberta-base", "FacebookAI/roberta-base"),
+        ("squad_v2@main:train", "rajpurkar/squad_v2@main:train"),
         ("rajpurkar/squad_v2:train", "rajpurkar/squad_v2:train"),
         ("deepset/roberta-base-squad2", "deepset/roberta-base-squad2"),
         ("./roberta-base", "./roberta-base"),
@@ -57,3 +58,11 @@ def test_folder_or_file_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyP
 )
 def test_id_from_before_owners_gets_its_owner(source: str, full: str) -> None:
     assert full_id(source) == full
+
+
+def test_revision_of_a_hub_id_is_read_apart() -> None:
+    assert hub_id("rajpurkar/squad_v2@main:train") == ("rajpurkar/squad_v2", "train")
+    assert hub_revision("rajpurkar/squad_v2@refs/pr/1:train") == "refs/pr/1"
+    assert hub_id("deepset/x@v1.0") == ("deepset/x", None)
+    assert hub_revision("deepset/x@v1.0") == "v1.0"
+    assert hub_revision("deepset/x") is None

@@ -438,3 +438,18 @@ def test_copies_of_a_question_keep_its_id(tmp_path: Path) -> None:
     )
     pq.write_table(squad.to_table([original, copy]), tmp_path / "a.parquet")
     assert squad.read_squad(str(tmp_path)) == [original, copy]
+
+
+def test_hub_data_set_is_loaded_at_the_revision_that_its_name_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked: list[Any] = []
+
+    def load(name: str, **options: Any) -> Any:
+        asked.append((name, options))
+        return []
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(InputError):
+        squad.read_squad("rajpurkar/squad_v2@v2:validation")
+    assert asked == [("rajpurkar/squad_v2", {"split": "validation", "revision": "v2"})]

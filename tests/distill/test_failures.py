@@ -10,7 +10,7 @@ import torch
 
 from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.distill.failures import causes, explained
+from tinyqa_ray.distill.failures import as_long_as_it_advances, causes, explained
 from tinyqa_ray.distill.precision import NotFiniteError
 
 CONFIG = DistillConfig(
@@ -187,3 +187,40 @@ def test_error_comes_with_all_that_caused_it() -> None:
     group = WorkerGroupError("all", {0: inner, 1: other})
     assert set(causes(group)) == {inner, other, group}
     assert list(causes(other)) == [other]
+
+
+class Run:
+    """A training that fails after each number of new checkpoints, and then ends."""
+
+    def __init__(self, *advances: int) -> None:
+        self.advances = list(advances)
+        self.checkpoints = 0
+
+    def fit(self) -> str:
+        if not self.advances:
+            return "trained"
+        self.checkpoints += self.advances.pop(0)
+        raise RuntimeError("a node is lost")
+
+    def newest(self) -> str | None:
+        return f"step-{self.checkpoints}" if self.checkpoints else None
+
+
+def test_failures_count_since_the_last_new_checkpoint() -> None:
+    run = Run(1, 3, 1, 1, 2, 1)
+    assert as_long_as_it_advances(run.fit, run.newest, lambda error: True) == "trained"
+
+
+@pytest.mark.parametrize(("advances", "left"), [((0, 1), 1), ((2, 0, 1), 1)])
+def test_run_that_fails_without_a_new_checkpoint_ends(advances: tuple[int, ...], left: int) -> None:
+    run = Run(*advances)
+    with pytest.raises(RuntimeError, match="a node is lost"):
+        as_long_as_it_advances(run.fit, run.newest, lambda error: True)
+    assert len(run.advances) == left
+
+
+def test_failure_that_would_repeat_ends_the_run_at_once() -> None:
+    run = Run(1, 1)
+    with pytest.raises(RuntimeError, match="a node is lost"):
+        as_long_as_it_advances(run.fit, run.newest, lambda error: False)
+    assert len(run.advances) == 1

@@ -45,6 +45,7 @@ BATCH = Batch(
     input_ids=TOKENS,
     token_type_ids=torch.zeros_like(TOKENS),
     token_mask=MASK,
+    lengths=MASK.sum(dim=1),
     start_positions=torch.tensor([3, 0]),
     end_positions=torch.tensor([4, 0]),
     start_logits=None,

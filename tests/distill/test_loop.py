@@ -427,3 +427,25 @@ def test_workers_of_one_machine_share_its_cores(
     monkeypatch.setattr(loop, "cores", told)
     with pytest.raises(ToldError, match="2 workers"):
         train(replace(config, threads=0), session)
+
+
+class WarnedSession(LocalSession):
+    """Is told once, when it first asks, that its node will be taken away."""
+
+    kept: list[int]
+    asked = 0
+
+    def is_warned(self) -> bool:
+        self.asked += 1
+        return self.asked == 1
+
+    def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
+        self.kept = [*getattr(self, "kept", []), metrics["step"]]
+        super().checkpoint(write, metrics, measure=measure)
+
+
+def test_notice_that_a_node_goes_away_makes_a_checkpoint(config: DistillConfig, tmp_path: Path) -> None:
+    session = WarnedSession(tmp_path)
+    train(replace(config, checkpoint_steps=1000, log_steps=2), session)
+    assert session.kept[0] == 2
+    assert len(session.kept) == 2, "one for the notice, and the last"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyqa_ray.core import storage
-from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core import faults, storage
+from tinyqa_ray.core.errors import InputError, StoreError
 from tinyqa_ray.distill.metrics_log import MetricsLog, RowReader, read_rows
 
 TERMS = {"attention": 1.0, "hidden": 2.5}
@@ -254,3 +254,35 @@ def test_time_of_a_pause_is_left_out_of_the_speed(monkeypatch: pytest.MonkeyPatc
     metrics.count(40, 400)
     add(metrics, 10)
     assert metrics.rows[-1]["samples_per_s"] == pytest.approx(10)
+
+
+def test_failed_write_is_told_once_and_made_good_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = str(tmp_path / "metrics.jsonl")
+    clock = Clock(monkeypatch)
+    works = storage.write_atomic
+    failures: list[Exception] = [InputError("no space"), StoreError("busy"), OSError(5, "broken")]
+
+    def failing(path: str, data: bytes) -> None:
+        if failures:
+            raise failures.pop(0)
+        works(path, data)
+
+    monkeypatch.setattr(storage, "write_atomic", failing)
+    metrics = MetricsLog(file)
+    for step in range(1, 6):
+        clock.now_s += 100
+        add(metrics, step)
+    assert [row["step"] for row in read_rows(file)] == [1, 2, 3, 4, 5]
+    assert len(caplog.records) == 1
+    assert "no space" in caplog.text
+
+
+def test_busy_store_holds_up_the_training_at_the_last_step_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[float] = []
+    monkeypatch.setattr(storage, "write_atomic", lambda path, data: tried.append(faults._patience_s()))
+    metrics = MetricsLog("s3://bucket/metrics.jsonl")
+    add(metrics, 1, 2)
+    add(metrics, 2, 2)
+    assert tried == [0.0, faults.PATIENCE_S]

@@ -167,3 +167,18 @@ def test_worker_of_ray_train_knows_how_many_share_its_node(monkeypatch: pytest.M
     monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cpu"))
     session = RaySession("folder")
     assert (session.rank, session.world_size, session.local_size) == (3, 8, 2)
+
+
+def test_worker_is_warned_once_of_a_node_that_ray_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray.train
+    import ray.train.torch
+
+    context = SimpleNamespace(
+        get_world_rank=lambda: 0, get_world_size=lambda: 1, get_local_world_size=lambda: 1
+    )
+    notices = [None, "soon", "soon"]
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: notices.pop(0))
+    session = RaySession("run")
+    assert [session.is_warned() for _ in range(3)] == [False, True, False]

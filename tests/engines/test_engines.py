@@ -12,6 +12,7 @@ import torch
 
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.core import processor
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Tokens, Windower, Windows
 from tinyqa_ray.engines.torch_engine import TorchEngine, pick_device, pick_dtype
 from tinyqa_ray.models import pretrained
@@ -173,3 +174,96 @@ def test_run_that_is_left_early_leaves_nothing_behind(two_lanes: tuple[TorchEngi
     left.close()  # type: ignore[attr-defined]
     assert batch.tolist() == [0]
     assert [each.tolist() for each, _, _ in forward.run(windows, batches)] == [b.tolist() for b in batches]
+
+
+class Small:
+    """Memory for so many tokens in a forward."""
+
+    def __init__(self, engine: TorchEngine, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tokens = tokens
+        self.shapes: list[tuple[int, int]] = []
+        self.forward = engine._call
+        monkeypatch.setattr(engine, "_call", self)
+
+    def __call__(self, **inputs: torch.Tensor) -> Any:
+        rows, tokens = inputs["input_ids"].shape
+        self.shapes.append((rows, tokens))
+        if rows * tokens > self.tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self.forward(**inputs)
+
+
+@FAMILIES
+def test_batch_that_lacks_memory_is_halved_and_scores_and_order_stay(
+    engine: tuple[TorchEngine, Windower], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    forward, windower = engine
+    windows = some_windows(windower)
+    longest = int(windows.lengths.max())
+    expected = forward.logits(windows, max_batch_tokens=4096)
+    small = Small(forward, 2 * longest, monkeypatch)
+    found = forward.logits(windows, max_batch_tokens=4096)
+    for ours, theirs in zip(found, expected, strict=True):
+        for row, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(row, other, atol=1e-5)
+    assert len(caplog.records) == 1
+    assert "out of memory on cpu" in caplog.text
+    assert "--max-batch-tokens" in caplog.text
+    small.shapes.clear()
+    forward.logits(windows, max_batch_tokens=4096)
+    assert all(rows * tokens <= small.tokens for rows, tokens in small.shapes), "it is not tried again"
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("family", ["bert"])
+def test_window_that_lacks_memory_alone_is_refused_with_its_knobs(
+    engine: tuple[TorchEngine, Windower], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, windower = engine
+    Small(forward, 10, monkeypatch)
+    with pytest.raises(InputError, match=r"single window of \d+ tokens; .*--max-seq-len.*--max-batch-tokens"):
+        forward.logits(some_windows(windower), max_batch_tokens=4096)
+
+
+def test_batches_side_by_side_that_lack_memory_are_halved(
+    two_lanes: tuple[TorchEngine, Windower], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, windower = two_lanes
+    windows = some_windows(windower)
+    expected = forward.logits(windows, max_batch_tokens=96)
+    Small(forward, 48, monkeypatch)
+    for ours, theirs in zip(forward.logits(windows, max_batch_tokens=96), expected, strict=True):
+        for row, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(row, other, atol=1e-5)
+
+
+@FAMILIES
+def test_other_errors_of_a_forward_go_through(
+    engine: tuple[TorchEngine, Windower], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, windower = engine
+
+    def broken(**inputs: torch.Tensor) -> Any:
+        raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
+
+    monkeypatch.setattr(forward, "_call", broken)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        forward.logits(some_windows(windower))
+
+
+@FAMILIES
+def test_head_of_a_model_in_half_precision_computes_in_fp32(
+    engine: tuple[TorchEngine, Windower], family: str, request: pytest.FixtureRequest
+) -> None:
+    _, windower = engine
+    folder = request.getfixturevalue(f"tiny_{family}")
+    windows = some_windows(windower)
+    half = pretrained.load_qa_model(folder, dtype=torch.bfloat16)
+    ids = torch.from_numpy(windows.input_ids[1])[None].long()
+    types = torch.from_numpy(windows.type_ids[1])[None].long()
+    with torch.inference_mode():
+        states = half.base_model(ids, token_type_ids=types if family == "bert" else None).last_hidden_state
+        wanted = half.qa_outputs.float()(states.float())
+    forward = TorchEngine(pretrained.load_qa_model(folder, dtype=torch.bfloat16), device="cpu")
+    ((_, start, end),) = forward.run(windows, [np.array([1])])
+    np.testing.assert_allclose(np.stack([start[0], end[0]], 1), wanted[0], atol=1e-6)

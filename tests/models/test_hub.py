@@ -3,12 +3,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hub_server
 import pytest
+import torch
 
+from tinyqa_ray.core import contents, stage_folder
+from tinyqa_ray.models import hub as hub_module
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.models.settings import ModelSettings, write_settings
 
@@ -145,6 +149,100 @@ def test_models_that_cannot_be_read_are_refused_with_what_to_do(
         "tinyqa convert --model tester/pickled --output FOLDER makes them"
     )
     assert not any("pytorch_model.bin" in each for each in hub.requests), "pickles are not fetched"
+
+
+def test_busy_hub_is_asked_again_and_never_taken_for_a_model_without_settings(
+    hub: hub_server.Hub, fitted: str, tmp_path: Path
+) -> None:
+    # The hub's client asks six times by itself.
+    hub.faults[:] = [503] * 20
+    said = ran(hub, tmp_path / "patient", SETTINGS, fitted)["said"]
+    assert said == [FITTED.no_answer_threshold]
+    hub.faults[:] = [503] * 100
+    try:
+        done = hub.run(tmp_path / "hasty", "-c", SETTINGS, fitted, TINYQA_STORE_PATIENCE_S="0")
+    finally:
+        hub.faults.clear()
+    assert done.stderr.splitlines()[-1].startswith(
+        f"tinyqa_ray.core.errors.StoreError: {fitted}: the store did not serve"
+    )
+
+
+def test_model_is_read_at_the_commit_that_its_id_names(
+    hub: hub_server.Hub, tiny_bert: str, tmp_path: Path
+) -> None:
+    model = pretrained.load_qa_model(tiny_bert)
+    changed = shutil.copytree(tiny_bert, tmp_path / "changed")
+    with torch.no_grad():
+        next(iter(model.parameters())).add_(1.0)
+    model.save_pretrained(changed)
+    first = hub.add("tester/moves", tiny_bert)
+    commit = first.keep()
+    first.files = hub.add("tester/changed", changed).files
+    hub.repositories["tester/moves"] = first
+    now, _, _ = ran(hub, tmp_path / "now", READS, "tester/moves")
+    then, _, _ = ran(hub, tmp_path / "then", READS, f"tester/moves@{commit}")
+    assert then == pytest.approx(next(iter(pretrained.load_qa_model(tiny_bert).parameters())).sum().item())
+    assert now > then + 1
+
+
+def test_service_that_converts_pickles_is_never_asked(
+    hub: hub_server.Hub, tiny_bert: str, tmp_path: Path
+) -> None:
+    bare = hub.add("tester/bare", tiny_bert)
+    del bare.files["model.safetensors"]
+    pickled = hub.add("tester/old", tiny_bert)
+    pickled.files["pytorch_model.bin"] = pickled.files.pop("model.safetensors")
+    hub.requests.clear()
+    said = ran(hub, tmp_path, LOADS, "tester/bare", "tester/old")
+    assert said["tester/bare load_qa_model"].startswith("tester/bare: holds no weights")
+    assert "holds only pytorch_model.bin" in said["tester/old load_qa_model"]
+    assert not [each for each in hub.requests if "discussions" in each or "refs/pr" in each]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SomeConfig:
+    model: str
+    data: str
+
+
+def test_run_keeps_the_commit_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main = {"tester/model": "a" * 40, "rajpurkar/squad_v2:train": "b" * 40}
+    monkeypatch.setattr(hub_module, "commit", lambda name, *, is_data=False: main[name])
+    config = SomeConfig(model="tester/model", data="rajpurkar/squad_v2:train")
+    out = str(tmp_path / "out")
+    with stage_folder.stage(out, config, inputs=("model", "data")) as stage:
+        pinned = hub_module.pinned(config, stage, "model", data=("data",))
+    assert pinned.model == "tester/model@" + "a" * 40
+    assert pinned.data == f"rajpurkar/squad_v2@{'b' * 40}:train"
+    main["tester/model"] = "c" * 40
+    with stage_folder.stage(out, config, inputs=("model", "data")) as stage:
+        again = hub_module.pinned(config, stage, "model", data=("data",))
+        stage.publish(Counted(rows=1))
+    assert again == pinned
+    published = json.loads((tmp_path / "out" / "_SUCCESS.json").read_text())
+    assert published["commits"]["tester/model"] == "a" * 40
+    other = str(tmp_path / "other")
+    with stage_folder.stage(other, config, inputs=("model", "data")) as stage:
+        hub_module.pinned(config, stage, "model", data=("data",))
+        stage.publish(Counted(rows=1))
+    assert contents.identity(out) != contents.identity(other)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counted:
+    rows: int
+
+
+def test_names_that_are_no_ids_or_that_nobody_knows_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "commit", lambda name, *, is_data=False: None)
+    for model in ("tinyqa-mini", str(tmp_path), "s3://bucket/model", "nobody/knows"):
+        config = SomeConfig(model=model, data="train.json")
+        with stage_folder.stage(str(tmp_path / "out" / model[-5:]), config) as stage:
+            assert hub_module.pinned(config, stage, "model", data=("data",)) == config
+            assert not stage.commits
 
 
 def test_hub_that_cannot_be_reached_is_named_in_one_line(hub: hub_server.Hub, tmp_path: Path) -> None:

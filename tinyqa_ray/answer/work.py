@@ -23,6 +23,7 @@ from tinyqa_ray.core import shards, stage_folder, storage
 from tinyqa_ray.core.cluster import connected, quiet_models
 from tinyqa_ray.corpus import tables
 from tinyqa_ray.engines.load import check_model
+from tinyqa_ray.models import hub
 from tinyqa_ray.models.settings import ModelSettings
 
 JSONL = "answers-jsonl"
@@ -39,6 +40,7 @@ def work(
     """Do the units that are not done yet, write the page, and report what became of the questions."""
     folder = stage.path(WORK)
     quiet_models()
+    config = hub.pinned(config, stage, "model")
     check_model(config.model, config.window)
     watch = partial(_noted, progress)
     with connected():

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyqa_ray.core import storage
+from tinyqa_ray.core import faults, storage
 from tinyqa_ray.core.errors import InputError
 
 MAX_LINE_BYTES = 1 << 20
@@ -108,8 +108,9 @@ def _lines(path: str) -> Iterator[tuple[int, bytes]]:
                     yield number, line
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except OSError as error:  # a folder, no permission, a broken .gz, or a store that does not answer
-        raise InputError(f"{path}: {error.strerror or error}; give a readable file") from None
+    except OSError as error:  # a folder, no permission, a broken .gz
+        mistake = f"{path}: {error.strerror or error}; give a readable file"
+        raise faults.refused(path, error, mistake) from None
 
 
 def _numbers_at_end(fields: list[bytes]) -> int:

@@ -21,7 +21,7 @@ from tinyqa_ray.core.cluster import connected, quiet_models
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
 from tinyqa_ray.engines.load import check_model
-from tinyqa_ray.models import pretrained
+from tinyqa_ray.models import hub, pretrained
 
 _EXAMPLES = 8
 
@@ -31,6 +31,7 @@ def work(
 ) -> AugmentReport:
     """Write the copies that are not written yet, then the page; report what was made."""
     quiet_models()
+    config = hub.pinned(config, stage, "masked_lm", "teacher", data=("data",))
     source = squad.read_squad(config.data)
     if any(paragraph.copy for paragraph in source):
         raise InputError(f"{config.data}: holds copies already; give the data that they were made from")

@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
 
-from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.errors import InputError, StoreError
 
 Given = dict[str, list[list[str]]]
 """Values by option (``--seed``), a list each time that it was typed; ``""``: words before all options."""
@@ -164,6 +164,8 @@ def pointing_to_help(program: str) -> Iterator[None]:
 def mistakes_in_one_line() -> Iterator[None]:
     """End the process with 2 and one line for an ``InputError``, with 130 when interrupted.
 
+    A ``StoreError`` is one line and 75 (``EX_TEMPFAIL`` of sysexits.h): the same command may succeed later.
+
     If the reader of its output stops early (``| head``), it ends quietly with 141, as the shell's tools do.
     """
     try:
@@ -171,9 +173,10 @@ def mistakes_in_one_line() -> Iterator[None]:
             yield
         finally:
             sys.stdout.flush()
-    except InputError as error:
-        print(f"tinyqa: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    except (InputError, StoreError) as error:
+        # An error of a Ray task holds the worker's traceback; its cause is the error itself.
+        print(f"tinyqa: {getattr(error, 'cause', error)}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, InputError) else os.EX_TEMPFAIL) from None
     except KeyboardInterrupt:
         print("tinyqa: interrupted; run the same command again to continue", file=sys.stderr)
         raise SystemExit(130) from None

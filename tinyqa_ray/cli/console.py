@@ -22,7 +22,7 @@ from rich.progress import (
 )
 
 from tinyqa_ray.cli import summary
-from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.errors import InputError, StoreError
 from tinyqa_ray.recipes import run
 from tinyqa_ray.recipes.recipe import Recipe
 from tinyqa_ray.recipes.run import StageResult
@@ -32,7 +32,7 @@ from tinyqa_ray.recipes.run import StageResult
 def native_noise_in_a_file() -> Iterator[Path]:
     """Redirect what Ray's C++ parts write to stderr into a log file; Python's own stderr stays.
 
-    The file is kept only after a failure other than an ``InputError``, and only if it is not empty.
+    The file is kept only if it is not empty, after a failure that is not told in one line.
     """
     sys.stderr.flush()
     file, name = tempfile.mkstemp(prefix="tinyqa-", suffix=".log")
@@ -46,7 +46,7 @@ def native_noise_in_a_file() -> Iterator[Path]:
     try:
         yield log
         ended_well = True
-    except InputError:
+    except (InputError, StoreError):
         ended_well = True
         raise
     finally:

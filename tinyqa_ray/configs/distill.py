@@ -113,6 +113,9 @@ class DistillConfig:
     """Ray Train workers; each takes its share of every batch."""
     min_workers: int | None = execution(None)
     """Fewest workers with which training goes on if the cluster shrinks; ``workers`` when not given."""
+    max_failures: int = execution(3)
+    """Failures of workers after which training ends if no new checkpoint has come in between; preempted nodes
+    do not count."""
     threads: int = execution(0)
     """Torch threads of each worker; 0 shares the machine's cores among the workers."""
     use_gpu: bool = execution(False)
@@ -124,7 +127,7 @@ class DistillConfig:
     def __post_init__(self) -> None:
         positive(self, "temperature", "epochs", "learning_rate", "max_grad_norm")
         share(self, "distillation_weight", "warmup_ratio", "head_dropout")
-        at_least(self, 0, "weight_decay", "seed", "threads", "relation_layer")
+        at_least(self, 0, "weight_decay", "seed", "threads", "max_failures", "relation_layer")
         at_least(self, 1, "batch_size", "gradient_accumulation_steps", "workers", "min_workers")
         at_least(self, 1, "powersgd_rank", "checkpoint_steps", "log_steps", "keep_best", "relation_heads")
         if self.attention_dropout is not None:

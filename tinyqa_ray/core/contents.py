@@ -98,6 +98,7 @@ def identity(path: str) -> str:
 def _stage_identity(success: str) -> str:
     document = storage.read_json(success)
     made = {part: document[part] for part in ("config", "inputs", "report")}
+    made |= {"commits": document["commits"]} if "commits" in document else {}
     digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
     return f"stage {document['stage']} {digest[:16]}"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tinyqa_ray.core import storage
+from tinyqa_ray.core import faults, storage
 from tinyqa_ray.core.errors import InputError
 
 _CHUNK = 1 << 22
@@ -66,10 +66,11 @@ def _download(file: str, copy: Path) -> None:
         temporary.replace(copy)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"{file}: cannot be copied to {copy.parent} ({error}); free some space there, or set TMPDIR to "
-            "a larger folder"
-        ) from None
+        mistake = (
+            f"{file}: cannot be copied to {copy.parent} ({error}); free some space there, or set TMPDIR to a "
+            "larger folder"
+        )
+        raise faults.refused(file, error, mistake) from None
 
 
 def _entered() -> tuple[Path, int]:

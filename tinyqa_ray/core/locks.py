@@ -23,8 +23,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tinyqa_ray.core import storage
-from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core import faults, storage
+from tinyqa_ray.core.errors import InputError, StoreError
 
 LOCK = "_LOCK"
 """Beginning of the names of lock files, which are in a folder while a run works in it."""
@@ -71,9 +71,8 @@ def _on_disk(folder: str) -> Iterator[Lock]:
     except Timeout:
         raise _refused(folder, _read(str(file))) from None
     except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written to ({error.strerror}); choose another --output"
-        ) from None
+        mistake = f"{folder}: cannot be written to ({error.strerror}); choose another --output"
+        raise faults.refused(folder, error, mistake) from None
     try:
         file.write_text(json.dumps(_myself()))
         yield Lock()
@@ -142,7 +141,7 @@ class _StoreLock(Lock):
             self.lost = self.lost or storage.kind(self.file) == "absent"
             if not self.lost:
                 self.say()
-        except InputError as error:  # the store may answer the next time
+        except (InputError, StoreError) as error:  # the store may answer the next time
             _log.warning("the lock of %s was not renewed: %s", self.folder, error)
 
     def check(self) -> None:

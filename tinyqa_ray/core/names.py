@@ -6,7 +6,7 @@ import re
 
 from tinyqa_ray.core import storage
 
-_HUB_ID = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?::(\w+))?")
+_HUB_ID = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?:@(\w[\w./-]*))?(?::(\w+))?")
 _FULL_IDS = {
     "bert-base-uncased": "google-bert/bert-base-uncased",
     "roberta-base": "FacebookAI/roberta-base",
@@ -17,17 +17,26 @@ _FILE = re.compile(r"\.(jsonl?|parquet|txt|csv|gz)$")
 
 
 def hub_id(source: str) -> tuple[str, str | None] | None:
-    """Hub id and split of a source (``rajpurkar/squad_v2:train``); None for a file, folder or URL."""
+    """Hub id and split of a source (``rajpurkar/squad_v2:train``); None for a file, folder or URL.
+
+    A revision (``rajpurkar/squad_v2@main:train``) is left out; see ``hub_revision``.
+    """
     match = _HUB_ID.fullmatch(source)
     if match is None or _FILE.search(source) or storage.kind(source) != "absent":
         return None
-    return match[1], match[2]
+    return match[1], match[3]
+
+
+def hub_revision(source: str) -> str | None:
+    """The revision (branch, tag or commit) that a hub id names; None where it names none."""
+    match = _HUB_ID.fullmatch(source)
+    return None if match is None else match[2]
 
 
 def full_id(source: str) -> str:
     """A source in which a hub id of old, such as ``squad_v2:train``, has its owner; others are unchanged."""
-    name, colon, split = source.partition(":")
-    return _FULL_IDS.get(name, name) + colon + split
+    end = min(place for mark in "@:" if (place := (source + mark).find(mark)) >= 0)
+    return _FULL_IDS.get(source[:end], source[:end]) + source[end:]
 
 
 def display_name(source: str) -> str:

@@ -24,9 +24,10 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from tinyqa_ray.core import storage
+from tinyqa_ray.core import faults, storage
 from tinyqa_ray.core.cluster import cpus_per_actor
-from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.errors import InputError, StoreError
+from tinyqa_ray.core.shared_folder import check_shared
 
 Format = Literal["parquet", "arrow"]
 Progress = Callable[[int, int], None]
@@ -103,7 +104,8 @@ def run(
 
     Raises:
         InputError: a mapper refused its rows, a file cannot be read or written, or a shard's process was
-            killed each time.
+            killed each time, or a node does not see the folder of the shards.
+        StoreError: a store did not serve for so long that the pass was stopped; run it again later.
     """
     folders = {shard.target.rsplit("/", 1)[0] for shard in shards}
     # If a file is where the folder should be, writing to it is refused later.
@@ -140,6 +142,8 @@ def _worked(
     from ray.data import ActorPoolStrategy
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    for folder in {shard.target.rsplit("/", 1)[0] for shard in todo}:
+        check_shared(folder)
     # It runs on the driver's node: if that node dies, the driver dies too.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
@@ -155,17 +159,18 @@ def _worked(
         num_cpus=cpus_per_actor(workers.actors, workers.num_gpus, workers.threads),
         num_gpus=workers.num_gpus,
     )
-    refused = ""
+    refused, is_mistake = "", True
     try:
         # Iterate to the end even after a refusal: actors skip the shards left, and none is killed at work.
         for row in worked.iter_rows():
-            refused = refused or row["refused"]
+            if row["refused"] and not refused:
+                refused, is_mistake = row["refused"], row["is_mistake"]
             if not refused:
                 yield row["units"]
     finally:
         ray.kill(tries)
     if refused:
-        raise InputError(refused)
+        raise InputError(refused) if is_mistake else StoreError(refused)
 
 
 class _Tries:
@@ -200,17 +205,22 @@ class _ShardWorker:
         # A batch has one row.
         index, offset, rows = (int(batch[name][0]) for name in ("index", "offset", "rows"))
         shard = Shard(index, str(batch["source"][0]), offset, rows, str(batch["target"][0]))
-        refused = ""
+        refused, is_mistake = "", True
         before = ray.get(self.tries.begin.remote(index))
         try:
             if before is not None:
                 _give_up_late(shard, before)
                 work(shard, self.make())
-        except (InputError, OSError) as error:
+        except (InputError, StoreError, OSError) as error:
             # Returned as data: Ray would wrap an exception, and lose its cause on the way to the driver.
-            refused = str(error)
+            told = faults.refused(shard.target, error, str(error))
+            refused, is_mistake = str(told), isinstance(told, InputError)
             ray.get(self.tries.stop.remote())
-        return {"units": batch["units"], "refused": np.array([refused], dtype=object)}
+        return {
+            "units": batch["units"],
+            "refused": np.array([refused], dtype=object),
+            "is_mistake": np.array([is_mistake]),
+        }
 
 
 def _give_up_late(shard: Shard, tries: int) -> None:

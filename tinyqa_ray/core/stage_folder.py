@@ -148,6 +148,8 @@ class Stage:
         self.scratch = tuple(scratch)
         self.name = stage_name(config)
         self.began = time.monotonic()
+        self.commits: dict[str, str] = {}
+        """Commit of each hub id that the run loads, by the id as it was given."""
         self.lock = locks.Lock()
         self.look()
 
@@ -161,6 +163,7 @@ class Stage:
         """Fingerprint of the config that began the run; since then inputs may have moved and fields may have
         been renamed."""
         self._check(earlier)
+        self.commits = dict((earlier or {}).get("commits", {}))
 
     @property
     def finished(self) -> bool:
@@ -215,6 +218,7 @@ class Stage:
             "fingerprint": self.fingerprint,
             "config": identity_fields(self.config),
             "inputs": self.inputs,
+            **({"commits": self.commits} if self.commits else {}),
         }
 
     def _earlier(self) -> dict[str, Any] | None:
@@ -249,6 +253,11 @@ class Stage:
         """Write ``_STARTED.json``, unless an interrupted run of the same config did."""
         if storage.kind(self.path(STARTED)) == "absent":
             storage.write_json(self.path(STARTED), self._identity())
+
+    def pin(self, identity: str, commit: str) -> None:
+        """Keep which commit a hub id stands for in this run; a run that is continued loads the same."""
+        self.commits[identity] = commit
+        storage.write_json(self.path(STARTED), self._identity())
 
     def withdraw(self) -> None:
         """Delete the folder if the run failed before it made a single file."""

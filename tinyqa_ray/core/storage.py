@@ -15,7 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from tinyqa_ray.core import faults
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.patient_store import patient
 
 LEFTOVER = ".tmp"
 """Ending of a file that is still being written, or whose writer was killed; no reader looks at it."""
@@ -27,14 +29,17 @@ _MEMORY = 1 << 24
 def resolve(path: str) -> tuple[pafs.FileSystem, str]:
     """Return the file system of ``path`` and the path within it.
 
+    Calls to a store behind a URL are tried again after passing faults, and raise ``StoreError`` if these
+    last (see ``faults``); so does everything in this module.
+
     Raises:
-        InputError: the URL's scheme is unknown, or its store does not answer.
+        InputError: the URL's scheme is unknown, or its store cannot be found.
     """
     if "://" not in path:
         return pafs.LocalFileSystem(), absolute(path)
     try:
         with _reached(path):
-            filesystem, inner = pafs.FileSystem.from_uri(path)
+            filesystem, inner = faults.patiently(path, lambda: pafs.FileSystem.from_uri(path))
     except pa.ArrowInvalid:  # a scheme that Arrow does not know
         import fsspec
 
@@ -43,7 +48,9 @@ def resolve(path: str) -> tuple[pafs.FileSystem, str]:
         except (ValueError, ImportError) as error:
             raise InputError(f"{path}: {error}; give a local path, s3:// or another fsspec URL") from None
         filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(handler))
-    return filesystem, inner
+    if isinstance(filesystem, pafs.LocalFileSystem):  # file://
+        return filesystem, inner
+    return patient(filesystem, path), inner
 
 
 @contextlib.contextmanager
@@ -53,7 +60,7 @@ def _reached(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         mend = _CHECK_STORE if "://" in path else "check the path"
-        raise InputError(f"{path}: cannot be reached ({_reason(error)}); {mend}") from None
+        raise faults.refused(path, error, f"{path}: cannot be reached ({_reason(error)}); {mend}") from None
 
 
 def _reason(error: OSError) -> str:
@@ -92,7 +99,8 @@ def read_bytes(path: str) -> bytes:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:  # a folder, no permission, or a store that does not answer
-        raise InputError(f"{path}: {error.strerror or error}; give a readable file") from None
+        mistake = f"{path}: {error.strerror or error}; give a readable file"
+        raise faults.refused(path, error, mistake) from None
 
 
 def read_json(path: str) -> Any:
@@ -133,9 +141,8 @@ def write_atomic(path: str, data: bytes | Iterable[bytes]) -> None:
             os.fsync(stream.fileno())
         Path(temporary).replace(inner)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another --output"
-        ) from None
+        mistake = f"{path}: cannot be written ({error.strerror}); free some space or choose another --output"
+        raise faults.refused(path, error, mistake) from None
     finally:
         # After a successful write it no longer exists.
         with contextlib.suppress(OSError):
@@ -148,11 +155,15 @@ def _upload(path: str, pieces: Iterable[bytes]) -> None:
         # Collect all pieces first: a store shows the half that an interrupted stream sent as a whole object.
         for piece in pieces:
             whole.write(piece)
-        whole.seek(0)
-        try:
+
+        def send() -> None:
+            whole.seek(0)
             with filesystem.open_output_stream(inner) as stream:
                 while piece := whole.read(_MEMORY):
                     stream.write(piece)
+
+        try:
+            faults.patiently(path, send)
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({_reason(error)}); {_CHECK_STORE}") from None
 
@@ -172,7 +183,8 @@ def make_folder(path: str) -> None:
     try:
         filesystem.create_dir(inner, recursive=True)
     except OSError as error:
-        raise InputError(f"{path}: the folder cannot be made ({error}); choose another --output") from None
+        mistake = f"{path}: the folder cannot be made ({error}); choose another --output"
+        raise faults.refused(path, error, mistake) from None
 
 
 def list_files(path: str, suffix: str = "", *, recursive: bool = False) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tinyqa_ray.core import storage
+from tinyqa_ray.core import faults, storage
 from tinyqa_ray.core.errors import InputError
 
 Row = tuple[str, dict[str, Any]]
@@ -46,10 +46,11 @@ def readable(path: str) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
-        raise InputError(
-            f"{path}: cannot be read ({reason}); give a whole, readable file, and credentials if its "
-            "store asks for them"
-        ) from None
+        mistake = (
+            f"{path}: cannot be read ({reason}); give a whole, readable file, and credentials if its store "
+            "asks for them"
+        )
+        raise faults.refused(path, error, mistake) from None
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from tinyqa_ray.core import stage_folder, storage
+from tinyqa_ray.core import faults, stage_folder, storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
 
@@ -130,7 +130,8 @@ def _decoded(file: str) -> Iterator[str]:
         place = read - len(error.object) + error.start
         raise InputError(f"{file}: not UTF-8 at byte {place}; save it as UTF-8 text") from None
     except OSError as error:
-        raise InputError(f"{file}: {error.strerror or error}; give a readable file") from None
+        mistake = f"{file}: {error.strerror or error}; give a readable file"
+        raise faults.refused(file, error, mistake) from None
 
 
 def _files(data: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tinyqa_ray.core import stage_folder, storage
+from tinyqa_ray.core import faults, stage_folder, storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad_json
 
@@ -138,7 +138,7 @@ def _parquet(read: Callable[..., Any], file: str) -> Any:
     try:
         return read(inner, filesystem=filesystem)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{file}: cannot be read as Parquet ({error})") from None
+        raise faults.refused(file, error, f"{file}: cannot be read as Parquet ({error})") from None
 
 
 def _has_null(array: pa.Array) -> bool:
@@ -331,16 +331,20 @@ def _from_hub(data: str) -> list[Paragraph]:
         or "://" in data
     ):
         raise InputError(f"{data}: no such file or folder")
+    repository, _, revision = name.partition("@")
     from datasets import load_dataset
 
     try:
-        rows = load_dataset(name, split=split or "train")
+        rows = faults.patiently(
+            data, lambda: load_dataset(repository, split=split or "train", revision=revision or None)
+        )
     except Exception as error:  # the hub client raises its own, undocumented, types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
+        mistake = (
             f"{data}: neither a file, a folder, nor a data set that could be loaded ({reason}); "
             "a split is named as in rajpurkar/squad_v2:validation"
-        ) from None
+        )
+        raise faults.refused(data, error, mistake) from None
     return from_hub_rows(rows, data)
 
 

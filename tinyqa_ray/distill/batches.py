@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tinyqa_ray.core import storage
+from tinyqa_ray.core import faults, storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.window_columns import WindowColumns, gather
 from tinyqa_ray.teacher_logits.window_dataset import logit_columns
@@ -245,7 +245,7 @@ def read_columns(file: str, source: Any) -> pa.Table:
             source.seek(0)
         return pa.ipc.open_stream(source, options=pa.ipc.IpcReadOptions(included_fields=chosen)).read_all()
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{file}: cannot be read as Arrow windows ({error})") from None
+        raise faults.refused(file, error, f"{file}: cannot be read as Arrow windows ({error})") from None
 
 
 def _mapped(file: str) -> pa.MemoryMappedFile:

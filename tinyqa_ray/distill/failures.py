@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.precision import NotFiniteError
+
+_log = logging.getLogger(__name__)
+Fitted = TypeVar("Fitted")
 
 _NO_SPACE = ("no space left on device", "file write failed", "disk quota exceeded", "unexpected pos ")
 """The last is what torch.save says of a full disk."""
@@ -40,6 +45,30 @@ def explained(error: BaseException, config: DistillConfig) -> str | None:
                 "or give more --workers; strategy 'zero2' spreads the optimiser's state"
             )
     return None
+
+
+def as_long_as_it_advances(
+    fit: Callable[[], Fitted], newest: Callable[[], str | None], may_pass: Callable[[Exception], bool]
+) -> Fitted:
+    """What ``fit`` returns; if it fails although a checkpoint has come since it began, it is called again.
+
+    Ray counts the failures of a whole run: a training of days on nodes that are lost now and then would end,
+    however far it comes between two losses. So the budget of a call of ``fit`` is renewed as long as each
+    call advances.
+
+    Args:
+        fit: trains on from the newest checkpoint, and fails once its budget of failures is spent.
+        newest: names the newest whole checkpoint; None when there is none.
+        may_pass: whether another try may get over an error; other errors go through.
+    """
+    while True:
+        before = newest()
+        try:
+            return fit()
+        except Exception as error:
+            if not may_pass(error) or newest() == before:
+                raise
+            _log.warning("training failed, but had advanced; it goes on from its checkpoint (%s)", error)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

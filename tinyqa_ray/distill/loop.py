@@ -110,7 +110,9 @@ def _train(
                 where = at_windows(str(error), given.windows, data)
                 raise NotFiniteError(f"step {step} of {order.steps}: {where}") from None
             figures.add(step, taken, rate)
-            if step % config.checkpoint_steps == 0 or step == order.steps:
+            is_due = step % config.checkpoint_steps == 0 or step == order.steps
+            # Asking makes the ranks wait for each other, so it is not done at every step.
+            if is_due or (step % config.log_steps == 0 and session.is_warned()):
                 figures.settle()
                 with metrics.paused():
                     score = {} if dev is None else dev.scored(step)
@@ -215,6 +217,13 @@ def resume(session: Session, strategy: Strategy, metrics: MetricsLog) -> int:
         strategy.load(folder)
     metrics.resume(state["metrics"])
     return int(state["step"])
+
+
+def checkpoint_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of metrics that a checkpoint holds."""
+    state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    rows: list[dict[str, Any]] = state["metrics"]
+    return rows
 
 
 def _draw(seed: int, step: int, rank: int) -> int:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from tinyqa_ray.core import storage
-from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core import faults, storage
+from tinyqa_ray.core.errors import InputError, StoreError
 
 _log = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 60.0
@@ -30,6 +30,7 @@ class MetricsLog:
         self.file = file
         self.rows: list[dict[str, float | None]] = []
         self._written = self._cost = 0.0
+        self._failing = False
         self._begin()
 
     def _begin(self) -> None:
@@ -69,19 +70,34 @@ class MetricsLog:
         # The longer a write takes, the rarer it is, up to a limit: a single write may be slow by chance.
         pause_s = min(20 * self._cost, _LONGEST_PAUSE_S)
         if step == steps or time.monotonic() - self._written > pause_s:
-            self._write()
+            self._write(is_last=step == steps)
 
     def resume(self, rows: list[dict[str, float | None]]) -> None:
         """Continue after the rows of a checkpoint; rows of later steps are dropped from the file."""
         self.rows = rows
         self._write()
 
-    def _write(self) -> None:
+    def _write(self, *, is_last: bool = False) -> None:
+        """Write all rows; if that fails, say so once and go on: the next write holds them as well.
+
+        Only the last write waits for a busy store; the others would hold up the training.
+        """
         if self.file is None:
             return
         began = time.monotonic()
         lines = "".join(json.dumps(line) + "\n" for line in self.rows)
-        storage.write_atomic(self.file, lines.encode())
+        try:
+            with contextlib.nullcontext() if is_last else faults.impatient():
+                storage.write_atomic(self.file, lines.encode())
+            self._failing = False
+        except (InputError, StoreError, OSError) as error:
+            if not self._failing:
+                _log.warning(
+                    "the rows of this run could not be written (%s); they are kept, and written with the "
+                    "next ones",
+                    error,
+                )
+            self._failing = True
         self._written = time.monotonic()
         self._cost = self._written - began
 
@@ -118,7 +134,8 @@ class RowReader:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise InputError(f"{self.file}: cannot be read ({error}); make it readable") from None
+            mistake = f"{self.file}: cannot be read ({error}); make it readable"
+            raise faults.refused(self.file, error, mistake) from None
         *lines, _ = unread.split(b"\n")
         if lines:
             self._last_line = lines[-1] + b"\n"

@@ -47,6 +47,12 @@ class Session(Protocol):
     def latest(self) -> AbstractContextManager[Path | None]:
         """A local folder with the newest whole checkpoint, None when there is none."""
 
+    def is_warned(self) -> bool:
+        """Whether a node of the run is about to be taken away, told once; every rank must ask equally often.
+
+        All ranks are told the same.
+        """
+
     def checkpoint(self, write: Write, metrics: dict[str, Any]) -> None:
         """Keep what all workers write, in place of the previous checkpoint.
 
@@ -84,6 +90,10 @@ class LocalSession:
         found = sorted(path for path in self.folder.glob("step-*") if path.suffix != ".tmp")
         return nullcontext(found[-1] if found else None)
 
+    def is_warned(self) -> bool:
+        """Never: this process is warned of nothing."""
+        return False
+
     def checkpoint(self, write: Write, metrics: dict[str, Any]) -> None:
         """Write beside the earlier checkpoints, move the new one into place, then delete the earlier ones."""
         target = self.folder / f"step-{metrics['step']:09d}"
@@ -111,6 +121,7 @@ class RaySession:
         self.local_size = context.get_local_world_size()
         self.device = ray.train.torch.get_device()
         self._storage_path = storage_path
+        self._was_warned = False
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module on the worker's device, under DistributedDataParallel when there are others."""
@@ -142,6 +153,15 @@ class RaySession:
         found = newest_checkpoint(self._storage_path) if self.rank == 0 else None
         folder = broadcast_from_rank_zero(found)
         return nullcontext(None) if folder is None else local_checkpoint(folder)
+
+    def is_warned(self) -> bool:
+        """Whether Ray drains a node of the run, as autoscalers do when a spot instance is reclaimed."""
+        import ray.train
+
+        if ray.train.get_preemption_info() is None or self._was_warned:
+            return False
+        self._was_warned = True
+        return True
 
     def checkpoint(self, write: Write, metrics: dict[str, Any]) -> None:
         """Write to a local folder, then upload it in the background while training goes on."""

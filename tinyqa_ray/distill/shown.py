@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
 from tinyqa_ray.core import stage_folder, storage
-from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.errors import InputError, StoreError
 from tinyqa_ray.core.names import display_name
 from tinyqa_ray.distill.card import ModelCard, model_card
 from tinyqa_ray.distill.metrics_log import read_rows
@@ -18,6 +19,8 @@ from tinyqa_ray.distill.watch import dev_figures
 from tinyqa_ray.engines.exported import is_exported
 from tinyqa_ray.models import weights
 from tinyqa_ray.teacher_logits.window_dataset import window_sizes, window_teachers
+
+_log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 DEV = "dev"
@@ -67,7 +70,7 @@ def show(
         dev=dev,
         models=(*students, *others),
     )
-    storage.write_atomic(stage.path(REPORT), training_html(page).encode())
+    _write(stage.path(REPORT), training_html(page))
     card = ModelCard(
         name=display_name(stage.output),
         student=config.student,
@@ -81,7 +84,15 @@ def show(
         hardware=tuple((name, str(value)) for name, value in hardware.items()),
         versions=stage_folder.versions(),
     )
-    storage.write_atomic(stage.path(MODEL, "README.md"), model_card(card).encode())
+    _write(stage.path(MODEL, "README.md"), model_card(card))
+
+
+def _write(path: str, text: str) -> None:
+    """Write a page for people to read; if that fails, say so: the student is trained."""
+    try:
+        storage.write_atomic(path, text.encode())
+    except (InputError, StoreError, OSError) as error:
+        _log.warning("a page of this run could not be written (%s)", error)
 
 
 def _teachers(config: DistillConfig) -> list[str]:

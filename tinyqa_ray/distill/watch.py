@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from tinyqa_ray.core import stage_folder, storage
-from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.errors import InputError, StoreError
 from tinyqa_ray.distill.metrics_log import RowReader
 from tinyqa_ray.distill.trackers import Tracker, dev_values, training_values
 
@@ -34,7 +34,7 @@ def watched(
     def watch() -> None:
         while not done.wait(wait_s):
             # A store that does not answer is asked again.
-            with monitor.survived(), suppress(OSError, InputError):
+            with monitor.survived(), suppress(OSError, InputError, StoreError):
                 monitor.poll()
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -46,10 +46,10 @@ def watched(
     finally:
         done.set()
         thread.join()
-        try:
+        with monitor.survived():
             monitor.poll()
-        finally:
-            for log in logs:
+        for log in logs:
+            with monitor.survived():
                 log.close(failed=failed)
 
 
@@ -116,7 +116,7 @@ class RunMonitor:
                 _log.warning(
                     "a curve of this run is incomplete: %s",
                     told,
-                    exc_info=None if isinstance(error, InputError) else error,
+                    exc_info=None if isinstance(error, (InputError, StoreError)) else error,
                 )
 
 

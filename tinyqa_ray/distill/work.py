@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.core.cluster import connected
-from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.distill.checkpoints import local_checkpoint, mend_list, whole_checkpoints
+from tinyqa_ray.core.errors import InputError, StoreError
+from tinyqa_ray.core.shared_folder import check_shared
+from tinyqa_ray.distill.checkpoints import (
+    local_checkpoint,
+    mend_list,
+    newest_checkpoint,
+    whole_checkpoints,
+)
 from tinyqa_ray.distill.checks import check, check_room
 from tinyqa_ray.distill.dev_scores import SCORE
-from tinyqa_ray.distill.failures import explained
-from tinyqa_ray.distill.loop import MODEL, train
-from tinyqa_ray.distill.metrics_log import read_rows
+from tinyqa_ray.distill.failures import as_long_as_it_advances, causes, explained
+from tinyqa_ray.distill.loop import MODEL, checkpoint_rows, train
+from tinyqa_ray.distill.metrics_log import MetricsLog, read_rows
 from tinyqa_ray.distill.precision import NAMES, agreed_dtype
 from tinyqa_ray.distill.report import CHECKPOINTS, DistillReport
 from tinyqa_ray.distill.session import RaySession
 from tinyqa_ray.distill.shown import DEV, METRICS, show, trackers
 from tinyqa_ray.distill.watch import dev_figures, watched
-from tinyqa_ray.models import pretrained, weights
+from tinyqa_ray.models import hub, pretrained, weights
 
 BEST = "best"
 FAILURE = "failure.json"
@@ -31,6 +39,7 @@ def work(
     config: DistillConfig, stage: stage_folder.Stage, progress: stage_folder.Progress | None
 ) -> DistillReport:
     """Train the remaining steps, publish the student, and return the report."""
+    config = hub.pinned(config, stage, "student", "soup_with", "teacher", "baseline", data=("dev",))
     windows = check(config)
     with connected():
         logs = trackers(config, stage)
@@ -70,10 +79,11 @@ def _fit(config: DistillConfig, stage: stage_folder.Stage) -> Any:
 
     if not os.environ.get("RAY_ADDRESS"):
         check_room(config, ray.cluster_resources())
-    mend_list(_run_folder(stage))
+    check_shared(stage.output)
     storage.delete_file(stage.path(FAILURE))
     fewest = config.min_workers or config.workers
-    trainer = TorchTrainer(
+    trainer = partial(
+        TorchTrainer,
         train_loop_per_worker,
         train_loop_config={
             "config": stage_folder.for_workers(config, "data", "student", "soup_with", "teacher", "dev"),
@@ -90,15 +100,29 @@ def _fit(config: DistillConfig, stage: stage_folder.Stage) -> Any:
             name=stage.fingerprint,
             storage_path=stage.path(CHECKPOINTS),
             checkpoint_config=_checkpoint_config(config),
-            failure_config=FailureConfig(max_failures=3),
+            failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )
+
+    def fit() -> Any:
+        mend_list(_run_folder(stage))
+        return trainer().fit()
+
+    def newest() -> str | None:
+        return newest_checkpoint(_run_folder(stage))
+
+    def may_pass(error: Exception) -> bool:
+        return isinstance(error, TrainingFailedError) and explained(error, config) is None
+
     try:
-        result = trainer.fit()
+        result = as_long_as_it_advances(fit, newest, may_pass)
     except TrainingFailedError as error:
         message = explained(error, config)
         if message is not None:
             raise InputError(message) from None
+        for cause in causes(error):
+            if isinstance(cause, StoreError):
+                raise cause from None
         raise
     if storage.kind(stage.path(FAILURE)) == "file":
         message = storage.read_json(stage.path(FAILURE))["message"]
@@ -127,8 +151,9 @@ def _run_folder(stage: stage_folder.Stage) -> str:
 
 def _finished(config: DistillConfig, stage: stage_folder.Stage, windows: int, result: Any) -> DistillReport:
     """Publish the student with its page and card, and return the report."""
-    rows, dev = read_rows(stage.path(METRICS)), dev_figures(stage.path(DEV))
+    dev = dev_figures(stage.path(DEV))
     kept = {step: folder for folder, step in whole_checkpoints(_run_folder(stage)).items()}
+    rows = _rows(stage, kept)
     # Of equal ones the later counts as better, as it does for Ray, which has deleted the others.
     ranked = sorted(
         (row for row in dev if row["step"] in kept), key=lambda row: (-row["best_f1"], -row["step"])
@@ -151,6 +176,16 @@ def _finished(config: DistillConfig, stage: stage_folder.Stage, windows: int, re
     )
     show(config, stage, report, result.return_value or {})
     return report
+
+
+def _rows(stage: stage_folder.Stage, kept: Mapping[int, str]) -> list[dict[str, Any]]:
+    """The rows of the run; those of its last checkpoint, if they could not all be written."""
+    rows = read_rows(stage.path(METRICS))
+    if kept and (not rows or rows[-1]["step"] < max(kept)):
+        with local_checkpoint(kept[max(kept)]) as folder:
+            rows = checkpoint_rows(folder)
+        MetricsLog(stage.path(METRICS)).resume(rows)
+    return rows
 
 
 def copy_model(checkpoint: str, target: str) -> None:

@@ -18,6 +18,7 @@ from tinyqa_ray.core.names import display_name
 from tinyqa_ray.engines.ensemble import load_mean
 from tinyqa_ray.evaluate import calibration, measure, page, squad_metrics
 from tinyqa_ray.evaluate.report import EvaluateReport
+from tinyqa_ray.models import hub
 from tinyqa_ray.models.settings import ModelSettings, write_settings
 from tinyqa_ray.reader import Reader
 from tinyqa_ray.reader.spans import Reading
@@ -32,6 +33,7 @@ def work(
     progress: stage_folder.Progress | None,
 ) -> EvaluateReport:
     """Measure the model, write its answers and the page, and return its figures."""
+    config = hub.pinned(config, stage, "model", data=("data",))
     asked = measure.questions_of(config.data)
     reader = _reader(config)
     reader.settings = _fitted(reader, settings, config, {each.question.id for each in asked})

@@ -22,7 +22,7 @@ from tinyqa_ray.engines.torch_engine import TorchEngine
 from tinyqa_ray.evaluate import measure
 from tinyqa_ray.export.quantise import converted, down_projections, quantised
 from tinyqa_ray.export.report import ExportReport, Figures
-from tinyqa_ray.models import pretrained
+from tinyqa_ray.models import hub, pretrained
 from tinyqa_ray.models.settings import ModelSettings, write_settings
 from tinyqa_ray.reader.reader import Reader
 
@@ -53,6 +53,7 @@ def work(
 ) -> ExportReport:
     """Export the model, check its loss of F1, and write it into the stage's folder."""
     quiet_models()
+    config = hub.pinned(config, stage, "model", data=("calibration",))
     seen, held_out = _split(config)
     network = pretrained.load_qa_model(config.model)
     pretrained.check_window(config.model, network.config, config.window.max_seq_len)

@@ -21,6 +21,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from tinyqa_ray.configs import WindowConfig
+from tinyqa_ray.core import faults
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.integrations.haystack_spans import Found, RunOptions, candidates, ranked
 from tinyqa_ray.models import pretrained
@@ -285,8 +286,11 @@ def _fetched(name: str, token: str | None) -> str:
     if token is None or Path(name).is_dir():
         return name
     try:
-        return snapshot_download(name, token=token, allow_patterns=_MODEL_FILES)
+        return faults.patiently(
+            name, lambda: snapshot_download(name, token=token, allow_patterns=_MODEL_FILES)
+        )
     except HFValidationError:  # a folder that is not there, or a URL
         return name
     except OSError as error:
-        raise InputError(f"{name}: could not be fetched ({pretrained.first_line(error)})") from None
+        mistake = f"{name}: could not be fetched ({pretrained.first_line(error)})"
+        raise faults.refused(name, error, mistake) from None

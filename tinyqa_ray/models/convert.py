@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from tinyqa_ray.core import storage
+from tinyqa_ray.core import bundled, faults, storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.models import hub, pretrained
 
@@ -83,19 +83,24 @@ def _loaded(model: str, path: Path) -> dict[str, torch.Tensor]:
 @contextlib.contextmanager
 def _local(model: str) -> Iterator[str]:
     """A folder with the model's files; those of a hub id are fetched into the hub's cache."""
-    with pretrained.readable(model) as folder:
-        if Path(folder).is_dir():
+    if not hub.is_id(bundled.located(model)):
+        with pretrained.readable(model) as folder:
             yield folder
-            return
-        from huggingface_hub import list_repo_files, snapshot_download
+        return
+    from huggingface_hub import list_repo_files, snapshot_download
 
-        try:
-            if any(file.endswith(".safetensors") for file in list_repo_files(folder)):
-                raise InputError(_NEEDLESS.format(model))
-            fetched = snapshot_download(folder, allow_patterns=list(_WANTED))
-        except InputError:
-            raise
-        except Exception as error:
-            # The client's transport has errors of its own, which differ between its versions.
-            raise InputError(f"{model}: could not be fetched ({hub.reason(error)})") from None
-        yield fetched
+    name, revision = hub.parted(model)
+    try:
+        files = faults.patiently(model, lambda: list_repo_files(name, revision=revision))
+        if any(file.endswith(".safetensors") for file in files):
+            raise InputError(_NEEDLESS.format(model))
+        fetched = faults.patiently(
+            model, lambda: snapshot_download(name, revision=revision, allow_patterns=list(_WANTED))
+        )
+    except InputError:
+        raise
+    except Exception as error:
+        # The client's transport has errors of its own, which differ between its versions.
+        mistake = f"{model}: could not be fetched ({hub.reason(error)})"
+        raise faults.refused(model, error, mistake) from None
+    yield fetched

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
-from tinyqa_ray.core import names
-from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core import bundled, faults, names, stage_folder
+from tinyqa_ray.core.errors import StoreError
 
 _log = logging.getLogger(__name__)
 
+Config = TypeVar("Config")
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*")
+"""A model's files but its weights: configuration, tokenizer, settings, card."""
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _LOG_IN = "log in with `hf auth login`"
 _NOT_REACHED = ("ConnectError", "ConnectTimeout", "ConnectionError", "ProxyError", "ReadTimeout")
@@ -21,6 +30,108 @@ def is_id(name: str) -> bool:
     """Whether ``name`` is neither a folder nor a URL, and may be the id of a model on the hub."""
     found = names.hub_id(name)
     return found is not None and found[1] is None
+
+
+def parted(name: str) -> tuple[str, str | None]:
+    """The id of a model without its revision, and the revision: ``deepset/x@v1`` is ``deepset/x`` of v1."""
+    return name.partition("@")[0], names.hub_revision(name)
+
+
+@functools.cache
+def commit(name: str, *, is_data: bool = False) -> str | None:
+    """The commit that a model's or data set's id means now, the same as long as this process lives.
+
+    Args:
+        name: id, with a revision or without.
+        is_data: whether it is a data set.
+
+    Returns:
+        40 hex digits; without the network, those that the cache holds; None if neither knows the id.
+
+    Raises:
+        StoreError: the hub did not serve.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    repository, revision = parted(name.partition(":")[0] if is_data else name)
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    kind = "dataset" if is_data else "model"
+    try:
+        found = faults.patiently(
+            name, lambda: HfApi().repo_info(repository, revision=revision, repo_type=kind).sha
+        )
+    except StoreError:
+        raise
+    except Exception:  # as in ``fetched``
+        kept = try_to_load_from_cache(repository, "config.json", revision=revision, repo_type=kind)
+        return Path(kept).parent.name if isinstance(kept, str) else None
+    return None if found is None else str(found)
+
+
+def pinned(config: Config, stage: stage_folder.Stage, *models: str, data: Sequence[str] = ()) -> Config:
+    """The config with the commit of each hub id (``deepset/x@<40 hex digits>``), for all nodes the same.
+
+    The commits are kept in the stage's folder, so a run that is continued loads what it began with.
+
+    Args:
+        config: of the stage.
+        stage: where the commits are kept.
+        models: fields that name models; each may hold None, or a tuple of names.
+        data: fields that name data.
+    """
+
+    def pin(value: Any, is_data: bool) -> Any:
+        if isinstance(value, tuple):
+            return tuple(pin(each, is_data) for each in value)
+        if value is None or bundled.source(value) != value or names.hub_id(value) is None:
+            return value
+        if stage.commits.get(value) is None and (found := commit(value, is_data=is_data)) is not None:
+            stage.pin(value, found)
+        kept = stage.commits.get(value)
+        if kept is None:
+            return value  # loading it will say what is wrong
+        identity, colon, split = value.partition(":")
+        return f"{parted(identity)[0]}@{kept}{colon}{split}"
+
+    fields = [(name, False) for name in models] + [(name, True) for name in data]
+    changed = {name: pin(getattr(config, name), is_data) for name, is_data in fields}
+    return dataclasses.replace(config, **changed)  # type: ignore[type-var]
+
+
+def snapshot(name: str, *, weights: bool) -> str:
+    """Folder, in the hub's cache, with a model's files at one commit.
+
+    Transformers is given this folder and not the id, so that it neither takes a busy hub for a missing file
+    nor asks the hub's service to convert pickled weights.
+
+    Args:
+        name: id, with a revision or without.
+        weights: whether the safetensors are fetched as well; pickles never are.
+
+    Raises:
+        InputError: no such model, no permission to read it, or no network and no copy.
+        StoreError: the hub did not serve.
+    """
+    from huggingface_hub import snapshot_download
+
+    repository, revision = parted(name)
+    wanted = [*_FILES, *(["*.safetensors"] if weights else [])]
+
+    def fetch() -> str:
+        return str(
+            snapshot_download(
+                repository,
+                revision=commit(name) or revision,
+                allow_patterns=wanted,
+                ignore_patterns=["*/*"],
+            )
+        )
+
+    try:
+        return faults.patiently(name, fetch)
+    except Exception as error:  # as in ``fetched``
+        raise faults.refused(name, error, f"{name}: no model could be loaded ({reason(error)})") from None
 
 
 def fetched(name: str, file: str) -> str | None:
@@ -35,19 +146,22 @@ def fetched(name: str, file: str) -> str | None:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
+    repository, revision = parted(name)
     try:
-        return str(hf_hub_download(name, file))
+        return str(faults.patiently(name, lambda: hf_hub_download(repository, file, revision=revision)))
     except LocalEntryNotFoundError:
         # The cache gives a path, a marker if the file is known to be absent, or None if nothing is known.
-        absent = try_to_load_from_cache(name, file) is not None
-        if not absent and isinstance(try_to_load_from_cache(name, "config.json"), str):
+        absent = try_to_load_from_cache(repository, file, revision=revision) is not None
+        if not absent and isinstance(
+            try_to_load_from_cache(repository, "config.json", revision=revision), str
+        ):
             _warn_unknown(name, file)
         return None
     except (EntryNotFoundError, HFValidationError):
         return None
     except Exception as error:
         # The client's transport has errors of its own, which differ between its versions.
-        raise InputError(f"{name}: {file} could not be read ({reason(error)})") from None
+        raise faults.refused(name, error, f"{name}: {file} could not be read ({reason(error)})") from None
 
 
 @functools.cache
@@ -70,14 +184,16 @@ def pickles_only(name: str) -> list[str]:
     from huggingface_hub import list_repo_files, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
-    if any(isinstance(try_to_load_from_cache(name, file), str) for file in _WEIGHTS):
+    repository, revision = parted(name)
+    cached = (try_to_load_from_cache(repository, file, revision=revision) for file in _WEIGHTS)
+    if any(isinstance(each, str) for each in cached):
         return []
     try:
-        files = list_repo_files(name)
+        files = faults.patiently(name, lambda: list_repo_files(repository, revision=revision))
     except (OfflineModeIsEnabled, HFValidationError):
         return []  # loading will say what is wrong
     except Exception as error:  # as in ``fetched``
-        raise InputError(f"{name}: no model could be loaded ({reason(error)})") from None
+        raise faults.refused(name, error, f"{name}: no model could be loaded ({reason(error)})") from None
     if any(file.endswith(".safetensors") for file in files):
         return []
     return sorted(file for file in files if file.endswith(".bin") and "/" not in file)

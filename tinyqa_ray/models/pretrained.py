@@ -51,7 +51,7 @@ def load_tokenizer(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    with readable(name) as folder:
+    with readable(name, weights=False) as folder:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -67,7 +67,7 @@ def load_config(name: str) -> Any:
     """Load a model's configuration; InputError when there is none."""
     from transformers import AutoConfig
 
-    with readable(name) as folder:
+    with readable(name, weights=False) as folder:
         _require_config(name, folder)
         try:
             return AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -188,12 +188,10 @@ def files_beside_weights(folder: str) -> list[Path]:
 
 def refuse_pickles(name: str, folder: str) -> None:
     """Raise an InputError if a folder or hub id holds no model, or its weights are not safetensors."""
-    if not Path(folder).is_dir():
-        if pickles := hub.pickles_only(folder):
-            raise InputError(_only_pickles(name, pickles))
-        return  # what else is wrong, loading says
     _require_config(name, folder)
     if not list(Path(folder).glob("*.safetensors")):
+        if hub.is_id(name) and (pickles := hub.pickles_only(name)):
+            raise InputError(_only_pickles(name, pickles))
         if pickles := sorted(path.name for path in Path(folder).glob("*.bin")):
             raise InputError(_only_pickles(name, pickles))
         raise InputError(
@@ -215,11 +213,16 @@ def _only_pickles(name: str, pickles: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def readable(name: str) -> Iterator[str]:
-    """``name`` in a form that transformers takes: a local folder, a hub id, or a copy of a URL's folder.
+def readable(name: str, *, weights: bool = True) -> Iterator[str]:
+    """The local folder of a model, or a copy of that behind a URL or a hub id.
+
+    Args:
+        name: local folder, URL of a folder, or hub id, which may name a revision (``deepset/x@v1``).
+        weights: whether the weights of a hub id are needed; fetching them takes a while.
 
     Raises:
-        InputError: the folder does not exist.
+        InputError: the folder does not exist, or the hub has no such model.
+        StoreError: a store or the hub did not serve.
     """
     name = bundled.located(name)
     if "://" in name:
@@ -235,7 +238,7 @@ def readable(name: str) -> Iterator[str]:
     folder = Path(name).expanduser()
     if looks_local and not folder.is_dir():
         raise InputError(f"{name}: no such model folder")
-    yield str(folder) if folder.is_dir() else name
+    yield str(folder) if folder.is_dir() else hub.snapshot(name, weights=weights)
 
 
 @functools.cache

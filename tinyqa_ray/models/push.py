@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyqa_ray.core import bundled, faults
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.models import hub, pretrained
 from tinyqa_ray.models.settings import FILE, read_settings, write_settings
@@ -42,9 +43,9 @@ def push(
         InputError: the folder is no model, settings cannot be read, the repository is public although it
             should be private, or the hub cannot be reached or does not let us write.
     """
+    if hub.is_id(bundled.located(model)):
+        raise InputError(f"{model}: no such model folder")
     with pretrained.readable(model) as folder, tempfile.TemporaryDirectory() as links:
-        if not Path(folder).is_dir():
-            raise InputError(f"{model}: no such model folder")
         pretrained.refuse_pickles(model, folder)
         files = [*pretrained.files_beside_weights(folder), *Path(folder).glob("*.safetensors*")]
         if not any(file.name.startswith(("tokenizer", "vocab")) for file in files):
@@ -62,23 +63,31 @@ def push(
 
 def _uploaded(folder: str, repo: str, private: bool, message: str) -> str:
     """Upload the folder's files, and return the address of ``repo``."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, RepoUrl
 
     api = HfApi()
-    try:
+
+    def upload() -> tuple[RepoUrl, bool]:
         # None, not False, if others may see it: an organisation's repositories may be private by default.
         made = api.create_repo(repo, private=private or None, exist_ok=True)
-        repo = made.repo_id
-        seen = private and not api.repo_info(repo).private
+        seen = private and not api.repo_info(made.repo_id).private
         if not seen:
             api.upload_folder(
-                repo_id=repo, folder_path=folder, commit_message=message, delete_patterns=list(_REPLACED)
+                repo_id=made.repo_id,
+                folder_path=folder,
+                commit_message=message,
+                delete_patterns=list(_REPLACED),
             )
+        return made, seen
+
+    try:
+        made, seen = faults.patiently(repo, upload)
     except Exception as error:
         # The client's transport has errors of its own, which differ between its versions.
-        raise InputError(f"{repo}: could not be uploaded ({hub.reason(error)})") from None
+        mistake = f"{repo}: could not be uploaded ({hub.reason(error)})"
+        raise faults.refused(repo, error, mistake) from None
     if seen:
         raise InputError(
-            f"{repo}: is there already and public; make it private on its page, or leave --private"
+            f"{made.repo_id}: is there already and public; make it private on its page, or leave --private"
         )
     return str(made)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.datasets.windows import Int, Pair, Windower, Windows
 from tinyqa_ray.engines.engine import Engine
+from tinyqa_ray.teacher_logits.half_precision import FiniteTeacher, NotFiniteError
 
 Logits = NDArray[np.float32]
 Index = NDArray[np.int64]
@@ -47,11 +48,13 @@ class Projected:
 class Projector:
     """Runs a teacher of another vocabulary over the texts of a student's windows."""
 
-    def __init__(self, engine: Engine, tokenizer: Any, reach: int, config: WindowConfig) -> None:
+    def __init__(
+        self, teacher: FiniteTeacher | Engine, tokenizer: Any, reach: int, config: WindowConfig
+    ) -> None:
         """Take a teacher.
 
         Args:
-            engine: that runs it.
+            teacher: what runs it.
             tokenizer: its own tokenizer.
             reach: most tokens that it reads in one window.
             config: sizes of the student's windows. The teacher cuts questions after as many tokens. A text
@@ -61,7 +64,7 @@ class Projector:
         question = min(config.max_query_len, tokens // 2)
         overlap = min(config.doc_stride, max(0, (tokens - question - 4) // 2 - 1))
         sizes = WindowConfig(max_seq_len=tokens, max_query_len=question, doc_stride=overlap)
-        self.engine = engine
+        self.teacher = teacher
         self.windower = Windower(tokenizer, sizes)
 
     def logits(self, windows: Windows, pairs: Sequence[Pair], max_batch_tokens: int | None) -> Projected:
@@ -71,6 +74,9 @@ class Projector:
             windows: W windows of the student.
             pairs: the questions and contexts that they were cut from.
             max_batch_tokens: tokens of one forward, padding included; the engine's own when not given.
+
+        Raises:
+            NotFiniteError: the teacher's logits are not finite; names the student's windows.
         """
         shown = [shown_characters(windows, window) for window in range(len(windows))]
         texts = [
@@ -78,7 +84,10 @@ class Projector:
             for pair, (first, last) in zip(windows.pair, shown, strict=True)
         ]
         read = self.windower.windows(texts)
-        read_starts, read_ends = self.engine.logits(read, max_batch_tokens)
+        try:
+            read_starts, read_ends = self.teacher.logits(read, max_batch_tokens)
+        except NotFiniteError as error:
+            raise NotFiniteError(str(error), [int(read.pair[window]) for window in error.windows]) from None
         parts: list[list[int]] = [[] for _ in texts]
         for number, window in enumerate(read.pair):
             parts[window].append(number)

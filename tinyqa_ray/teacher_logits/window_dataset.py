@@ -95,11 +95,17 @@ def window_sizes(folder: str) -> WindowConfig:
 def window_teachers(folder: str) -> tuple[str, ...]:
     """Teachers whose logits the windows carry, as they were named to the stage; empty without any.
 
+    Ids of the hub have the commit that was loaded (``deepset/x@<40 hex digits>``).
+
     Raises:
         InputError: the folder is no finished teacher-logits stage.
     """
     document = stage_folder.require_finished(folder, MADE_BY)
-    return tuple(stage_folder.with_present_names(TeacherLogitsConfig, document)["config"]["teachers"])
+    teachers = stage_folder.with_present_names(TeacherLogitsConfig, document)["config"]["teachers"]
+    commits = document.get("commits", {})
+    return tuple(
+        f"{name.partition('@')[0]}@{commits[name]}" if name in commits else name for name in teachers
+    )
 
 
 def save_tokenizer(tokenizer: Any, output: str) -> None:

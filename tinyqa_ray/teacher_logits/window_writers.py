@@ -13,17 +13,20 @@ from numpy.typing import NDArray
 
 from tinyqa_ray.configs import TeacherLogitsConfig
 from tinyqa_ray.core.cluster import cores, quiet_models
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
 from tinyqa_ray.datasets.windows import NO_LABEL, Pair, Windower, Windows, labels_of_any
-from tinyqa_ray.engines.load import load_engine
 from tinyqa_ray.models import families, pretrained
 from tinyqa_ray.models.tokenizers import have_same_tokens
+from tinyqa_ray.teacher_logits.half_precision import FiniteTeacher, NotFiniteError, in_half_precision
 from tinyqa_ray.teacher_logits.null_shifts import null_shifts
 from tinyqa_ray.teacher_logits.projection import Projector, mean_of_distributions
 from tinyqa_ray.teacher_logits.window_dataset import logit_columns, schema
 
 Logits = NDArray[np.float32]
 
+_NAMED = 5
+"""Questions that a refusal names."""
 _TEXTS_AT_ONCE = 64
 """Texts that are tokenised together: a shard may hold very many."""
 
@@ -63,11 +66,13 @@ class WindowWriter:
         tokenizer = pretrained.load_tokenizer(student_tokenizer(config))
         self.windower = Windower(tokenizer, config.window)
         device = "cuda" if config.num_gpus else "cpu"
-        self.teachers = [load_engine(model, device=device)[0] for model in config.teachers]
+        self.teachers = [FiniteTeacher(model, device) for model in config.teachers]
         read = [pretrained.load_tokenizer(model) for model in config.teachers]
         self.projectors = [
-            None if have_same_tokens(tokenizer, own) else Projector(engine, own, _reach(model), config.window)
-            for model, engine, own in zip(config.teachers, self.teachers, read, strict=True)
+            None
+            if have_same_tokens(tokenizer, own)
+            else Projector(teacher, own, _reach(model), config.window)
+            for model, teacher, own in zip(config.teachers, self.teachers, read, strict=True)
         ]
         self.alike = all(have_same_tokens(read[0], own) for own in read[1:])
         """Whether all teachers read the same tokens."""
@@ -87,7 +92,12 @@ class WindowWriter:
             side[unlabelled] = NO_LABEL  # ``labels`` says NO_ANSWER, which would be taught
         named = [(paragraph, question.id) for paragraph, question in asked]
         borders: dict[str, float] = {}
-        made = _table(windows, named, positions, self._logits(windows, pairs, unlabelled, borders))
+        try:
+            logits = self._logits(windows, pairs, unlabelled, borders)
+        except NotFiniteError as error:
+            questions = dict.fromkeys(asked[windows.pair[window]][1].id for window in error.windows)
+            raise InputError(f"{error} (questions {', '.join([*questions][:_NAMED])})") from None
+        made = _table(windows, named, positions, logits)
         return made, _counts(made, len(paragraphs), len(asked)) | borders
 
     def _logits(
@@ -207,7 +217,7 @@ def _table(
     }
     for teacher, sides in enumerate(logits):
         for name, side in zip(logit_columns(teacher), sides, strict=True):
-            columns[name] = _lists(side.astype(np.float16), lengths)
+            columns[name] = _lists(in_half_precision(side, lengths), lengths)
     if not logits:
         columns |= {name: pa.nulls(len(windows), pa.list_(pa.float16())) for name in logit_columns()}
     return pa.table(columns, schema=schema(len(logits)))

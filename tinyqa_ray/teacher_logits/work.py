@@ -12,7 +12,7 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import plain_text, squad
 from tinyqa_ray.datasets.windows import Windower
 from tinyqa_ray.engines.exported import is_exported
-from tinyqa_ray.models import pretrained, weights
+from tinyqa_ray.models import hub, pretrained, weights
 from tinyqa_ray.models.tokenizers import have_same_tokens
 from tinyqa_ray.teacher_logits.report import TeacherLogitsReport
 from tinyqa_ray.teacher_logits.window_dataset import FOLDER, save_tokenizer
@@ -36,6 +36,7 @@ def work(
     progress: stage_folder.Progress | None,
 ) -> TeacherLogitsReport:
     """Write the windows that are still missing, and return the counts of all."""
+    config = hub.pinned(config, stage, "tokenizer", "teachers", data=("data",))
     plain = plain_text.is_text(config.data)
     if plain and config.teachers:
         raise InputError(
