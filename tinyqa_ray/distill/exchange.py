@@ -40,15 +40,14 @@ class Exchange:
         self.session = session
         self.rows: _TouchedRows | None = None
         self.power: PowerSGD | None = None
-        name = _lookup(module) if session.world_size > 1 and config.embedding_gradients == "rows" else None
-        if name is not None:
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
-                module, [name]
-            )
+        words = _lookup(module) if session.world_size > 1 and config.embedding_gradients == "rows" else None
+        if words is not None:
+            words.requires_grad_(False)  # DDP averages what is trained at the time that it wraps a module
         self.wrapped = session.wrap(module)
-        if name is not None:
+        if words is not None:
+            words.requires_grad_(True)
             dtypes = {"none": torch.float32, "powersgd": torch.bfloat16, **_HALF}
-            self.rows = _TouchedRows(module.get_parameter(name), dtypes[config.gradient_compression])
+            self.rows = _TouchedRows(words, dtypes[config.gradient_compression])
         if not isinstance(self.wrapped, DistributedDataParallel):
             return
         _lay_out_buckets(self.wrapped)
@@ -134,18 +133,15 @@ def _in_half_precision(state, bucket):  # type: ignore[no-untyped-def]
     return dist.all_reduce(narrow, async_op=True).get_future().then(widened)
 
 
-def _lookup(module: DistillationModule) -> str | None:
-    """Name of the weight of the student's word embeddings, if it is trained and used to look up rows only."""
+def _lookup(module: DistillationModule) -> nn.Parameter | None:
+    """The weight of the student's word embeddings, if it is trained and used to look up rows only."""
     embedding = module.student.get_input_embeddings()
     if not isinstance(embedding, nn.Embedding) or not embedding.weight.requires_grad:
         return None
-    used = [
-        f"{name}.{own}"
-        for name, part in module.named_modules()
-        for own, parameter in part.named_parameters(recurse=False)
-        if parameter is embedding.weight
+    parts = [
+        part for part in module.modules() for own in part.parameters(recurse=False) if own is embedding.weight
     ]
-    return used[0] if len(used) == 1 else None
+    return embedding.weight if len(parts) == 1 else None
 
 
 def _lay_out_buckets(wrapped: DistributedDataParallel) -> None:
