@@ -136,12 +136,11 @@ def _in_half_precision(state, bucket):  # type: ignore[no-untyped-def]
 def _lookup(module: DistillationModule) -> nn.Parameter | None:
     """The weight of the student's word embeddings, if it is trained and used to look up rows only."""
     embedding = module.student.get_input_embeddings()
-    if not isinstance(embedding, nn.Embedding) or not embedding.weight.requires_grad:
+    weight = embedding.weight if isinstance(embedding, nn.Embedding) else None
+    if not isinstance(weight, nn.Parameter) or not weight.requires_grad:
         return None
-    parts = [
-        part for part in module.modules() for own in part.parameters(recurse=False) if own is embedding.weight
-    ]
-    return embedding.weight if len(parts) == 1 else None
+    held = [own for part in module.modules() for own in part.parameters(recurse=False) if own is weight]
+    return weight if len(held) == 1 else None
 
 
 def _lay_out_buckets(wrapped: DistributedDataParallel) -> None:
