@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
@@ -163,3 +167,74 @@ def test_tries_of_a_shard_are_counted_until_the_pass_is_stopped() -> None:
     assert [tries.begin(index) for index in (3, 4, 3, 3)] == [0, 0, 1, 2]
     tries.stop()
     assert [tries.begin(index) for index in (3, 5)] == [None, None]
+
+
+class Cards:
+    """A mapper with a card that its threads share in turns; it notes what happens when."""
+
+    side_by_side = True
+    events: ClassVar[list[str]] = []
+    tokenised: ClassVar[threading.Semaphore] = threading.Semaphore(0)
+
+    def __init__(self) -> None:
+        self.events.append("made")
+        self.card = threading.Lock()
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        name = rows["id"][0].as_py()
+        self.events.append(f"tokenised {name}")
+        self.tokenised.release()
+        with self.card:
+            self.events.append(f"runs {name}")
+            # As long as the other shard is not tokenised, the card is busy with this one.
+            assert self.tokenised.acquire(timeout=30)
+            assert self.tokenised.acquire(timeout=30)
+            self.tokenised.release(2)
+            self.events.append(f"ran {name}")
+        return rows, {}
+
+
+class NoTries:
+    """Counts of tries, in this process."""
+
+    def __init__(self) -> None:
+        self.begin = self.stop = self
+
+    def remote(self, *_: Any) -> int:
+        return 0
+
+
+def test_actor_with_a_gpu_tokenises_a_shard_while_another_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    shards.write_input(str(tmp_path / "in.parquet"), pa.table({"id": ["a", "b"]}))
+    plan = shards.cut([str(tmp_path / "in.parquet")], 1, str(tmp_path / "out"), "parquet")
+    worker = shards._ShardWorker(Cards, {}, NoTries())
+    batches = [
+        {name: np.array([value], dtype=object) for name, value in {**asdict(each), "units": 1}.items()}
+        for each in plan
+    ]
+    with ThreadPoolExecutor(2) as threads:
+        replies = list(threads.map(worker, batches))
+    assert [reply["refused"][0] for reply in replies] == ["", ""]
+    events = Cards.events
+    assert events[0] == "made"
+    assert events.count("made") == 1
+    first_ran = next(place for place, event in enumerate(events) if event.startswith("ran"))
+    assert {"tokenised a", "tokenised b"} <= set(events[:first_ran])
+    assert all((tmp_path / "out" / Path(each.target).name).exists() for each in plan)
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "mapper", "calls"), [(1.0, Cards, 2), (0.0, Cards, 1), (1.0, NoTries, 1)]
+)
+def test_only_actors_with_a_gpu_work_on_two_shards_and_only_if_their_mapper_may(
+    num_gpus: float, mapper: Any, calls: int
+) -> None:
+    options = shards.calls_at_once(mapper, shards.Workers(num_gpus=num_gpus))
+    assert options["max_concurrent_calls_per_actor"] == calls
+    assert options["enable_true_multi_threading"] == (calls == 2)
+    assert options["max_tasks_in_flight_per_actor"] == calls + 1

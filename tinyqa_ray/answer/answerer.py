@@ -61,6 +61,8 @@ class Pair:
 class Answerer:
     """Answers units; each actor makes one."""
 
+    side_by_side = True
+
     def __init__(
         self, config: AnswerConfig, settings: ModelSettings, corpus: Corpus, output: str, notes: str
     ) -> None:

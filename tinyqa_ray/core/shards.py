@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +46,12 @@ _COUNTS = b"tinyqa"
 
 
 class Mapper(Protocol):
-    """What an actor does to a shard; each actor makes one, in its own process."""
+    """What an actor does to a shard; each actor makes one, in its own process.
+
+    One whose class says ``side_by_side`` may be called in two threads at once. An actor with a GPU then works
+    on two shards: one is read, tokenised or written while the other computes, so that the card idles for
+    none of it.
+    """
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
         """Map the rows of a shard; also return counts that add up over shards."""
@@ -154,8 +160,7 @@ def _worked(
         _ShardWorker,
         fn_constructor_kwargs={"mapper": mapper, "options": options, "tries": tries},
         batch_size=1,
-        # One shard waits at each actor; more would wait behind a long one while others are idle.
-        compute=ActorPoolStrategy(size=min(workers.actors, len(todo)), max_tasks_in_flight_per_actor=2),
+        compute=ActorPoolStrategy(size=min(workers.actors, len(todo)), **calls_at_once(mapper, workers)),
         num_cpus=cpus_per_actor(workers.actors, workers.num_gpus, workers.threads),
         num_gpus=workers.num_gpus,
     )
@@ -171,6 +176,17 @@ def _worked(
         ray.kill(tries)
     if refused:
         raise InputError(refused) if is_mistake else StoreError(refused)
+
+
+def calls_at_once(mapper: Callable[..., Mapper], workers: Workers) -> dict[str, Any]:
+    """Options of ``ActorPoolStrategy``: how many shards an actor works on, and how many it has at hand."""
+    calls = 2 if workers.num_gpus and getattr(mapper, "side_by_side", False) else 1
+    return {
+        "max_concurrent_calls_per_actor": calls,
+        "enable_true_multi_threading": calls > 1,
+        # One shard waits at each actor; more would wait behind a long one while others are idle.
+        "max_tasks_in_flight_per_actor": calls + 1,
+    }
 
 
 class _Tries:
@@ -193,11 +209,17 @@ class _Tries:
 
 
 class _ShardWorker:
-    """The Ray Data actor: it makes its mapper at the first shard, and works on one shard at a time."""
+    """The Ray Data actor: it makes its mapper at the first shard, and works on one shard in each thread."""
 
     def __init__(self, mapper: Callable[..., Mapper], options: dict[str, Any], tries: Any) -> None:
-        self.make = functools.cache(functools.partial(mapper, **options))
+        self._make = functools.cache(functools.partial(mapper, **options))
+        self._making = threading.Lock()
         self.tries = tries
+
+    def make(self) -> Mapper:
+        """The mapper; made once, whichever thread asks first."""
+        with self._making:
+            return self._make()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         import ray

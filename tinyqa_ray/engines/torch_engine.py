@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,12 +62,15 @@ class TorchEngine(Engine):
         """Most tokens of a forward that fits into memory, padding included; None until one did not."""
         self._inside = 0
         self._lock = threading.Lock()
+        # Threads share a GPU in turns: two forwards at once would need twice the memory and be no faster.
+        self._card = threading.Lock() if self.device.type == "cuda" else nullcontext()
         self._pool: ThreadPoolExecutor | None = None
 
     def run(self, windows: Tokens, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
         """See ``Engine.run``; yields in the order of the batches."""
         if self.lanes == 1:
-            yield from self._ahead(windows, batches)
+            with self._card:
+                yield from self._ahead(windows, batches)
             return
         several = iter(batches)
         first = list(itertools.islice(several, 2))

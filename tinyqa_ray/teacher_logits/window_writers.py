@@ -50,6 +50,8 @@ class WindowWriter:
     it was not trained on, and is certain about those that it was trained on.
     """
 
+    side_by_side = True
+
     def __init__(self, config: TeacherLogitsConfig, shifts: Sequence[float] | None = None) -> None:
         """Load the teachers.
 
