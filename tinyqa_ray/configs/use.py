@@ -9,6 +9,7 @@ from tinyqa_ray.configs.checks import at_least, default
 from tinyqa_ray.configs.data import WindowConfig
 from tinyqa_ray.configs.renamed import NEW_NAMES
 from tinyqa_ray.core import bundled
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.stage_folder import execution
 
 
@@ -54,6 +55,9 @@ class ExportConfig:
     """Folder or hub id of a model with a question-answering head."""
     precision: Literal["int8", "bf16", "fp32"] = "int8"
     """Precision of the matrix products; a bf16 export runs in fp32 on CPUs without bf16."""
+    format: Literal["openvino", "onnx"] | None = None
+    """What the export runs on: OpenVINO, also when not given, or ONNX Runtime, in fp32 or int8. Files of
+    an ONNX folder have the names that optimum and transformers.js look for."""
     settings: str | None = None
     """Threshold and scale of scores to store in the export: the output of an evaluation, or a settings file.
     When not given, those beside the model are used, if any."""
@@ -77,5 +81,7 @@ class ExportConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "calibration_questions", "check_questions", "max_answer_tokens")
         at_least(self, 0, "max_f1_drop", "seed")
+        if self.format == "onnx" and self.precision == "bf16":
+            raise InputError("precision is 'bf16', but ONNX Runtime has none on CPUs; use fp32 or int8")
         if self.model == bundled.MODEL and self.precision == "int8":
             default(self, "calibration", bundled.asset("squad2_train.json"))

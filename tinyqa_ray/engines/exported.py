@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 
+from tinyqa_ray.core import bundled, storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.models.settings import has_file
 
 FILE = "openvino_model.xml"
-"""File of an exported model, within its folder; its weights lie beside it (``.bin``)."""
+"""File of a model exported to OpenVINO, within its folder; its weights lie beside it (``.bin``)."""
+ONNX_FILES = {"int8": "onnx/model_quantized.onnx", "fp32": "onnx/model.onnx"}
+"""Files of a model exported to ONNX, by precision, the faster one first. The names are those of optimum and
+transformers.js, which take the folder as it is."""
 PRECISION = "tinyqa_precision"
 """Name under which the file says its precision."""
 WEIGHT_BITS = "tinyqa_weight_bits"
@@ -17,7 +21,19 @@ WEIGHT_BITS = "tinyqa_weight_bits"
 
 def is_exported(name: str) -> bool:
     """Whether ``name`` is a folder that ``tinyqa export`` wrote."""
-    return has_file(name, FILE)
+    return export_format(name) is not None
+
+
+def export_format(name: str) -> str | None:
+    """``openvino`` or ``onnx`` for an exported folder; None for any other model.
+
+    A folder with safetensors is a model, even if ONNX files lie beside them.
+    """
+    if has_file(name, FILE):
+        return "openvino"
+    if not any(has_file(name, file) for file in ONNX_FILES.values()):
+        return None
+    return None if storage.list_files(bundled.located(name), ".safetensors") else "onnx"
 
 
 def require_openvino() -> None:
@@ -25,4 +41,12 @@ def require_openvino() -> None:
     if importlib.util.find_spec("openvino") is None:
         raise InputError(
             "exported models run on OpenVINO, which is not installed; pip install 'tinyqa-ray[cpu]'"
+        )
+
+
+def require_onnx_runtime() -> None:
+    """Raise ``InputError`` when ONNX Runtime is not installed."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise InputError(
+            "ONNX exports run on ONNX Runtime, which is not installed; pip install 'tinyqa-ray[cpu]'"
         )

@@ -8,30 +8,50 @@ from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Windower
 from tinyqa_ray.engines.engine import Engine
-from tinyqa_ray.engines.exported import is_exported
+from tinyqa_ray.engines.exported import ONNX_FILES, export_format, is_exported
+from tinyqa_ray.engines.onnx_engine import OnnxEngine
 from tinyqa_ray.engines.openvino import OpenVinoEngine
 from tinyqa_ray.engines.torch_engine import TorchEngine, pick_device, pick_dtype
 from tinyqa_ray.models import pretrained, weights
+from tinyqa_ray.models.settings import has_file
 
 
 def load_engine(
     model: str, *, device: str = "auto", precision: str = "auto", compiled: bool = False
 ) -> tuple[Engine, Any]:
     """Load the engine of a model or of an export, and the model's configuration; see ``from_pretrained``."""
-    if is_exported(model):
+    kind = export_format(model)
+    if kind == "onnx":
+        return _onnx(model, device, precision)
+    if kind == "openvino":
         if pick_device(device).type != "cpu" and device != "auto":
             raise InputError(f"{model}: is an export for CPUs, but device is {device!r}; use 'cpu' or 'auto'")
         config = pretrained.load_config(model)
         exported = OpenVinoEngine.load(model, config)
         if precision not in ("auto", exported.precision):
-            raise InputError(
-                f"{model}: is exported to {exported.precision}, but precision is {precision!r}; "
-                f"export it again with --precision {precision}, or leave precision to 'auto'"
-            )
+            raise InputError(_exported_to(model, exported.precision, precision))
         return exported, config
     dtype = pick_dtype(precision, pick_device(device))
     network = pretrained.load_qa_model(model, dtype=dtype)
     return TorchEngine(network, device=device, compiled=compiled), network.config
+
+
+def _onnx(model: str, device: str, precision: str) -> tuple[Engine, Any]:
+    """The engine of an ONNX export: the file of the precision asked for, else int8 where there is one."""
+    files = {name: file for name, file in ONNX_FILES.items() if has_file(model, file)}
+    if precision not in ("auto", *files):
+        raise InputError(_exported_to(model, " and ".join(files), precision))
+    chosen = next(iter(files)) if precision == "auto" else precision
+    config = pretrained.load_config(model)
+    device = "cpu" if device == "auto" else device
+    return OnnxEngine.load(model, files[chosen], config, device=device), config
+
+
+def _exported_to(model: str, found: str, wanted: str) -> str:
+    return (
+        f"{model}: is exported to {found}, but precision is {wanted!r}; "
+        f"export it again with --precision {wanted}, or leave precision to 'auto'"
+    )
 
 
 def check_model(model: str, window: WindowConfig) -> None:

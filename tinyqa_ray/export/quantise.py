@@ -28,18 +28,14 @@ def converted(network: Any, precision: str) -> Any:
     """
     import openvino
 
-    if not families.can_be_padded(network.config):
-        raise InputError(
-            f"a model of the family {network.config.model_type} cannot be exported: its answers change with "
-            "the padding of a batch, which an export cannot do without; use it without an export"
-        )
+    refuse_unpadded(network.config)
     names = families.input_names(network)
     example = tuple(torch.ones(2, 16, dtype=torch.long) for _ in names)
     with torch.no_grad(), _attention_of_finite_masks(network), warnings.catch_warnings():
         # The tracer warns about branches in transformers, but our inputs always take the same ones.
         warnings.simplefilter("ignore")
         try:
-            model = openvino.convert_model(_Logits(network, names).eval(), example_input=example)
+            model = openvino.convert_model(PlainLogits(network, names).eval(), example_input=example)
         except Exception as error:  # any library that the tracer runs through may raise its own
             raise InputError(
                 f"a model of the family {network.config.model_type} does not convert to OpenVINO "
@@ -49,6 +45,15 @@ def converted(network: Any, precision: str) -> Any:
         port.get_tensor().set_names({name})
     model.set_rt_info(precision, PRECISION)
     return model
+
+
+def refuse_unpadded(config: Any) -> None:
+    """Raise ``InputError`` for a family whose batches must not be padded."""
+    if not families.can_be_padded(config):
+        raise InputError(
+            f"a model of the family {config.model_type} cannot be exported: its answers change with "
+            "the padding of a batch, which an export cannot do without; use it without an export"
+        )
 
 
 @contextlib.contextmanager
@@ -68,7 +73,7 @@ def _attention_of_finite_masks(network: Any) -> Iterator[None]:
         network.set_attn_implementation("sdpa")
 
 
-class _Logits(torch.nn.Module):
+class PlainLogits(torch.nn.Module):
     """A model that takes its inputs by position and returns plain tensors."""
 
     def __init__(self, network: Any, names: Sequence[str]) -> None:
@@ -77,6 +82,7 @@ class _Logits(torch.nn.Module):
         self.names = names
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Start and end logits."""
         output = self.network(**dict(zip(self.names, inputs, strict=True)))
         return output.start_logits, output.end_logits
 

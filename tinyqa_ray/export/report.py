@@ -31,3 +31,4 @@ class ExportReport:
     """``Figures`` of the model; None when no data was given."""
     export: Any
     """``Figures`` of the export; None when no data was given."""
+    format: str = "openvino"

@@ -7,7 +7,7 @@ import importlib.util
 from tinyqa_ray.configs import ExportConfig
 from tinyqa_ray.core import stage_folder
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.engines.exported import require_openvino
+from tinyqa_ray.engines.exported import require_onnx_runtime, require_openvino
 from tinyqa_ray.export.report import ExportReport
 from tinyqa_ray.models.settings import read_settings
 
@@ -15,16 +15,20 @@ from tinyqa_ray.models.settings import read_settings
 def export(config: ExportConfig, output: str, progress: stage_folder.Progress | None = None) -> ExportReport:
     """Export ``config.model`` into ``output``, a folder that ``Reader.from_pretrained`` takes.
 
-    int8 is post-training quantisation with NNCF; real windows of the calibration data determine the ranges.
-    Attention maps, softmax and LayerNorm stay in float. If that loses more F1 than is allowed, the matrix
+    int8 is post-training quantisation: in OpenVINO, with NNCF, real windows of the calibration data determine
+    the ranges; in ONNX each batch does (dynamic quantisation). Attention maps, softmax and LayerNorm stay in
+    float. If that loses more F1 than is allowed, the matrix
     products that lose most stay in float as well.
 
     Raises:
         InputError: the extra ``cpu`` is not installed, the model or data cannot be read, int8 has no
             calibration data, or F1 drops by more than ``max_f1_drop``.
     """
-    require_openvino()
-    if config.precision == "int8" and importlib.util.find_spec("nncf") is None:
+    if config.format == "onnx":
+        _require_onnx()
+    else:
+        require_openvino()
+    if config.precision == "int8" and config.format != "onnx" and importlib.util.find_spec("nncf") is None:
         raise InputError("int8 is made with NNCF, which is not installed; pip install 'tinyqa-ray[cpu]'")
     settings = read_settings(config.model, config.settings)
     extra = {stage_folder.SETTINGS: settings.identity}
@@ -34,3 +38,11 @@ def export(config: ExportConfig, output: str, progress: stage_folder.Progress | 
         from tinyqa_ray.export.work import work
 
         return stage.publish(work(config, settings, stage, progress))
+
+
+def _require_onnx() -> None:
+    require_onnx_runtime()
+    if importlib.util.find_spec("onnx") is None:
+        raise InputError(
+            "ONNX files are written with onnx, which is not installed; pip install 'tinyqa-ray[cpu]'"
+        )

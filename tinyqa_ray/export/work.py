@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,38 @@ from tinyqa_ray.core.cluster import quiet_models
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Windower
 from tinyqa_ray.engines.engine import Engine, padded
-from tinyqa_ray.engines.exported import FILE
+from tinyqa_ray.engines.exported import FILE, ONNX_FILES
+from tinyqa_ray.engines.onnx_engine import OnnxEngine
 from tinyqa_ray.engines.openvino import OpenVinoEngine
 from tinyqa_ray.engines.torch_engine import TorchEngine
 from tinyqa_ray.evaluate import measure
+from tinyqa_ray.export.onnx_format import down_projections_onnx, quantise_onnx, write_onnx
 from tinyqa_ray.export.quantise import converted, down_projections, quantised
 from tinyqa_ray.export.report import ExportReport, Figures
 from tinyqa_ray.models import hub, pretrained
 from tinyqa_ray.models.settings import ModelSettings, write_settings
 from tinyqa_ray.reader.reader import Reader
 
+_ALL, _MAPS, _MAPS_AND_OUTPUTS = "all", "attention maps", "attention maps, ffn outputs"
+"""Which matrix products stay in float."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An exported model."""
+
+    engine: Engine
+    float_products: str
+    """Which matrix products stayed in float."""
+    write: Callable[[Path], None]
+    """Writes its files into a folder."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
     """An exported model and its scores."""
 
-    network: Any
-    float_products: str
+    made: _Made
     figures: Figures | None
 
     def drop(self, model: Figures | None) -> float:
@@ -65,17 +81,23 @@ def work(
 
     wanted = figures(TorchEngine(network, device="cpu"))
     tried = []
-    for made, left in _candidates(config, network, windower, seen):
-        trial = _Trial(made, left, figures(OpenVinoEngine(made, network.config)))
-        if trial.drop(wanted) <= config.max_f1_drop:
-            break
-        tried.append(trial)
-    else:
-        raise InputError(_too_much_lost(config, wanted, tried, len(held_out)))
-    megabytes = _save(trial.network, config.model, network.config, settings, stage)
+    with tempfile.TemporaryDirectory() as scratch:
+        if config.format == "onnx":
+            candidates = _onnx_candidates(config, network, Path(scratch))
+        else:
+            candidates = _openvino_candidates(config, network, windower, seen)
+        for made in candidates:
+            trial = _Trial(made, figures(made.engine))
+            if trial.drop(wanted) <= config.max_f1_drop:
+                break
+            tried.append(trial)
+        else:
+            raise InputError(_too_much_lost(config, wanted, tried, len(held_out)))
+        megabytes = _save(trial.made, config.model, network.config, settings, stage)
     return ExportReport(
+        format=config.format or "openvino",
         precision=config.precision,
-        float_products=trial.float_products,
+        float_products=trial.made.float_products,
         megabytes=megabytes,
         questions=len(held_out),
         model=wanted,
@@ -90,6 +112,7 @@ def _split(config: ExportConfig) -> tuple[list[measure.Asked], list[measure.Aske
             raise InputError("int8 has to see real windows; give SQuAD data with --calibration")
         return [], []
     asked = measure.questions_of(config.calibration)
+    # ONNX takes ranges from each batch, but is checked on the same questions as OpenVINO.
     wanted = config.calibration_questions if config.precision == "int8" else 0
     if len(asked) <= wanted:
         raise InputError(
@@ -102,17 +125,48 @@ def _split(config: ExportConfig) -> tuple[list[measure.Asked], list[measure.Aske
     return [asked[i] for i in order[:wanted]], [asked[i] for i in check]
 
 
-def _candidates(
+def _openvino_candidates(
     config: ExportConfig, network: Any, windower: Windower, seen: Sequence[measure.Asked]
-) -> Iterator[tuple[Any, str]]:
-    """Exports to try, the fastest first, each with a description of the products that it leaves in float."""
+) -> Iterator[_Made]:
+    """Exports to OpenVINO to try, the fastest first."""
+    import openvino
+
+    def made(model: Any, left: str) -> _Made:
+        engine = OpenVinoEngine(model, network.config)
+        return _Made(
+            engine, left, lambda folder: openvino.save_model(model, folder / FILE, compress_to_fp16=False)
+        )
+
     model = converted(network, config.precision)
     if config.precision != "int8":
-        yield model, "all"
+        yield made(model, _ALL)
         return
     samples = list(_samples(windower, seen, model, network.config.pad_token_id or 0))
-    yield quantised(model, samples, []), "attention maps"
-    yield quantised(model, samples, down_projections(model, network.config)), "attention maps, ffn outputs"
+    yield made(quantised(model, samples, []), _MAPS)
+    yield made(quantised(model, samples, down_projections(model, network.config)), _MAPS_AND_OUTPUTS)
+
+
+def _onnx_candidates(config: ExportConfig, network: Any, scratch: Path) -> Iterator[_Made]:
+    """Exports to ONNX to try, the fastest first; their files lie in ``scratch``."""
+    name = ONNX_FILES[config.precision]
+
+    def made(file: Path, left: str) -> _Made:
+        def write(folder: Path) -> None:
+            (folder / name).parent.mkdir()
+            shutil.copyfile(file, folder / name)
+
+        return _Made(OnnxEngine(file, network.config), left, write)
+
+    plain = scratch / "model.onnx"
+    write_onnx(network, plain)
+    if config.precision == "fp32":
+        yield made(plain, _ALL)
+        return
+    outputs = down_projections_onnx(plain, network.config)
+    for number, (products, left) in enumerate((([], _MAPS), (outputs, _MAPS_AND_OUTPUTS))):
+        file = scratch / f"int8-{number}.onnx"
+        quantise_onnx(plain, file, products)
+        yield made(file, left)
 
 
 def _samples(
@@ -145,11 +199,12 @@ def _too_much_lost(
     config: ExportConfig, wanted: Figures | None, tried: Sequence[_Trial], questions: int
 ) -> str:
     assert wanted is not None, "without data nothing is compared"
-    found = [f"{_both(trial.figures)} with {trial.float_products} in float" for trial in tried]
+    found = [f"{_both(trial.figures)} with {trial.made.float_products} in float" for trial in tried]
     return (
         f"{config.model}: {config.precision} loses {min(trial.drop(wanted) for trial in tried):.2f} F1, more "
         f"than max_f1_drop {config.max_f1_drop}: {_both(wanted)} before, {'; '.join(found)}, on {questions} "
-        "questions; calibrate on data more like yours, raise --max-f1-drop, or use --precision bf16"
+        "questions; calibrate on data more like yours, raise --max-f1-drop, or use "
+        f"--precision {'fp32' if config.format == 'onnx' else 'bf16'}"
     )
 
 
@@ -159,16 +214,15 @@ def _both(figures: Figures | None) -> str:
     return f"F1 {figures.f1:.2f}{forced}"
 
 
-def _save(model: Any, name: str, config: Any, settings: ModelSettings, stage: stage_folder.Stage) -> float:
+def _save(made: _Made, name: str, config: Any, settings: ModelSettings, stage: stage_folder.Stage) -> float:
     """Write the model with its configuration, tokenizer and settings; return its size in megabytes."""
-    import openvino
-
-    with tempfile.TemporaryDirectory() as folder:
-        openvino.save_model(model, Path(folder) / FILE, compress_to_fp16=False)
-        size = sum(file.stat().st_size for file in Path(folder).iterdir()) / 1e6
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        made.write(folder)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
         config.save_pretrained(folder)
         pretrained.load_tokenizer(name).save_pretrained(folder)
-        for file in sorted(Path(folder).iterdir()):
-            storage.write_atomic(stage.path(file.name), file.read_bytes())
+        for file in sorted(each for each in folder.rglob("*") if each.is_file()):
+            storage.write_atomic(stage.path(file.relative_to(folder).as_posix()), file.read_bytes())
     write_settings(stage.output, settings)
     return round(size, 1)

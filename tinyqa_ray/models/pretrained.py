@@ -230,8 +230,10 @@ def readable(name: str, *, weights: bool = True) -> Iterator[str]:
         if not files:
             raise InputError(f"{name}: no such model folder")
         with tempfile.TemporaryDirectory() as links:
-            for file in files:
-                (Path(links) / file.rsplit("/", 1)[-1]).symlink_to(_copies().path(file))
+            for file in [*files, *storage.list_files(storage.join(name, "onnx"))]:
+                link = Path(links) / file.removeprefix(name.rstrip("/") + "/")
+                link.parent.mkdir(exist_ok=True)
+                link.symlink_to(_copies().path(file))
             yield links
         return
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep != "/"
