@@ -42,3 +42,23 @@ def test_export_gives_the_logits_of_torch_or_says_that_the_family_has_none(share
     for side, other in zip(TorchEngine(network, device="cpu").logits(windows), exported, strict=True):
         for mine, its in zip(side, other, strict=True):
             np.testing.assert_allclose(its, mine, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", CONVERTED)
+def test_onnx_export_gives_the_logits_of_torch(family: str, shared: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="needs the extra cpu")
+    pytest.importorskip("onnxruntime", reason="needs the extra cpu")
+    from tinyqa_ray.engines.onnx_engine import OnnxEngine
+    from tinyqa_ray.export.onnx_format import write_onnx
+
+    folder = str(shared / "golden/families" / family)
+    network = pretrained.load_qa_model(folder)
+    write_onnx(network, tmp_path / "model.onnx")
+    cases = json.loads((Path(folder) / "cases.json").read_text(encoding="utf-8"))["cases"][:12]
+    windower = Windower(pretrained.load_tokenizer(folder), WINDOW)
+    windows = windower.windows([(case["question"], case["context"]) for case in cases])
+    exported = OnnxEngine(tmp_path / "model.onnx", network.config).logits(windows)
+    for side, other in zip(TorchEngine(network, device="cpu").logits(windows), exported, strict=True):
+        for mine, its in zip(side, other, strict=True):
+            np.testing.assert_allclose(its, mine, atol=1e-4)

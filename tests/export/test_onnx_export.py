@@ -1,0 +1,253 @@
+"""Exports to ONNX: the logits of torch, in files that other programs take as they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from tinyqa_ray import pipeline
+from tinyqa_ray.configs import ExportConfig, WindowConfig
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets.windows import Windower, Windows
+from tinyqa_ray.engines.torch_engine import TorchEngine
+from tinyqa_ray.models import pretrained
+from tinyqa_ray.reader import Reader
+
+pytest.importorskip("onnx", reason="needs the extra cpu")
+pytest.importorskip("onnxruntime", reason="needs the extra cpu")
+pytest.importorskip("openvino", reason="needs the extra cpu")
+
+import onnx
+import onnxruntime
+
+from tinyqa_ray.engines.onnx_engine import OnnxEngine
+from tinyqa_ray.export import export
+from tinyqa_ray.export.onnx_format import down_projections_onnx, write_onnx
+from tinyqa_ray.export.report import Figures
+
+CONTEXTS = [row["context"] for article in tiny.squad_document()["data"] for row in article["paragraphs"]]
+SMALL = WindowConfig(max_seq_len=50, doc_stride=8, max_query_len=16)
+FAMILIES = pytest.mark.parametrize("family", ["bert", "roberta"])
+
+
+def config(model: str, squad: str, **changes: object) -> ExportConfig:
+    # Random weights answer nothing: their F1 says little about int8.
+    plain = ExportConfig(
+        model=model,
+        format="onnx",
+        calibration=squad,
+        calibration_questions=8,
+        max_f1_drop=100.0,
+        window=SMALL,
+    )
+    return replace(plain, **changes)
+
+
+@pytest.fixture(scope="module")
+def int8(tiny_bert: str, tiny_squad: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("export") / "int8")
+    export(config(tiny_bert, tiny_squad), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fp32(tiny_bert: str, tiny_squad: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("export") / "fp32")
+    export(config(tiny_bert, tiny_squad, precision="fp32", calibration=None), folder)
+    return folder
+
+
+def some_windows(folder: str) -> Windows:
+    windower = Windower(pretrained.load_tokenizer(folder), SMALL)
+    return windower.windows([("Who built the lighthouse?", context) for context in [*CONTEXTS, "owl", ""]])
+
+
+@FAMILIES
+def test_onnx_file_gives_the_logits_of_torch(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = request.getfixturevalue(f"tiny_{family}")
+    network = pretrained.load_qa_model(folder)
+    windows = some_windows(folder)
+    wanted = TorchEngine(network, device="cpu").logits(windows)
+    write_onnx(network, tmp_path / "model.onnx")
+    for threads, budget in ((1, 4096), (2, 120), (2, 1)):
+        engine = OnnxEngine(tmp_path / "model.onnx", network.config, threads=threads)
+        for one, two in zip(wanted, engine.logits(windows, budget), strict=True):
+            for ours, theirs in zip(one, two, strict=True):
+                np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_conversion_that_changes_logits_is_refused(
+    tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = pretrained.load_qa_model(tiny_bert)
+    monkeypatch.setattr("tinyqa_ray.export.onnx_format._largest_difference", lambda *_: float("nan"))
+    with pytest.raises(InputError, match=r"does not convert to ONNX \(logits would differ by nan\)"):
+        write_onnx(network, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(("form", "file"), [("fp32", "model.onnx"), ("int8", "model_quantized.onnx")])
+def test_folder_is_laid_out_as_other_programs_expect_it(
+    form: str, file: str, request: pytest.FixtureRequest
+) -> None:
+    """Those are optimum and transformers.js."""
+    folder = Path(request.getfixturevalue(form))
+    assert [path.name for path in (folder / "onnx").iterdir()] == [file]
+    assert {"config.json", "tokenizer.json", "tokenizer_config.json"} <= {p.name for p in folder.iterdir()}
+    graph = onnx.load(str(folder / "onnx" / file)).graph
+    assert [[dim.dim_param for dim in put.type.tensor_type.shape.dim] for put in graph.input] == [
+        ["batch", "sequence"]
+    ] * 3
+    assert [output.name for output in graph.output] == ["start_logits", "end_logits"]
+    assert {node.domain for node in graph.node} <= {"", "ai.onnx"}, "standard operators only"
+
+
+@pytest.mark.parametrize(("form", "file"), [("fp32", "model.onnx"), ("int8", "model_quantized.onnx")])
+def test_plain_onnx_runtime_gives_our_logits(form: str, file: str, request: pytest.FixtureRequest) -> None:
+    from transformers import AutoTokenizer
+
+    folder = request.getfixturevalue(form)
+    made = AutoTokenizer.from_pretrained(folder)("Who built it?", CONTEXTS[0][:40], return_tensors="np")
+    session = onnxruntime.InferenceSession(f"{folder}/onnx/{file}", providers=["CPUExecutionProvider"])
+    start, _ = session.run(None, {name: values.astype(np.int64) for name, values in made.items()})
+    reader = Reader.from_pretrained(folder, window=SMALL)
+    windows = reader.windower.windows([("Who built it?", CONTEXTS[0][:40])])
+    assert windows.input_ids[0].tolist() == made["input_ids"][0].tolist()
+    (ours,), _ = reader.engine.logits(windows)
+    np.testing.assert_allclose(start[0], ours, atol=1e-4)
+
+
+def test_int8_reads_about_like_its_model(int8: str, tiny_bert: str) -> None:
+    plain, small = (Reader.from_pretrained(model, window=SMALL) for model in (tiny_bert, int8))
+    assert small.engine.name.startswith("ONNX Runtime int8 on ")
+    assert small.engine.parameters == plain.engine.parameters
+    asked = [("Who?", context) for context in CONTEXTS]
+    one, two = (np.array([r.null_score for r in reader.read(asked)]) for reader in (plain, small))
+    assert not np.array_equal(one, two)
+    assert np.abs(one - two).max() < 0.25 * np.abs(one).max()
+
+
+def test_int8_weights_take_seven_bits(int8: str) -> None:
+    """As in OpenVINO's exports: sums of two products must stay below 2**15 without VNNI."""
+    graph = onnx.load(f"{int8}/onnx/model_quantized.onnx").graph
+    arrays = [onnx.numpy_helper.to_array(each) for each in graph.initializer]
+    matrices = [array for array in arrays if array.dtype == np.int8 and array.ndim == 2]
+    assert len(matrices) == 2 * 6 + 1
+    assert max(np.abs(matrix.astype(int)).max() for matrix in matrices) <= 64
+
+
+def test_int8_with_weights_of_eight_bits_is_refused_where_it_would_read_wrong(
+    int8: str, tmp_path: Path, has: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Path(shutil.copytree(int8, tmp_path / "other"))
+    model = onnx.load(str(other / "onnx/model_quantized.onnx"))
+    onnx.helper.set_model_props(model, {"tinyqa_precision": "int8"})
+    onnx.save(model, str(other / "onnx/model_quantized.onnx"))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    has("avx2", "vnni")
+    Reader.from_pretrained(str(other))
+    has("avx2")
+    Reader.from_pretrained(int8)
+    with pytest.raises(InputError, match=r"without VNNI, computes wrongly; export the model again"):
+        Reader.from_pretrained(str(other))
+
+
+def test_products_that_lose_most_stay_in_float_where_the_first_trial_fails(
+    tiny_bert: str, tiny_squad: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = iter([80.0, 70.0, 79.8])
+    monkeypatch.setattr(
+        "tinyqa_ray.export.work._figures",
+        lambda *_: Figures(f1=next(figures), forced_f1=85.0, questions_per_s=1.0),
+    )
+    report = export(config(tiny_bert, tiny_squad, max_f1_drop=0.5), str(tmp_path / "out"))
+    assert (report.format, report.float_products) == ("onnx", "attention maps, ffn outputs")
+    graph = onnx.load(str(tmp_path / "out/onnx/model_quantized.onnx")).graph
+    kept = [node.name for node in graph.node if node.op_type == "MatMul" and "output/dense" in node.name]
+    assert len(kept) == 2, "one a layer"
+
+
+@FAMILIES
+def test_feed_forward_outputs_are_found_in_every_layer(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    network = pretrained.load_qa_model(request.getfixturevalue(f"tiny_{family}"))
+    write_onnx(network, tmp_path / "model.onnx")
+    names = down_projections_onnx(tmp_path / "model.onnx", network.config)
+    assert len(names) == network.config.num_hidden_layers
+    assert all("output" in name and "attention" not in name for name in names)
+
+
+def test_pipeline_takes_an_onnx_folder(fp32: str, tiny_bert: str) -> None:
+    asked = {"question": "Who?", "context": CONTEXTS[0]}
+    ours, theirs = (pipeline("question-answering", model)(asked) for model in (fp32, tiny_bert))
+    assert (ours["start"], ours["end"]) == (theirs["start"], theirs["end"])
+
+
+def test_folder_of_both_precisions_is_read_in_the_one_asked_for(fp32: str, int8: str, tmp_path: Path) -> None:
+    both = Path(shutil.copytree(int8, tmp_path / "both"))
+    shutil.copy(f"{fp32}/onnx/model.onnx", both / "onnx")
+    for precision, found in (("auto", "int8"), ("int8", "int8"), ("fp32", "fp32")):
+        assert found in Reader.from_pretrained(str(both), precision=precision).engine.name
+    with pytest.raises(InputError, match="is exported to int8 and fp32, but precision is 'bf16'"):
+        Reader.from_pretrained(str(both), precision="bf16")
+
+
+def test_model_with_onnx_files_beside_its_weights_stays_a_torch_model(
+    fp32: str, tiny_bert: str, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_bert, tmp_path / "model"))
+    shutil.copytree(f"{fp32}/onnx", model / "onnx")
+    assert Reader.from_pretrained(str(model)).engine.name.startswith("torch")
+
+
+def test_broken_or_foreign_file_is_refused_in_one_line(fp32: str, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(fp32, tmp_path / "broken"))
+    whole = (broken / "onnx/model.onnx").read_bytes()
+    (broken / "onnx/model.onnx").write_bytes(whole[:1000])
+    with pytest.raises(InputError, match=r"onnx/model\.onnx: ONNX Runtime cannot read it [^\n]*$"):
+        Reader.from_pretrained(str(broken))
+    model = onnx.load_from_string(whole)
+    del model.metadata_props[:]
+    onnx.save(model, str(broken / "onnx/model.onnx"))
+    with pytest.raises(InputError, match=r"was not written by tinyqa export"):
+        Reader.from_pretrained(str(broken))
+
+
+def test_bf16_is_refused() -> None:
+    with pytest.raises(InputError, match="ONNX Runtime has none on CPUs; use fp32 or int8"):
+        ExportConfig(format="onnx", precision="bf16")
+
+
+def test_export_of_an_earlier_version_is_still_the_one_of_its_folder(
+    tiny_bert: str, tiny_squad: str, tmp_path: Path
+) -> None:
+    """It did not write down a format, which was OpenVINO."""
+    folder = str(tmp_path / "out")
+    plain = config(tiny_bert, tiny_squad, format=None, precision="fp32", calibration=None)
+    export(plain, folder)
+    success = Path(folder) / "_SUCCESS.json"
+    document = json.loads(success.read_text())
+    del document["config"]["format"], document["report"]["format"]
+    success.write_text(json.dumps(document))
+    assert export(plain, folder).format == "openvino"
+    with pytest.raises(InputError, match=r"format None there, 'onnx' here"):
+        export(replace(plain, format="onnx"), folder)
+
+
+@pytest.mark.slow
+def test_onnx_folder_at_a_url_is_read(fp32: str, bucket: str) -> None:
+    from tinyqa_ray.core import storage
+
+    for file in (path for path in Path(fp32).rglob("*") if path.is_file()):
+        storage.write_atomic(f"{bucket}/onnx-model/{file.relative_to(fp32)}", file.read_bytes())
+    reader = Reader.from_pretrained(f"{bucket}/onnx-model", window=SMALL)
+    assert reader.engine.name.startswith("ONNX Runtime fp32")
