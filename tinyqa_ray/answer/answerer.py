@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from tinyqa_ray.answer.corpus import Corpus
+from tinyqa_ray.answer.engine import RunEngine
 from tinyqa_ray.answer.notes import Example, Notes
 from tinyqa_ray.answer.plan import Unit, unit_of
 from tinyqa_ray.answer.rows import ANSWERS, Row, chosen, counted, rows_of, write_jsonl
@@ -64,7 +65,13 @@ class Answerer:
     side_by_side = True
 
     def __init__(
-        self, config: AnswerConfig, settings: ModelSettings, corpus: Corpus, output: str, notes: str
+        self,
+        config: AnswerConfig,
+        settings: ModelSettings,
+        corpus: Corpus,
+        output: str,
+        notes: str,
+        engine: RunEngine | None = None,
     ) -> None:
         """Load the model.
 
@@ -74,6 +81,7 @@ class Answerer:
             corpus: files of documents and questions.
             output: folder for JSON lines.
             notes: folder for notes, from which the page is made.
+            engine: what the driver chose for all actors; the model's own when not given.
         """
         import torch
 
@@ -82,8 +90,13 @@ class Answerer:
         self.config, self.corpus = config, corpus
         self.output, self.notes = output, notes
         device = "cuda" if config.num_gpus else "cpu"
+        chosen = engine or RunEngine(model=config.model, precision=None)
         self.reader = Reader.from_pretrained(
-            config.model, settings=settings, window=config.window, device=device
+            chosen.model,
+            settings=settings,
+            window=config.window,
+            device=device,
+            precision=chosen.precision,
         )
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:

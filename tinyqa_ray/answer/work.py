@@ -12,6 +12,7 @@ from typing import Any
 
 from tinyqa_ray.answer.answerer import Answerer
 from tinyqa_ray.answer.corpus import Corpus, Watch, prepare
+from tinyqa_ray.answer.engine import engine_of
 from tinyqa_ray.answer.merge import Merger
 from tinyqa_ray.answer.notes import Notes
 from tinyqa_ray.answer.page import answers_html
@@ -64,11 +65,14 @@ def _answered(
     """Answer all units; if questions are asked of several documents, also rank their answers."""
     scratch, answers, jsonl = stage.path(WORK), stage.path(FOLDER), stage.path(JSONL)
     notes = storage.join(scratch, "notes")
+    source = storage.join(scratch, "units.parquet")
+    engine = engine_of(config, stage, begun=storage.kind(source) != "absent")
     workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus, threads=config.threads)
     theirs = stage_folder.for_workers(config, "model")
     target = storage.join(scratch, "found") if corpus.merged else answers
-    todo = _shards(cut.units, storage.join(scratch, "units.parquet"), target)
+    todo = _shards(cut.units, source, target)
     options = {"config": theirs, "settings": settings, "corpus": corpus, "output": jsonl, "notes": notes}
+    options["engine"] = engine
     counts = shards.run(todo, Answerer, options, workers, watch("answering"))
     if not corpus.merged:
         return counts

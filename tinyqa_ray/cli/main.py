@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -188,6 +188,35 @@ def export(config: configs.ExportConfig, output: str) -> None:
     from tinyqa_ray.export import export as stage
 
     _run_stage("questions", stage, config, output)
+
+
+@command
+def engines(
+    model: str = bundled.MODEL,
+    calibration: str | None = None,
+    forms: Literal["all", "int8", "fp32", "none"] = "all",
+    threads: int = 0,
+    again: bool = False,
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Time every engine that can run a model on this CPU, and show which one 'auto' takes.
+
+    Forms of the model that are not there yet are made first, into the cache folder; afterwards precision
+    'auto', tinyqa serve and tinyqa answer know them.
+
+    Args:
+        model: Folder, URL or hub id of a model with a question-answering head.
+        calibration: SQuAD 2.0 data similar to what the model will read, without which no int8 form is made;
+            the shipped model has its own.
+        forms: Precisions of the forms to make; those made before are timed in any case.
+        threads: Threads to time with; 0 uses the machine's cores.
+        again: Time engines that were timed before, too.
+        json_: Print JSON.
+    """
+    from tinyqa_ray.cli import engine_table
+
+    made = engine_table.compared(model, calibration=calibration, forms=forms, threads=threads, again=again)
+    print(json.dumps(asdict(made)) if json_ else engine_table.text(made))
 
 
 @command

@@ -87,6 +87,10 @@ class AnswerConfig:
     """Sizes of the windows."""
     rows_per_shard: int = 1024
     """Pairs of a question and a text in one output file; a file is the unit of work."""
+    precision: str | None = None
+    """How the model is run: fp32, bf16, fp16, or the name of an engine, such as torch-fp32 or onnx-int8. When
+    not given: on a GPU as in serve; on a CPU the fastest engine at hand (see tinyqa engines). It is chosen
+    once for a run: all actors use the same, and so does a run that is continued."""
     actors: int = execution(1)
     """Ray actors, each with its own copy of the model."""
     threads: int = execution(0)

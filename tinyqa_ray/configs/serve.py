@@ -51,9 +51,21 @@ class ServeConfig:
     threshold: float | None = None
     """The model abstains if the probability of no answer is above this; the settings' threshold when not
     given."""
-    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    precision: Literal[
+        "auto",
+        "fp32",
+        "bf16",
+        "fp16",
+        "int8",
+        "torch-fp32",
+        "onnx-fp32",
+        "onnx-int8",
+        "openvino-fp32",
+        "openvino-bf16",
+        "openvino-int8",
+    ] = "auto"
     """Precision of the matrix products. auto: on a GPU, bf16 from Ampere on and fp16 on older ones; on a CPU,
-    that of an export, else fp32."""
+    that of an export, else the fastest engine at hand (see tinyqa engines). An engine's name fixes it."""
     num_gpus: float = 0.0
     """GPUs of each replica, which may be a fraction; 0 runs on the CPU."""
     threads: int = 0

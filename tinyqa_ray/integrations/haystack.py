@@ -80,7 +80,7 @@ class ExtractiveReader:
         model_kwargs: dict[str, Any] | None = None,
         *,
         no_answer_score: Literal["product", "null"] = "product",
-        precision: str = "auto",
+        precision: str | None = None,
     ) -> None:
         """Check the parameters; ``warm_up`` or the first ``run`` loads the model.
 

@@ -11,6 +11,7 @@ from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.core import bundled
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Pair, Questions, Windower
+from tinyqa_ray.engines import choose
 from tinyqa_ray.engines.engine import Engine
 from tinyqa_ray.engines.load import fitting_window, load_engine
 from tinyqa_ray.models import families, pretrained
@@ -38,7 +39,7 @@ class Reader:
         *,
         settings: str | ModelSettings | None = None,
         device: str = "auto",
-        precision: str = "auto",
+        precision: str | None = None,
         window: WindowConfig | None = None,
         cut_questions: bool = False,
         compiled: bool = False,
@@ -51,9 +52,10 @@ class Reader:
             settings: threshold and scale of scores: the output of ``tinyqa evaluate``, a settings file, or a
                 ``ModelSettings``; when not given, those beside the model, if any.
             device: ``auto`` (the GPU where there is one), ``cpu``, ``cuda``.
-            precision: ``fp32``, ``bf16``, ``fp16``, ``int8`` (exported models only), or ``auto``: the
+            precision: ``fp32``, ``bf16``, ``fp16`` or ``int8`` (exported models only). When not given, the
                 export's own, or for a torch model bf16 on a GPU from Ampere on, fp16 on an older one, fp32
-                on a CPU.
+                on a CPU. ``auto`` is the same, but on a CPU takes the fastest engine at hand, see
+                ``engines.choose``; its name, such as ``onnx-int8``, fixes it.
             window: sizes of the windows; when not given, the defaults or what the model reaches.
             cut_questions: cut questions to the window's ``max_query_len``, as the official evaluation
                 does; otherwise they stay whole.
@@ -63,7 +65,11 @@ class Reader:
             InputError: no such model, no question-answering head, no fast tokenizer, a precision that the
                 device or the export lacks, or windows longer than the model reaches.
         """
-        engine, config = load_engine(model, device=device, precision=precision, compiled=compiled)
+        if compiled or precision is None:
+            precision = precision or "auto"
+            engine, config = load_engine(model, device=device, precision=precision, compiled=compiled)
+        else:
+            engine, config = choose.load(model, device=device, precision=precision)
         if window is None:
             window = fitting_window(families.max_window_tokens(config))
         pretrained.check_window(model, config, window.max_seq_len)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tinyqa_ray.configs import ServeConfig
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.datasets.windows import Tokens
-from tinyqa_ray.engines.load import load_engine
+from tinyqa_ray.engines import choose
 from tinyqa_ray.serve.errors import OverloadedError
 from tinyqa_ray.serve.queue import Ids, Logits, TokenQueue, Window
 
@@ -70,7 +70,7 @@ class Model:
         quiet_models()
         torch.set_num_threads(config.threads or cores(1))
         device = "cuda" if config.num_gpus else "cpu"
-        self.engine, _ = load_engine(config.model, device=device, precision=config.precision)
+        self.engine, _ = choose.load(config.model, device=device, precision=config.precision)
         best = self.engine.max_batch_tokens if config.num_gpus else CPU_BATCH_TOKENS
         self.queue = TokenQueue(
             self.forward,

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from tinyqa_ray.core import bundled
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Windows, token_budget_batches
+from tinyqa_ray.engines import choose
 from tinyqa_ray.engines.engine import Engine
 from tinyqa_ray.engines.exported import is_exported
-from tinyqa_ray.engines.load import load_engine
 from tinyqa_ray.engines.torch_engine import TorchEngine, pick_device
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.reader.reader import chunks
@@ -71,7 +71,7 @@ def pipeline(
         name = os.fspath(model)
         tokenizer = name if tokenizer is None else tokenizer
         precision = precision or ("auto" if is_exported(name) else "fp32")
-        engine, config = load_engine(name, device=_device_name(device), precision=precision)
+        engine, config = choose.load(name, device=_device_name(device), precision=precision)
     elif tokenizer is None:
         raise InputError("a loaded model comes without its tokenizer; give it with tokenizer=")
     elif precision is not None:

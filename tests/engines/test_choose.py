@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+from tinyqa_ray.cli import main
+from tinyqa_ray.core import bundled, forms
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.engines import choose
+from tinyqa_ray.engines.choose import Candidate
+from tinyqa_ray.reader import Reader
+
+CONTEXTS = [row["context"] for article in tiny.squad_document()["data"] for row in article["paragraphs"]]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(choose.FIXED)
+    return tmp_path / "tinyqa-ray"
+
+
+def candidate(name: str, windows_per_s: float, f1_lost: float | None = 0.0, refusal: str = "") -> Candidate:
+    return Candidate(name=name, folder="", windows_per_s=windows_per_s, f1_lost=f1_lost, refusal=refusal)
+
+
+def test_fastest_engine_that_loses_little_is_taken() -> None:
+    plain = candidate("torch-fp32", 10)
+    assert choose.best([plain]).name == "torch-fp32"
+    assert choose.best([plain, candidate("onnx-int8", 30, 0.4), candidate("openvino-int8", 20)]).name == (
+        "onnx-int8"
+    )
+    assert choose.best([plain, candidate("onnx-int8", 30, 1.1)]).name == "torch-fp32"
+    assert choose.best([plain, candidate("onnx-int8", 30, None)]).name == "torch-fp32", "not measured"
+    assert choose.best([plain, candidate("onnx-int8", 30, 0.0, "no library")]).name == "torch-fp32"
+    assert choose.best([plain, candidate("onnx-int8", 9)]).name == "torch-fp32", "slower"
+
+
+def test_auto_without_forms_is_the_engine_of_who_does_not_ask(tiny_bert: str, cache: Path) -> None:
+    asked, plain = (Reader.from_pretrained(tiny_bert, device="cpu", precision=p) for p in ("auto", None))
+    assert asked.engine.name == plain.engine.name == "torch float32 on cpu"
+    assert not cache.exists(), "nothing is made or timed"
+
+
+@pytest.fixture
+def form(tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A form of the tiny model, made here instead of in another process."""
+    pytest.importorskip("onnxruntime", reason="needs the extra cpu")
+    pytest.importorskip("openvino", reason="needs the extra cpu")
+    from tinyqa_ray.configs import ExportConfig
+    from tinyqa_ray.export import export
+
+    def make(model: str, name: str, calibration: str | None, folder: Path) -> None:
+        export(ExportConfig(model=model, format="onnx", precision="fp32"), str(folder))
+
+    monkeypatch.setattr(forms, "_make", make)
+    return forms.made(tiny_bert, "onnx-fp32")
+
+
+def test_form_at_hand_is_timed_once_and_taken_where_it_is_faster(
+    form: str, tiny_bert: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = []
+
+    def speeds(model: str, able: list[Candidate]) -> dict[str, float]:
+        timed.append([each.name for each in able])
+        return {"torch-fp32": 10.0, "onnx-fp32": 20.0}
+
+    monkeypatch.setattr(choose, "_timed", speeds)
+    for _ in range(2):
+        reader = Reader.from_pretrained(tiny_bert, device="cpu", precision="auto")
+        assert reader.engine.name.startswith("ONNX Runtime fp32")
+    assert timed == [["torch-fp32", "onnx-fp32"]]
+    assert Reader.from_pretrained(tiny_bert, device="cpu").engine.name.startswith("torch")
+    one, two = (
+        [
+            r.null_score
+            for r in Reader.from_pretrained(tiny_bert, precision=name).read([("Who?", CONTEXTS[0])])
+        ]
+        for name in ("torch-fp32", "onnx-fp32")
+    )
+    np.testing.assert_allclose(one, two, atol=1e-4)
+
+
+def test_speeds_belong_to_processor_threads_and_libraries(
+    form: str, tiny_bert: str, has: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    able = [candidate("torch-fp32", 0), candidate("onnx-fp32", 0)]
+    keys = [choose._key(tiny_bert, able), choose._key(tiny_bert, able[:1])]
+    has("avx2")
+    keys.append(choose._key(tiny_bert, able))
+    monkeypatch.setattr("torch.get_num_threads", lambda: 77)
+    keys.append(choose._key(tiny_bert, able))
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "99")
+    keys.append(choose._key(tiny_bert, able))
+    assert len(set(keys)) == 5
+
+
+def test_every_engine_is_timed_on_real_windows(form: str, tiny_bert: str) -> None:
+    found = choose.candidates(tiny_bert)
+    assert [each.name for each in found] == ["torch-fp32", "onnx-fp32"]
+    assert all(each.windows_per_s > 0 for each in found)
+
+
+def test_speeds_that_cannot_be_kept_are_used_all_the_same(
+    form: str, tiny_bert: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(choose, "_timed", lambda *_: {"torch-fp32": 10.0, "onnx-fp32": 20.0})
+
+    def full(path: str, value: Any) -> None:
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr("tinyqa_ray.core.storage.write_json", full)
+    assert choose.chosen(tiny_bert).name == "onnx-fp32"
+    assert "how fast engines are cannot be kept" in caplog.text
+
+
+def test_engine_can_be_fixed(tiny_bert: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(choose.FIXED, "onnx-fp32")
+    assert choose.chosen(tiny_bert).name == "onnx-fp32"
+    monkeypatch.setenv(choose.FIXED, "jax")
+    with pytest.raises(InputError, match=r"TINYQA_ENGINE is 'jax'; it must be one of torch-fp32"):
+        choose.chosen(tiny_bert)
+
+
+def test_form_that_cannot_be_made_leaves_the_others(
+    tiny_bert: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: Any) -> None:
+        raise InputError("onnx-fp32 could not be made (no such operator)")
+
+    monkeypatch.setattr(forms, "_make", refused)
+    monkeypatch.setattr(choose, "_installed", lambda _: True)
+    found = choose.candidates(tiny_bert, make=["onnx-fp32"])
+    assert [(each.name, bool(each.refusal)) for each in found] == [("torch-fp32", False), ("onnx-fp32", True)]
+    assert choose.best(found).name == "torch-fp32"
+    assert "no such operator" in caplog.text
+
+
+def test_engines_shows_all_candidates_and_the_choice(
+    form: str, tiny_bert: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "_timed", lambda *_: {"torch-fp32": 10.0, "onnx-fp32": 20.0})
+    main.main(["engines", "--model", tiny_bert, "--forms", "none"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["onnx-fp32", "20.0", "2.00", "0.00", "<-", "auto"],
+        ["torch-fp32", "10.0", "1.00", "0.00"],
+    ]
+    main.main(["engines", "--model", tiny_bert, "--forms", "none", "--json"])
+    made = json.loads(capsys.readouterr().out)
+    assert made["chosen"] == "onnx-fp32"
+    assert made["candidates"][0]["folder"] == form
+
+
+def test_engines_of_an_export_are_refused(form: str) -> None:
+    with pytest.raises(SystemExit):
+        main.main(["engines", "--model", form])
+
+
+def test_int8_forms_are_made_for_the_shipped_model_only(
+    tiny_bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def watched(model: str, make: list[str]) -> list[Candidate]:
+        asked.append((model, make))
+        return [candidate("torch-fp32", 1)]
+
+    monkeypatch.setattr(choose, "candidates", watched)
+    for model in (bundled.MODEL, tiny_bert):
+        choose.chosen(model)
+    assert asked == [(bundled.MODEL, ["openvino-int8", "onnx-int8"]), (tiny_bert, [])]

@@ -1,0 +1,123 @@
+"""Exported forms of a model, made once a machine into the cache folder: in another process, under a lock."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from filelock import FileLock
+
+from tinyqa_ray.core import bundled, contents, storage
+from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.version import __version__
+
+NAMES = ("openvino-int8", "onnx-int8", "openvino-bf16", "openvino-fp32", "onnx-fp32")
+"""Forms of a model: what it runs on, and its precision."""
+
+_log = logging.getLogger(__name__)
+_SAID_EVERY_S = 10.0
+_SETTINGS = "tinyqa.json"
+_SHIPPED = ("--calibration-questions", "100", "--check-questions", "200", "--max-f1-drop", "3")
+"""Enough to detect a broken form of the shipped model; its loss of F1 was measured on more questions."""
+
+
+def key(model: str) -> str:
+    """Hex digits that identify a model's weights and settings, for this version of the package.
+
+    Args:
+        model: a folder or URL. A hub id is identified by its name, as the hub keeps its content.
+    """
+    source = bundled.source(model)
+    found = [contents.identity(source), __version__]
+    settings = storage.join(source, _SETTINGS)
+    if storage.kind(settings) == "file":
+        found.append(hashlib.sha256(storage.read_bytes(settings)).hexdigest())
+    return hashlib.sha256("|".join(found).encode()).hexdigest()[:16]
+
+
+def at_hand(model: str, name: str) -> str | None:
+    """Folder of a form that was made before; None if there is none."""
+    folder = _folder(model, name)
+    return str(folder) if folder.is_dir() else None
+
+
+def made(model: str, name: str, calibration: str | None = None) -> str:
+    """Folder of a form, which is made if it is absent; what is going on is logged.
+
+    The process that makes it may be killed: what it left is deleted when the form is asked for again. If two
+    processes ask at once, one of them waits for the other.
+
+    Args:
+        model: folder, URL or hub id of a model.
+        name: one of ``NAMES``.
+        calibration: SQuAD 2.0 data that int8 needs; not needed for the shipped model.
+
+    Raises:
+        InputError: it cannot be made here; the reason is kept, and given again without another trial. Or the
+            cache folder cannot be written to.
+    """
+    assert name in NAMES, name
+    folder = _folder(model, name)
+    if folder.is_dir():
+        return str(folder)
+    refused = folder.with_name(f"{folder.name}.refused")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # several actors of one machine may get here at once
+            if not folder.is_dir():
+                if refused.is_file() and calibration is None:
+                    raise InputError(refused.read_text())
+                try:
+                    _make(model, name, calibration, folder)
+                except InputError as error:
+                    refused.write_text(str(error))
+                    raise
+                refused.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder.parent}: forms of models cannot be kept there ({error.strerror}); "
+            "set XDG_CACHE_HOME to a folder that can be written to"
+        ) from None
+    return str(folder)
+
+
+def _folder(model: str, name: str) -> Path:
+    return bundled.cache() / "forms" / f"{key(model)}-{name}"
+
+
+def _make(model: str, name: str, calibration: str | None, folder: Path) -> None:
+    """Export in a separate process, which keeps its memory and output apart; then move the result here."""
+    runs_on, precision = name.split("-")
+    making = folder.with_name(f"{folder.name}.making")
+    shutil.rmtree(making, ignore_errors=True)  # a killed process may have left one
+    command = [sys.executable, "-m", "tinyqa_ray", "export", "--output", str(making)]
+    command += ["--model", model, "--format", runs_on, "--precision", precision]
+    if precision == "int8" and model == bundled.MODEL:
+        command += _SHIPPED
+    elif calibration is not None:
+        command += ["--calibration", calibration]
+    _log.warning("making %s of %s, once, into %s", name, model, folder)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    began = time.monotonic()
+    try:
+        while True:
+            try:
+                _, said = process.communicate(timeout=_SAID_EVERY_S)
+                break
+            except subprocess.TimeoutExpired:
+                _log.warning("still making %s of %s (%.0f s)", name, model, time.monotonic() - began)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if process.returncode:
+        shutil.rmtree(making, ignore_errors=True)
+        reason = (said.strip().splitlines() or ["no reason given"])[-1]
+        raise InputError(f"{name} of {model} could not be made ({reason.removeprefix('tinyqa: ')})")
+    making.rename(folder)
+    _log.warning("made %s of %s in %.0f s", name, model, time.monotonic() - began)
