@@ -37,6 +37,7 @@ COMMANDS = (
     "answer",
     "convert",
     "push",
+    "engines",
 )
 
 
@@ -60,7 +61,9 @@ def test_help_is_complete(command: str, capsys: pytest.CaptureFixture[str]) -> N
     assert stop.value.code in (0, None)
     shown = capsys.readouterr().out
     assert f"tinyqa {command}" in shown
-    wanted = {"ask": "--context", "score": "--na-prob-threshold", "push": "--repo"}.get(command, "--output")
+    wanted = {"ask": "--context", "score": "--na-prob-threshold", "push": "--repo", "engines": "--forms"}.get(
+        command, "--output"
+    )
     assert wanted in shown
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,33 +107,74 @@ def test_int8_is_calibrated_on_the_bundled_excerpt() -> None:
     assert ExportConfig(precision="bf16").calibration is None
 
 
-def test_int8_is_made_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands = []
+class Engines:
+    """Stands for the process that makes the forms and times them."""
 
-    def export(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        commands.append(command)
-        made = Path(command[command.index("--output") + 1])
-        made.mkdir()
-        (made / "openvino_model.xml").write_text("<net/>")
-        return subprocess.CompletedProcess(command, 0, "", "")
+    def __init__(self, cache: Path, monkeypatch: pytest.MonkeyPatch, **speeds: float) -> None:
+        self.commands: list[list[str]] = []
+        self.candidates = [
+            {
+                "name": name.replace("_", "-"),
+                "folder": str(cache / name),
+                "windows_per_s": speed,
+                "refusal": "",
+            }
+            for name, speed in speeds.items()
+        ]
+        self.returncode = 0
+        monkeypatch.setattr(subprocess, "run", self.run)
+        bundled._say_slower.cache_clear()
 
-    monkeypatch.setattr(subprocess, "run", export)
+    def run(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        self.commands.append(command)
+        for each in self.candidates:
+            if not each["refusal"]:
+                Path(str(each["folder"])).mkdir(parents=True, exist_ok=True)
+        out = json.dumps({"candidates": self.candidates})
+        return subprocess.CompletedProcess(command, self.returncode, f"noise\n{out}\n", "")
+
+
+def test_int8_is_the_fastest_form_of_int8_and_chosen_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engines = Engines(cache, monkeypatch, torch_fp32=30.0, onnx_int8=50.0, openvino_int8=40.0, onnx_fp32=90.0)
     first = bundled.located(bundled.INT8)
-    assert bundled.located(bundled.INT8) == first
-    assert [command[:4] for command in commands] == [[sys.executable, "-m", "tinyqa_ray", "export"]]
-    assert Path(first).parent == cache
-    assert [path.name for path in Path(first).iterdir()] == ["openvino_model.xml"]
-    assert {path.suffix for path in cache.iterdir()} <= {"", ".lock"}, "nothing else is left"
+    assert bundled.located(bundled.INT8) == first == str(cache / "onnx_int8")
+    assert [command[:4] for command in engines.commands] == [[sys.executable, "-m", "tinyqa_ray", "engines"]]
+    assert "times the speed" not in caplog.text
+    Path(first).rmdir()
+    bundled.located(bundled.INT8)
+    assert len(engines.commands) == 2, "a form that is gone is made again"
+
+
+def test_int8_of_another_processor_is_chosen_again(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, has: Callable[..., None]
+) -> None:
+    engines = Engines(cache, monkeypatch, torch_fp32=30.0, onnx_int8=50.0)
+    bundled.located(bundled.INT8)
+    has("avx2")
+    bundled.located(bundled.INT8)
+    assert len(engines.commands) == 2
+
+
+def test_int8_that_is_slower_says_so_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Engines(cache, monkeypatch, torch_fp32=40.0, openvino_int8=30.0)
+    for _ in range(2):
+        bundled.located(bundled.INT8)
+    assert caplog.text.count("tinyqa-mini-int8 runs at 0.75 times the speed of tinyqa-mini") == 1
 
 
 def test_int8_that_cannot_be_made_says_why(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def export(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 2, "", "noise\ntinyqa: int8 is made with NNCF, which …\n")
-
-    monkeypatch.setattr(subprocess, "run", export)
+    engines = Engines(cache, monkeypatch, torch_fp32=40.0, openvino_int8=0.0)
+    engines.candidates[1]["refusal"] = "int8 is made with NNCF, which …"
     with pytest.raises(InputError, match=r"^tinyqa-mini-int8: could not be made \(int8 is made with NNCF"):
         bundled.located(bundled.INT8)
-    assert not [path for path in cache.iterdir() if path.suffix != ".lock"]
+    engines.returncode = 2
+    with pytest.raises(InputError, match=r"^tinyqa-mini-int8: could not be made; the reason stands above"):
+        bundled.located(bundled.INT8)
+    assert not [path for path in cache.iterdir() if path.suffix not in ("", ".lock")]
 
 
 @pytest.mark.slow
@@ -144,7 +186,6 @@ def test_int8_answers_like_the_model(cache: Path) -> None:
     answer = quick.answer("On which river does Warsaw stand?", CONTEXT, threshold=1.0)[0].answer
     assert answer is not None
     assert "Vistula" in answer
-    (folder,) = [path for path in cache.iterdir() if path.is_dir()]
-    report = json.loads((folder / "_SUCCESS.json").read_text())["report"]
+    report = json.loads((Path(bundled.located(bundled.INT8)) / "_SUCCESS.json").read_text())["report"]
     # On these 200 questions a point is two of them; on 1,298 the form loses 0.2 (MODEL_CARD.md).
     assert report["model"]["f1"] - report["export"]["f1"] <= 2.0
