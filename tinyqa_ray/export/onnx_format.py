@@ -140,7 +140,6 @@ def _describe(file: Path, properties: dict[str, str]) -> None:
 
     model = onnx.load(str(file))
     onnx.helper.set_model_props(model, properties)
-    model.producer_name = "tinyqa_ray"
     onnx.save(model, str(file))
 
 
