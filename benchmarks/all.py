@@ -35,6 +35,7 @@ PLAN: dict[str, tuple[int, list[str]]] = {
     "training_step": (120, ["--steps", "4"]),
     "exchange": (120, ["--part", "wire", "--layers", "1", "--batch-size", "16", "--wire-steps", "1"]),
     "quickstart": (360, []),
+    "documents": (50, []),
 }
 """Seconds and options of each script; together less than half an hour."""
 _NOT_HERE = {

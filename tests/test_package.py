@@ -14,7 +14,7 @@ PURE = ("evaluate.squad_metrics", "datasets.windows", "augment.rewriting", "dist
 FLOORS = (
     ("core",),
     ("configs", "models"),
-    ("datasets",),
+    ("datasets", "documents"),
     ("corpus", "engines"),
     ("reader",),
     ("evaluate", "teacher_logits"),

@@ -1,0 +1,29 @@
+"""Files as people have them (PDF, DOCX, PPTX, HTML, Markdown, EPUB, text) → text, with pages and boxes.
+
+What reads them, and why (extra ``documents``):
+
+- PDF: pypdfium2 (Apache 2.0 or BSD; PDFium inside). It is several times faster than pdfminer.six and pypdf,
+  which are pure Python, it knows the box of each character, and for encrypted, truncated or empty files it
+  has an error code where others loop or guess. PyMuPDF is as fast, but under the AGPL.
+- DOCX, PPTX and EPUB are zip archives of XML, read with lxml (BSD) and the standard library: python-docx and
+  python-pptx skip text boxes, footnotes and changes, and unpack members of any size.
+- HTML: lxml, too. Markdown: markdown-it-py (MIT), rendered to HTML, so that marks are no part of the text.
+
+No reader opens anything but the bytes that it is given: no links, remote images or external entities.
+"""
+
+from tinyqa_ray.documents.document import Document, Limits, UnreadableError
+from tinyqa_ray.documents.places import Box, Places
+from tinyqa_ray.documents.read import SUFFIXES, format_of, read_document, require
+
+__all__ = [
+    "SUFFIXES",
+    "Box",
+    "Document",
+    "Limits",
+    "Places",
+    "UnreadableError",
+    "format_of",
+    "read_document",
+    "require",
+]
