@@ -1,6 +1,7 @@
 """The shell: what it prints, and that a mistake is one line and exit code 2."""
 
 import json
+import re
 import runpy
 import shutil
 import subprocess
@@ -126,6 +127,18 @@ def test_ask_reads_a_file(tiny_bert: str, tmp_path: Path, capsys: pytest.Capture
         ["ask", "Where?", "--model", tiny_bert, "--file", str(tmp_path / "text.txt"), "--threshold", "0"]
     )
     assert capsys.readouterr().out.startswith("no answer")
+
+
+def test_ask_reads_a_document_and_names_the_page(tiny_bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pypdfium2", reason="needs the extra documents")
+    folder = Path(__file__).parents[1] / "documents" / "files"
+    asked = ("ask", "Who built it?", "--model", tiny_bert, "--threshold", "1", "--file")
+    main.main([*asked, str(folder / "divided-words.pdf")])
+    answer, details = capsys.readouterr().out.splitlines()
+    assert answer
+    assert re.search(r"characters \d+-\d+ on page [1-4], no-answer", details)
+    line = refused(capsys, *asked, str(folder / "encrypted.pdf"))
+    assert "encrypted.pdf: is encrypted; save it without a password" in line
 
 
 def test_ask_takes_one_text(tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

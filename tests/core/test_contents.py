@@ -132,3 +132,23 @@ def test_store_without_times_is_read_each_time(read: list[str]) -> None:
     storage.write_atomic(file, b"two")
     assert contents.identity(file) != before
     assert len(read) == 2
+
+
+def test_pattern_is_the_content_of_the_files_that_match_it(tmp_path: Path) -> None:
+    for name in ("a.md", "b.md", "c.txt"):
+        (tmp_path / name).write_text(name)
+    pattern = f"{tmp_path}/*.md"
+    before = contents.identity(pattern)
+    assert before.startswith("sha256 ")
+    (tmp_path / "c.txt").write_text("other")
+    assert contents.identity(pattern) == before
+    (tmp_path / "b.md").write_text("other")
+    assert contents.identity(pattern) != before
+
+
+def test_markdown_counts_where_the_whole_folder_does(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("one")
+    before = [Contents().identity(str(tmp_path), whole=whole) for whole in (False, True)]
+    (tmp_path / "a.md").write_text("another")
+    after = [Contents().identity(str(tmp_path), whole=whole) for whole in (False, True)]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, False]

@@ -177,3 +177,23 @@ def test_path_that_may_not_be_looked_at_is_one_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(storage, "resolve", lambda path: (Closed(), path))
     with pytest.raises(InputError, match=r"cannot be reached \(Permission denied\); check the path"):
         storage.kind(str(tmp_path))
+
+
+@pytest.mark.parametrize("where", ["local", "memory", "here"])
+def test_pattern_matches_names_in_one_folder_or_in_all(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = {"local": f"{tmp_path}/", "memory": f"memory://{uuid.uuid4().hex}/", "here": ""}[where]
+    for name in ("a.pdf", "b+c.pdf", "b.txt", "in/a.pdf", "in/deep/d.pdf"):
+        storage.write_atomic(f"{root}{name}", b"x")
+
+    def names(pattern: str) -> list[str]:
+        start = len(root or "./")
+        return [file.path[start:] for file in storage.matching(f"{root}{pattern}")]
+
+    assert names("*.pdf") == ["a.pdf", "b+c.pdf"]
+    assert names("b+*") == ["b+c.pdf"]
+    assert names("**/*.pdf") == ["a.pdf", "b+c.pdf", "in/a.pdf", "in/deep/d.pdf"]
+    assert names("*/a.pdf") == ["in/a.pdf"]
+    assert names("none/*.pdf") == []

@@ -15,7 +15,8 @@ from tinyqa_ray.answer.corpus import Corpus
 from tinyqa_ray.answer.engine import RunEngine
 from tinyqa_ray.answer.notes import Example, Notes
 from tinyqa_ray.answer.plan import Unit, unit_of
-from tinyqa_ray.answer.rows import ANSWERS, Row, chosen, counted, rows_of, write_jsonl
+from tinyqa_ray.answer.rows import Row, chosen, counted, rows_of, write_jsonl
+from tinyqa_ray.answer.where import Stand, placed
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.core import storage
 from tinyqa_ray.core.cluster import cores, quiet_models
@@ -138,6 +139,7 @@ class Answerer:
             found: each pair with its reading, or why it has none.
         """
         made: list[Row] = []
+        stand: list[Stand | None] = []
         counts: dict[str, float] = {}
         examples: dict[bool, Example] = {}
         for pair, reading in found:
@@ -146,6 +148,7 @@ class Answerer:
                 made.append(
                     {**key, "document_id": pair.document_id, "error": reading, "rank": 0, "meta": pair.meta}
                 )
+                stand.append(None)
                 counts["errors"] = counts.get("errors", 0) + 1
                 continue
             text = str(pair.text)
@@ -153,12 +156,14 @@ class Answerer:
             kept = chosen(spans, self.config)
             counted(kept, counts)
             made += rows_of(key, kept, [pair.meta] * len(kept))
+            stand += [None if each.answer is None else (pair.row, each.start, each.end) for each in kept]
             best = spans[0]
             examples.setdefault(best.answer is None, Example.of(str(pair.question), pair.row, best))
         counts["rows"] = len(made)
+        schema = placed(made, stand, self.corpus.texts)
         if self.config.jsonl:
-            write_jsonl(storage.join(self.output, f"part-{unit.index:06d}.jsonl"), made)
-        return pa.Table.from_pylist(made, schema=ANSWERS), counts, list(examples.values())
+            write_jsonl(storage.join(self.output, f"part-{unit.index:06d}.jsonl"), made, schema)
+        return pa.Table.from_pylist(made, schema=schema), counts, list(examples.values())
 
 
 def kept_of_a_document(config: AnswerConfig) -> int:

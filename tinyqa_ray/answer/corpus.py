@@ -9,7 +9,7 @@ from tinyqa_ray.configs import AnswerConfig, CandidateConfig
 from tinyqa_ray.core import shards, stage_folder, storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.stage_folder import execution
-from tinyqa_ray.corpus import candidates, inputs, sources
+from tinyqa_ray.corpus import candidates, files, inputs, sources
 from tinyqa_ray.corpus.routing import route
 
 Watch = Callable[[str], shards.Progress | None]
@@ -48,10 +48,18 @@ class Corpus:
     """Whether questions are asked of several documents, so that their answers must be ranked together."""
     question_rows: int
     selection: candidates.Selection | None = None
+    texts: files.Texts | None = None
+    """If documents are files: their texts, which are then ``documents``, of schema ``files.TEXTS``."""
 
 
-def prepare(config: AnswerConfig, folder: str, watch: Watch) -> Corpus:
+def prepare(config: AnswerConfig, folder: str, texts: str, watch: Watch) -> Corpus:
     """Normalise the input into files under ``folder``; files of an interrupted run are reused.
+
+    Args:
+        config: configuration of the stage.
+        folder: for what only an unfinished run needs.
+        texts: folder for the texts of documents that are files, which are kept.
+        watch: makes the callbacks for progress.
 
     Raises:
         InputError: see ``corpus.inputs``; the files that this call wrote are then deleted.
@@ -63,7 +71,9 @@ def prepare(config: AnswerConfig, folder: str, watch: Watch) -> Corpus:
         )
     assert config.documents is not None
     assert config.questions is not None
-    sources.find(config.documents)  # a wrong path fails before a long list of questions is read
+    found = files.find(config.documents)
+    if found is None:
+        sources.find(config.documents)  # a wrong path fails before a long list of questions is read
     written = storage.join(folder, "questions")
     questions = inputs.write_questions(config.questions, written)
     made = Corpus(
@@ -71,21 +81,39 @@ def prepare(config: AnswerConfig, folder: str, watch: Watch) -> Corpus:
     )
     try:
         if config.selection.candidates:
-            return _selected(config, folder, made, watch)
-        documents = tuple(inputs.write_documents(config.documents, storage.join(folder, "documents")))
+            return _selected(config, folder, made, found, texts, watch)
+        read = _converted(config, found, texts, folder, watch) if found else None
+        if read:
+            documents = read.files
+        else:
+            documents = tuple(inputs.write_documents(config.documents, storage.join(folder, "documents")))
     except InputError:
         storage.delete_folder(written)
         raise
     asked: list[str] = []
     if questions.routed:
         asked = route(questions.files, documents, storage.join(folder, "asked"))
-    return replace(made, documents=documents, asked=tuple(asked), merged=not questions.routed)
+    return replace(made, documents=documents, asked=tuple(asked), merged=not questions.routed, texts=read)
 
 
-def _selected(config: AnswerConfig, folder: str, corpus: Corpus, watch: Watch) -> Corpus:
+def _converted(
+    config: AnswerConfig, found: files.Files, texts: str, folder: str, watch: Watch
+) -> files.Texts:
+    listing = storage.join(folder, "files.parquet")
+    return files.convert(found, texts, listing, actors=config.actors, progress=watch("converting"))
+
+
+def _selected(
+    config: AnswerConfig, folder: str, corpus: Corpus, found: files.Files | None, texts: str, watch: Watch
+) -> Corpus:
     selection = config.selection
-    documents, index = _indexed(config, config.index or storage.join(folder, "index"), watch)
-    found = candidates.select(
+    place = config.index or storage.join(folder, "index")
+    documents, index, read = _indexed(config, place, found, watch)
+    if read:
+        # The index may serve other runs, and be deleted one day; the answers' places refer to the texts.
+        read = replace(read, files=tuple(_copied(file, texts) for file in read.files))
+        documents = read.files
+    chosen = candidates.select(
         index,
         corpus.questions,
         storage.join(folder, "asked"),
@@ -93,10 +121,20 @@ def _selected(config: AnswerConfig, folder: str, corpus: Corpus, watch: Watch) -
         actors=config.actors,
         progress=watch("selecting"),
     )
-    return replace(corpus, documents=documents, asked=found.files, selection=found)
+    return replace(corpus, documents=documents, asked=chosen.files, selection=chosen, texts=read)
 
 
-def _indexed(config: AnswerConfig, folder: str, watch: Watch) -> tuple[tuple[str, ...], candidates.Index]:
+def _copied(file: str, folder: str) -> str:
+    """A file copied into another folder, unless it is there."""
+    target = storage.join(folder, file.rsplit("/", 1)[-1])
+    if storage.kind(target) == "absent":
+        storage.write_atomic(target, storage.chunks(file))
+    return target
+
+
+def _indexed(
+    config: AnswerConfig, folder: str, found: files.Files | None, watch: Watch
+) -> tuple[tuple[str, ...], candidates.Index, files.Texts | None]:
     """The files of the documents and their index, which other runs can reuse."""
     assert config.documents is not None
     selection: CandidateConfig = config.selection
@@ -107,8 +145,13 @@ def _indexed(config: AnswerConfig, folder: str, watch: Watch) -> tuple[tuple[str
         language=selection.language,
         documents_per_shard=selection.documents_per_shard,
     )
-    with stage_folder.stage(folder, decides, inputs=("documents",)) as stage:
-        documents = tuple(inputs.write_documents(config.documents, stage.path("documents")))
+    whole = ("documents",) if found else ()
+    with stage_folder.stage(folder, decides, inputs=("documents",), whole=whole) as stage:
+        read = _converted(config, found, stage.path("texts"), folder, watch) if found else None
+        if read:
+            documents = read.files
+        else:
+            documents = tuple(inputs.write_documents(config.documents, stage.path("documents")))
         index = candidates.build_index(
             documents,
             stage.path("passages"),
@@ -118,4 +161,4 @@ def _indexed(config: AnswerConfig, folder: str, watch: Watch) -> tuple[tuple[str
         )
         if not stage.finished:
             stage.publish(IndexReport(passages=index.statistics.passages))
-    return documents, index
+    return documents, index, read

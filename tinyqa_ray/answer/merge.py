@@ -9,11 +9,13 @@ import pyarrow as pa
 
 from tinyqa_ray.answer.answerer import as_answer, best_first
 from tinyqa_ray.answer.notes import Example, Notes
-from tinyqa_ray.answer.rows import ANSWERS, Row, chosen, counted, rows_of, write_jsonl
+from tinyqa_ray.answer.rows import Row, chosen, counted, rows_of, write_jsonl
+from tinyqa_ray.answer.where import Stand, placed
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.core import storage
 from tinyqa_ray.core.cluster import quiet_models
 from tinyqa_ray.corpus import tables
+from tinyqa_ray.corpus.files import Texts
 from tinyqa_ray.datasets.windows import Windower
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.reader.answers import Answer, ranked
@@ -29,7 +31,13 @@ class Merger:
     """Ranks the answers to a range of questions; each actor makes one."""
 
     def __init__(
-        self, config: AnswerConfig, found: Sequence[str], threshold: float, output: str, notes: str
+        self,
+        config: AnswerConfig,
+        found: Sequence[str],
+        threshold: float,
+        texts: Texts | None,
+        output: str,
+        notes: str,
     ) -> None:
         """Load the tokenizer, which finds the questions that are too long.
 
@@ -37,11 +45,12 @@ class Merger:
             config: configuration of the stage.
             found: files of schema ``FOUND``, each sorted by question.
             threshold: a question has no answer if its ``na_prob`` is above this value in every document.
+            texts: the texts of documents that are files, which say where answers stand.
             output: folder for JSON lines.
             notes: folder for notes, from which the page is made.
         """
         quiet_models()
-        self.config, self.found, self.threshold = config, found, threshold
+        self.config, self.found, self.threshold, self.texts = config, found, threshold, texts
         self.output, self.notes = output, notes
         self.windower = Windower(pretrained.load_tokenizer(config.model), config.window, cut_questions=False)
 
@@ -53,6 +62,7 @@ class Merger:
         asked = self.windower.questions(each["question"] for each in questions if each["error"] is None)
         too_long = too_long_questions(self.windower, asked)
         made: list[Row] = []
+        stand: list[Stand | None] = []
         counts: dict[str, float] = {}
         examples: dict[bool, Example] = {}
         for question in questions:
@@ -60,6 +70,7 @@ class Merger:
             error = question["error"] or too_long.get(question["question"])
             if error is not None:
                 made.append({**key, "rank": 0, "error": error})
+                stand.append(None)
                 counts["errors"] = counts.get("errors", 0) + 1
                 continue
             found = best.get(question["question_row"], [])
@@ -69,18 +80,20 @@ class Merger:
             counted(kept, counts)
             places = [by_place.get((each.document_id, each.start, each.end)) for each in kept]
             made += rows_of(key, kept, [place["meta"] if place else None for place in places])
+            stand += [_stand(place) for place in places]
             if found:
                 examples.setdefault(
                     spans[0].answer is None, Example.of(key["question"], found[0]["row"], spans[0])
                 )
         counts["rows"] = len(made)
+        schema = placed(made, stand, self.texts)
         name = f"{first:012d}"
         if self.config.jsonl:
-            write_jsonl(storage.join(self.output, f"from-{name}.jsonl"), made)
+            write_jsonl(storage.join(self.output, f"from-{name}.jsonl"), made, schema)
         Notes(seconds=0.0, characters=0, slowest=[], examples=list(examples.values())).write(
             storage.join(self.notes, f"from-{name}.json")
         )
-        return pa.Table.from_pylist(made, schema=ANSWERS), counts
+        return pa.Table.from_pylist(made, schema=schema), counts
 
     def _best(self, first: int, last: int) -> dict[int, list[Row]]:
         """The ``top_k`` best answers to each question from row ``first`` to row ``last``."""
@@ -95,3 +108,7 @@ class Merger:
             question: heapq.nsmallest(self.config.top_k, held, key=best_first)
             for question, held in best.items()
         }
+
+
+def _stand(place: Row | None) -> Stand | None:
+    return None if place is None else (place["row"], place["start"], place["end"])

@@ -14,9 +14,13 @@ from tinyqa_ray.answer.notes import Example, Notes
 from tinyqa_ray.answer.plan import Plan
 from tinyqa_ray.answer.report import AnswerReport
 from tinyqa_ray.answer.rows import BINS
+from tinyqa_ray.answer.where import of_document
 from tinyqa_ray.configs import AnswerConfig
-from tinyqa_ray.core import html
+from tinyqa_ray.core import html, storage
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.corpus import tables
+from tinyqa_ray.corpus.files import Texts
+from tinyqa_ray.documents import Box
 
 _EXAMPLES = 8
 _SLOWEST = 10
@@ -44,7 +48,7 @@ def answers_html(
     """
     asked = max(report.questions, 1)
     cards = [
-        ("questions", f"{report.questions:,}", f"of {report.documents:,} documents"),
+        ("questions", f"{report.questions:,}", _of(report)),
         ("answered", f"{report.answered / asked:.1%}", f"{report.answered:,} questions"),
         ("no answer", f"{report.unanswered / asked:.1%}", f"{report.unanswered:,} questions"),
         ("errors", f"{report.errors:,}", f"and {report.unreadable_documents:,} unreadable documents"),
@@ -60,6 +64,13 @@ def answers_html(
     if examples := _examples(notes):
         parts.append("<h2>Examples</h2>" + "\n".join(_example(each, corpus, cut) for each in examples))
     return html.page(f"Answers of {config.model.rstrip('/').rsplit('/', 1)[-1]}", "\n".join(parts))
+
+
+def _of(report: AnswerReport) -> str:
+    if not report.pages:
+        return f"of {report.documents:,} documents"
+    without = f", {report.pages_without_text:,} without text" if report.pages_without_text else ""
+    return f"of {report.documents:,} documents; {report.pages:,} pages{without}"
 
 
 def _saved(report: AnswerReport) -> str:
@@ -111,13 +122,44 @@ def _examples(notes: Sequence[Notes]) -> list[Example]:
 def _example(example: Example, corpus: Corpus, cut: Plan) -> str:
     file = corpus.documents[int(np.searchsorted(cut.last_rows, example.row))]
     text = str(tables.documents_at(file, [example.row])["text"][0].as_py())
-    begin, until = max(0, example.start - _AROUND), min(len(text), example.end + _AROUND)
+    begin, until = _around(text, example)
     passage = html.marked(text[begin:until], example.start - begin, example.end - begin)
-    before, after = "… " if begin else "", " …" if until < len(text) else ""
+    before = "… " if begin and not text.endswith("\n\n", 0, begin) else ""
+    after = " …" if until < len(text) and not text.startswith("\n\n", until) else ""
     said = "no answer" if example.answer is None else escape(example.answer)
     of = f"of {escape(example.document_id)}" if example.document_id is not None else "in any document"
+    picture = ""
+    if corpus.texts and example.answer is not None:
+        places = of_document(corpus.texts, example.row)
+        number = places.page(example.start)
+        of += f", page {number}" if number is not None else ""
+        if boxes := places.boxes(example.start, example.end):
+            picture = _picture(corpus.texts, example, boxes)
     return (
         f"<article><h3>{escape(example.question)}</h3><p><span class='tag'>{said}</span> "
         f"<span class='muted'>{of}, score {example.score:.3f}</span></p>"
-        f"<p class='passage'>{before}{passage}{after}</p></article>"
+        f"<p class='passage'>{before}{passage}{after}</p>{picture}</article>"
     )
+
+
+def _picture(texts: Texts, example: Example, boxes: Sequence[Box]) -> str:
+    """The page with the answer marked; nothing if its file is gone by now."""
+    from tinyqa_ray.documents.pictures import marked_picture
+
+    name = str(example.document_id)
+    try:
+        drawn = marked_picture(storage.read_bytes(storage.join(texts.folder, name)), boxes)
+    except InputError:
+        return ""
+    told = escape(f"page {boxes[0].page} of {name}, the answer marked", quote=True)
+    return f"<p><img src='{drawn}' alt='{told}' style='max-width: 100%; border: 1px solid var(--line)'></p>"
+
+
+def _around(text: str, example: Example) -> tuple[int, int]:
+    """Where the paragraph of an answer begins and ends, or in a long one, what is near it."""
+    begin, until = max(0, example.start - _AROUND), min(len(text), example.end + _AROUND)
+    if example.answer is not None:
+        before, after = text.rfind("\n\n", begin, example.start), text.find("\n\n", example.end, until)
+        begin = before + 2 if before >= 0 else begin
+        until = after if after >= 0 else until
+    return begin, until

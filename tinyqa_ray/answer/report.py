@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 FOLDER = "answers"
 """Folder of the Parquet files within the output of the stage."""
+TEXTS = "texts"
+"""Folder of the texts of documents that are files, to which the answers' places refer."""
 WORK = "_work"
 """Folder of the stage, within its output, that only an unfinished run needs."""
 
@@ -31,3 +33,7 @@ class AnswerReport:
     """Share of all pairs of a question and a passage that the selection left out."""
     own_document_selected: float | None = None
     """Share of the questions naming their document for which a passage of that document was selected."""
+    pages: int | None = None
+    """Pages of the documents, where these are files."""
+    pages_without_text: int | None = None
+    """How many of them have no text, as scanned pages; a document without any text is unreadable."""

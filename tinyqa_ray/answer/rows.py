@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.core import storage
+from tinyqa_ray.documents.places import BOX
 from tinyqa_ray.reader.answers import Answer
 
 ANSWERS = pa.schema(
@@ -27,6 +28,14 @@ ANSWERS = pa.schema(
         pa.field("meta", pa.string()),  # JSON of the document's other columns; null: it has none
     ]
 )
+PLACED = pa.schema(
+    [
+        *ANSWERS,
+        pa.field("page", pa.int32()),  # on which the answer begins, from 1; null: the format has no pages
+        pa.field("boxes", pa.list_(BOX)),  # one for each of its lines, for PDF; null: none
+    ]
+)
+"""The columns where documents are files: points from the upper left corner of the page as it is shown."""
 BINS = 20
 """Number of bins of the histogram of scores."""
 
@@ -77,11 +86,11 @@ def counted(found: Sequence[Answer], counts: dict[str, float]) -> None:
         counts[place] = counts.get(place, 0) + 1
 
 
-def write_jsonl(path: str, rows: Sequence[Row]) -> None:
-    """Write rows of ``ANSWERS`` as JSON lines; ``meta`` becomes a JSON object."""
+def write_jsonl(path: str, rows: Sequence[Row], schema: pa.Schema = ANSWERS) -> None:
+    """Write rows of ``ANSWERS``, or of ``PLACED``, as JSON lines; ``meta`` becomes a JSON object."""
     lines = []
     for row in rows:
-        whole = {name: row.get(name) for name in ANSWERS.names}
+        whole = {name: row.get(name) for name in schema.names}
         whole["meta"] = json.loads(whole["meta"]) if whole["meta"] else None
         lines.append(json.dumps(whole, ensure_ascii=False) + "\n")
     storage.write_atomic(path, "".join(lines).encode("utf-8", "backslashreplace"))

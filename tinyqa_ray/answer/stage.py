@@ -5,25 +5,29 @@ from __future__ import annotations
 from tinyqa_ray.answer.report import WORK, AnswerReport
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.core import stage_folder
+from tinyqa_ray.corpus import files
 from tinyqa_ray.models.settings import read_settings
 
 
 def answer(config: AnswerConfig, output: str, progress: stage_folder.Progress | None = None) -> AnswerReport:
     """Answer questions about a corpus; write ``answers/*.parquet`` (schema ``ANSWERS``) under ``output``.
 
-    A question that cannot be asked or a document that cannot be read becomes a row with ``error``. An
-    interrupted run continues when it is started again.
+    Documents that are files (PDF, DOCX, web pages, …) are converted first; their texts are kept in ``texts``,
+    and their answers have the columns of ``PLACED``. A question that cannot be asked or a document that
+    cannot be read becomes a row with ``error``. An interrupted run continues when it is started again.
 
     Raises:
         InputError: files or the model cannot be read, or the folder belongs to another run.
     """
     settings = read_settings(config.model, config.settings)
+    are_files = config.documents is not None and files.find(config.documents) is not None
     with stage_folder.stage(
         output,
         config,
         inputs=("model", "documents", "questions", "pairs"),
         extra={stage_folder.SETTINGS: settings.identity},
         scratch=(WORK,),
+        whole=("documents",) if are_files else (),
     ) as stage:
         if stage.finished:
             return stage.report(AnswerReport)

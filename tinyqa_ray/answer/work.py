@@ -17,8 +17,8 @@ from tinyqa_ray.answer.merge import Merger
 from tinyqa_ray.answer.notes import Notes
 from tinyqa_ray.answer.page import answers_html
 from tinyqa_ray.answer.plan import Plan, Unit, plan
-from tinyqa_ray.answer.report import FOLDER, WORK, AnswerReport
-from tinyqa_ray.answer.rows import ANSWERS, write_jsonl
+from tinyqa_ray.answer.report import FOLDER, TEXTS, WORK, AnswerReport
+from tinyqa_ray.answer.rows import ANSWERS, PLACED, write_jsonl
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.core import shards, stage_folder, storage
 from tinyqa_ray.core.cluster import connected, quiet_models
@@ -45,7 +45,7 @@ def work(
     check_model(config.model, config.window)
     watch = partial(_noted, progress)
     with connected():
-        corpus = prepare(config, folder, watch)
+        corpus = prepare(config, folder, stage.path(TEXTS), watch)
         cut = plan(corpus, config.rows_per_shard)
         counts = _answered(config, settings, stage, corpus, cut, watch)
     report = _report(corpus, cut, counts)
@@ -80,6 +80,7 @@ def _answered(
         "config": theirs,
         "found": [shard.target for shard in sorted(todo, key=lambda shard: shard.index)],
         "threshold": settings.no_answer_threshold,
+        "texts": corpus.texts,
         "output": jsonl,
         "notes": notes,
     }
@@ -113,15 +114,16 @@ def _refuse_documents(config: AnswerConfig, corpus: Corpus, cut: Plan, folder: s
     if not cut.unreadable:
         return 0
     names = ["document_id", "error", "meta"]
-    with tables.Parts(folder, ANSWERS, shards.ROWS_PER_GROUP, _REFUSED_A_FILE, stem="unreadable") as parts:
+    schema = PLACED if corpus.texts else ANSWERS
+    with tables.Parts(folder, schema, shards.ROWS_PER_GROUP, _REFUSED_A_FILE, stem="unreadable") as parts:
         for batch in tables.batches(corpus.documents, names, 1 << 12):
             for row in batch.filter(batch.column(1).is_valid()).to_pylist():
-                parts.add(*({**row, "rank": 0}.get(name) for name in ANSWERS.names))
+                parts.add(*({**row, "rank": 0}.get(name) for name in schema.names))
         files = parts.finish()
     if config.jsonl:
         for number, file in enumerate(files):
             with tables.opened(file) as parquet:
-                write_jsonl(f"{jsonl}/unreadable-{number:06d}.jsonl", parquet.read().to_pylist())
+                write_jsonl(f"{jsonl}/unreadable-{number:06d}.jsonl", parquet.read().to_pylist(), schema)
     return parts.rows
 
 
@@ -138,6 +140,8 @@ def _report(corpus: Corpus, cut: Plan, counts: dict[str, float]) -> AnswerReport
         passages=selection.passages if selection else None,
         pairs_saved=selection.saved if selection else None,
         own_document_selected=selection.own_selected if selection else None,
+        pages=corpus.texts.pages if corpus.texts else None,
+        pages_without_text=corpus.texts.pages_without_text if corpus.texts else None,
         **whole,
     )
 

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -18,6 +18,9 @@ from tinyqa_ray.configs import renamed
 from tinyqa_ray.core import bundled, stage_folder
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.version import __version__
+
+if TYPE_CHECKING:
+    from tinyqa_ray.documents import Document
 
 _ABOUT = "Small question-answering models: made by distillation, run over corpora, on Ray."
 _app = tyro.extras.SubcommandApp()
@@ -114,7 +117,8 @@ def ask(
         settings: Threshold and scale of scores: the output of tinyqa evaluate, or a settings file; those
             beside the model, if any, when not given.
         context: The text to read.
-        file: A UTF-8 file to read instead.
+        file: A file to read instead: UTF-8 text, PDF, DOCX, PPTX, HTML, Markdown or EPUB (extra
+            'documents').
         top_k: Answers to print, best first.
         max_answer_tokens: Longest answer, in tokens.
         threshold: Answer 'none' when the no-answer probability is above it; that of the settings when not
@@ -122,15 +126,11 @@ def ask(
     """
     if (context is None) == (file is None):
         raise InputError("give the text either with --context or with --file")
-    from tinyqa_ray.core import storage
     from tinyqa_ray.core.cluster import quiet_models
     from tinyqa_ray.reader import Reader
 
-    if file is not None:
-        try:
-            context = storage.read_bytes(file).decode()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    document = None if file is None else _document(file)
+    context = document.text if document else context
     if top_k < 1 or max_answer_tokens < 1:
         raise InputError(f"top_k is {top_k}, max_answer_tokens {max_answer_tokens}; both must be at least 1")
     if threshold is not None and not 0.0 <= threshold <= 1.0:
@@ -143,7 +143,21 @@ def ask(
     ):
         text = "no answer" if found.answer is None else found.answer
         where = f"characters {found.start}-{found.end}"
+        page = document.places.page(found.start) if document and found.answer is not None else None
+        where += f" on page {page}" if page is not None else ""
         print(f"{text}\n  score {found.score:.4f}, {where}, no-answer {found.na_prob:.4f}")
+
+
+def _document(file: str) -> Document:
+    """The document in a file; one whose name says nothing is plain text."""
+    from tinyqa_ray import documents
+    from tinyqa_ray.core import storage
+
+    data = storage.read_bytes(file)
+    try:
+        return documents.read_document(file if documents.format_of(file) else f"{file}.txt", data)
+    except documents.UnreadableError as error:
+        raise InputError(f"{file}: {error}") from None
 
 
 @command

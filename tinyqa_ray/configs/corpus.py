@@ -60,7 +60,8 @@ class AnswerConfig:
     beside the model are used, if any."""
     documents: str | None = None
     """Parquet, JSONL, CSV or TSV with columns ``id`` and ``text`` (other columns are copied to the answers),
-    a folder of such files, or a folder of .txt files."""
+    a folder of such files, or a folder of .txt files. Or documents as people have them: PDF, DOCX, PPTX,
+    HTML, Markdown, EPUB and text (extra 'documents'); a file, a folder, or a pattern such as 's3://bucket/**/*.pdf'."""
     questions: str | None = None
     """Files of the same formats with columns ``question`` and, optionally, ``id``. With a column
     ``document_id``, each question is asked of its own document, otherwise of all documents."""

@@ -47,14 +47,22 @@ class Contents:
             self._kept = {path: _Known(**known) for path, known in earlier.items()}
         self._used: dict[str, _Known] = {}
 
-    def identity(self, path: str) -> str:
+    def identity(self, path: str, *, whole: bool = False) -> str:
         """A string that identifies the content of an input: the same bytes give the same string.
 
         A finished stage is identified by its ``_SUCCESS.json``, any other file or folder by the SHA-256 of
         its content, and anything else (a hub id) by its name. Files are read only if their names, sizes or
-        times differ from the manifest and from what this process has seen.
+        times differ from the manifest and from what this process has seen. A pattern with ``*`` stands for
+        the files that match it.
+
+        Args:
+            path: file, folder, pattern, or hub id.
+            whole: whether ``.md`` files in a folder count: they do among documents, not beside a model.
         """
+        base = path
         match storage.kind(path):
+            case "absent" if "*" in path:
+                files, base = storage.matching(path), storage.fixed_part(path)
             case "absent":
                 return path
             case "file":
@@ -64,8 +72,8 @@ class Contents:
                 if storage.kind(success) == "file":
                     return _stage_identity(success)
                 listed = storage.listing(path, recursive=True)
-                files = [file for file in listed if not file.path.endswith(_NOT_COMPUTED_WITH)]
-        key, listing = storage.absolute(path), _listed(path, files)
+                files = [file for file in listed if whole or not file.path.endswith(_NOT_COMPUTED_WITH)]
+        key, listing = storage.absolute(path), _listed(base, files)
         for known in (self._kept.get(key), _known.get(key)):
             if known is not None and known.listing == listing:
                 self._used[key] = _known[key] = known

@@ -274,6 +274,7 @@ def stage(
     inputs: tuple[str, ...] = (),
     extra: Mapping[str, str] | None = None,
     scratch: Sequence[str] = (),
+    whole: tuple[str, ...] = (),
 ) -> Iterator[Stage]:
     """Open the folder of a stage, and hold it until the stage ends.
 
@@ -287,6 +288,7 @@ def stage(
             or a tuple of paths).
         extra: identities of other content that decides the result, by name.
         scratch: folders within the stage's folder that are deleted when the stage is finished.
+        whole: names of those ``inputs`` in whose folders ``.md`` files count, too.
 
     Raises:
         InputError: the folder belongs to another config, to other inputs, or to something else, or another
@@ -297,7 +299,9 @@ def stage(
     for name in inputs:
         value = getattr(config, name)
         paths = value if isinstance(value, tuple) else (value,)
-        content[name] = ", ".join(known.identity(bundled.source(path)) for path in paths if path is not None)
+        content[name] = ", ".join(
+            known.identity(bundled.source(path), whole=name in whole) for path in paths if path is not None
+        )
     current = Stage(output, config, content, scratch)
     if current.finished:
         _tidy(current, known)

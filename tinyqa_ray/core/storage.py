@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
@@ -227,6 +228,20 @@ def listing(path: str, *, recursive: bool = False) -> list[File]:
         if info.type == pafs.FileType.File
     ]
     return sorted(files, key=lambda file: file.path)
+
+
+def fixed_part(pattern: str) -> str:
+    """The folder of a pattern of paths: all before the first part with a ``*``, without the last slash."""
+    return pattern[: pattern.index("*")].rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")
+
+
+def matching(pattern: str) -> list[File]:
+    """The files whose paths match a pattern, sorted; ``*`` is any part of a name, ``**`` any folders."""
+    folder = fixed_part(pattern)
+    wanted = re.escape(pattern if pattern.startswith(folder) else join(folder, pattern))
+    for given, means in ((r"\*\*/", "(?:.*/)?"), (r"\*\*", ".*"), (r"\*", "[^/]*")):
+        wanted = wanted.replace(given, means)
+    return [file for file in listing(folder, recursive=True) if re.fullmatch(wanted, file.path, re.DOTALL)]
 
 
 def chunks(path: str) -> Iterator[bytes]:

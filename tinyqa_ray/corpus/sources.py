@@ -67,7 +67,7 @@ def find(path: str) -> list[Source]:
         InputError: there are none, one cannot be read, formats differ, or a column occurs twice.
     """
     files = _listed(path)
-    found = [(file, _format(file)) for file in files]
+    found = [(file, format_of(file)) for file in files]
     known = sorted({each for _, each in found if each})
     if not known:
         others = ", ".join(file.rsplit("/", 1)[-1] for file in files[:5]) or "nothing"
@@ -93,7 +93,8 @@ def _listed(path: str) -> list[str]:
     return formats.visible(path, files) if kind == "folder" else files
 
 
-def _format(file: str) -> str | None:
+def format_of(file: str) -> str | None:
+    """The format of a file of rows or of text by its name; None if it has another one."""
     name = file.rsplit("/", 1)[-1].lower()
     known = SUFFIXES.get(PurePosixPath(name.removesuffix(".gz")).suffix)
     return None if name.endswith(".gz") and known not in ("jsonl", "csv") else known

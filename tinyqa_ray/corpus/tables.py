@@ -213,7 +213,9 @@ def documents_at(file: str, rows: Sequence[int]) -> pa.Table:
             span = parquet.metadata.row_group(group).column(0).statistics
             first, last = np.searchsorted(wanted, [span.min, span.max + 1])
             if first < last:
-                taken.append(parquet.read_row_group(group).take(wanted[first:last] - span.min))
+                taken.append(
+                    parquet.read_row_group(group, columns=DOCUMENTS.names).take(wanted[first:last] - span.min)
+                )
     return pa.concat_tables(taken)
 
 
