@@ -234,7 +234,7 @@ def test_what_takes_too_long_is_a_timeout_wherever_it_does(make: Make, slow: str
 
 
 def test_windows_that_are_cut_too_slowly_are_a_timeout(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Service, "_off_the_loop", never)
+    monkeypatch.setattr(Service, "off_the_loop", never)
     assert refused(make(LimitConfig(timeout_s=0.05)), 504, "Timeout", question="a", contexts=["a"])
 
 
@@ -341,7 +341,7 @@ FORMS = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data
 @pytest.mark.parametrize("path", ["/v1/answer", "/"])
 def test_body_that_is_not_said_to_be_json_is_refused_unread(make: Make, path: str, kind: str) -> None:
     # A page from elsewhere may post the first four to a server on its reader's machine, unasked.
-    headers = {"Content-Type": kind} if kind else {}
+    headers = {"Origin": "https://elsewhere.example"} | ({"Content-Type": kind} if kind else {})
     reply = make().post(path, content=ASKED, headers=headers)
     assert "send JSON, with Content-Type: application/json" in problem(reply, 415, "MediaType")
     too_long = make(LimitConfig(max_body_bytes=1)).post(path, content=ASKED, headers=headers)

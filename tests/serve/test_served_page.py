@@ -37,6 +37,7 @@ POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
 )
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 INFO = {"model": "tiny-student", "engine": "torch", "parameters": 22_713_218}
 
 browser = chromium.browser
@@ -63,8 +64,15 @@ class Site:
     free: threading.Event = field(default_factory=threading.Event)
     """Answers wait for it."""
 
+    forms: list[bytes] = field(default_factory=list)
+    in_files: dict[str, Any] = field(default_factory=dict)
+    """The reply to a form."""
+
     def reply(self, path: str, authorization: str | None, body: bytes) -> tuple[int, dict[str, Any]]:
         self.paths.append(path)
+        if body.startswith(b"--"):
+            self.forms.append(body)
+            return 200, self.in_files
         if self.key is not None and authorization != f"Bearer {self.key}":
             return 401, {"error": "no or a wrong API key", "error_type": "Unauthorized"}
         if path.endswith("/info"):
@@ -265,6 +273,68 @@ def test_added_passages_are_sent_without_empty_and_removed_ones(page: Page, site
     assert site.asked == [{"question": YEAR, "contexts": sent, "top_k": 3}]
     page.all("#others button")[1].click()
     assert page.text("#where") == "In passage 3"
+
+
+def in_file(answer: str, paragraph: str, before: int, page: int | None) -> dict[str, Any]:
+    start = before + paragraph.index(answer)
+    return {
+        **{"answer": answer, "score": 0.9, "na_prob": 0.1, "start": start, "end": start + len(answer)},
+        **{"document_id": "mill.pdf", "page": page, "boxes": None},
+        **{"paragraph": paragraph, "paragraph_start": before},
+    }
+
+
+def dropped(page: Page, *names: str) -> None:
+    """Drop files on the page, as from the reader's desktop."""
+    page.run(
+        "const data = new DataTransfer();"
+        "for (const name of arguments[0]) data.items.add(new File(['%PDF'], name));"
+        "const event = new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true});"
+        "document.body.dispatchEvent(event)",
+        list(names),
+    )
+
+
+def test_dropped_file_is_sent_and_its_answer_is_marked_with_the_page(page: Page, site: Site) -> None:
+    usage = {"contexts": 2, "windows": 1, "tokens": 40, "seconds": 0.0042}
+    start = LIGHTHOUSE.index("1871")
+    place = {"start": start, "end": start + 4, "document_id": "0"}
+    of_text = {"answer": "1871", "score": 0.4, "na_prob": 0.6, **place}
+    of_file = in_file("Ines Adair", "🌊 The miller, Ines Adair, opens it.", 1000, 3)
+    site.in_files = {
+        "answers": [{**of_file, "picture": f"data:image/png;base64,{PIXEL}"}, of_text],
+        "unreadable": [{"document_id": "b.pdf", "error": "the file is encrypted"}],
+        "usage": usage,
+    }
+    page.fill(BUILDER, LIGHTHOUSE)
+    dropped(page, "mill.pdf", "b.pdf", "c.pdf")
+    assert [each.text.split()[0] for each in page.all("#files li")] == ["mill.pdf", "b.pdf", "c.pdf"]
+    page.all("#files button")[2].click()
+    page.one("#ask").click()
+    page.settled()
+    (form,) = site.forms
+    assert form.count(b'name="files"; filename=') == 2
+    assert b'filename="mill.pdf"' in form
+    assert LIGHTHOUSE.encode() in form
+    assert page.text("#answer") == "Ines Adair"
+    assert page.around_mark() == ("🌊 The miller, ", "Ines Adair", ", opens it.")
+    assert page.text("#where") == "In mill.pdf, page 3"
+    assert page.one("#picture").get_property("naturalWidth") == 1
+    assert page.one("#picture").get_attribute("alt") == "Page 3 of mill.pdf, the answer marked"
+    assert page.text("#error") == "b.pdf was not read: the file is encrypted."
+    page.one("#others button").click()
+    assert (page.text("#where"), page.around_mark()[1]) == ("In passage 1", "1871")
+    assert not page.one("#picture").is_displayed()
+
+
+def test_file_alone_suffices(page: Page, site: Site) -> None:
+    answer = in_file("Ines Adair", "The miller, Ines Adair.", 0, None)
+    site.in_files = {"answers": [answer], "usage": {"seconds": 0.0042}}
+    page.fill(BUILDER, "")
+    dropped(page, "mill.docx")
+    page.one("#ask").click()
+    page.settled()
+    assert (page.text("#where"), page.around_mark()[1]) == ("In mill.pdf", "Ines Adair")
 
 
 def test_last_passage_cannot_be_removed(page: Page) -> None:

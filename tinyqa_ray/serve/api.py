@@ -9,12 +9,15 @@ from typing import Any
 from fastapi import FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Scope
 
 from tinyqa_ray.configs import LimitConfig
 from tinyqa_ray.core.version import __version__
-from tinyqa_ray.serve import schemas
+from tinyqa_ray.serve import schemas, uploads
 from tinyqa_ray.serve.errors import RequestError, UnhealthyError
 from tinyqa_ray.serve.gate import Gate, State, problem
 from tinyqa_ray.serve.metrics import Figures, Metrics, text
@@ -24,7 +27,7 @@ _TYPES = {404: "NotFound", 405: "MethodNotAllowed"}
 _WORDS = {
     401: "The key is absent or wrong.",
     413: "The body is too large.",
-    415: "The content type of the body is not JSON.",
+    415: "The content type of the body is neither JSON nor a form with files.",
     422: "The request cannot be answered as it is.",
     429: "Too many tokens are waiting already; try again after Retry-After seconds.",
     503: "The server is starting or going down, or the model failed.",
@@ -70,6 +73,25 @@ def create_api(
     guarded = [Security(HTTPBearer(auto_error=False, description="The server's key."))] if key else []
     page = importlib.resources.files("tinyqa_ray.serve").joinpath("page.html").read_text(encoding="utf-8")
 
+    async def answer_files(request: Request) -> Response:
+        """Answer from the files of a form; see ``uploads``."""
+        limits = service.config.limits
+        fields, files = await uploads.read_form(request, limits)
+        upload = await service.off_the_loop(uploads.read_upload, fields, files, limits)
+        found = await service.answer(upload.request)
+        found = await service.off_the_loop(uploads.placed, found, upload)
+        return Response(found.model_dump_json(exclude_unset=True), media_type="application/json")
+
+    # Before the route for JSON, which takes what is no form, and whose words describe both.
+    api.router.add_api_route(
+        "/v1/answer",
+        answer_files,
+        methods=["POST"],
+        dependencies=guarded,
+        include_in_schema=False,
+        route_class_override=_FormRoute,
+    )
+
     @api.post(
         "/v1/answer",
         dependencies=guarded,
@@ -78,7 +100,14 @@ def create_api(
         summary="Answer",
     )
     async def answer(request: schemas.AnswerRequest) -> Response:
-        """Answer one question, or several, from the passages given."""
+        """Answer one question, or several, from the passages given.
+
+        Files (PDF, DOCX, PPTX, HTML, Markdown, EPUB, UTF-8 text) are read where they are sent as
+        multipart/form-data: `files`, once for each, beside `question` or `questions` and, where wanted,
+        `contexts`, `top_k`, `no_answer`, `max_answer_len` and `pictures` (of PDF pages). Their answers say
+        their page, their boxes on the page of a PDF, and their paragraph. A browser must send the header
+        X-Requested-With with such a form.
+        """
         found = await service.answer(request)
         return Response(found.model_dump_json(exclude_unset=True), media_type="application/json")
 
@@ -132,6 +161,15 @@ def create_api(
         metrics=metrics,
         state=state,
     )
+
+
+class _FormRoute(APIRoute):
+    """A route that takes only requests with forms."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether a request is for this route."""
+        kind = dict(scope.get("headers", ())).get(b"content-type", b"").decode("latin-1")
+        return super().matches(scope) if uploads.is_form(kind) else (Match.NONE, {})
 
 
 def _some(*statuses: int) -> dict[int | str, dict[str, Any]]:

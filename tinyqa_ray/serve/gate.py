@@ -24,6 +24,7 @@ from tinyqa_ray.serve.errors import (
     UnhealthyError,
 )
 from tinyqa_ray.serve.metrics import Metrics
+from tinyqa_ray.serve.uploads import is_form
 
 log = logging.getLogger(__name__)
 
@@ -200,15 +201,20 @@ class Gate:
 
 
 def _check_type(scope: Scope) -> None:
-    """Refuse a body that does not say it is JSON.
+    """Refuse a body that does not say it is JSON, or a form with files for ``/v1/answer``.
 
     A web page of another site can post bodies of the types of HTML forms, or of no type, to any server that
     its reader's browser reaches. To post JSON, the browser first asks the server for permission (CORS), which
-    this server never gives.
+    this server never gives. A form with files is taken from programs, which send no ``Origin``, and from
+    pages that say ``X-Requested-With``, for which a page of another site would have to ask, too.
     """
     if scope["method"] != "POST":
         return
-    given = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
+    headers = dict(scope["headers"])
+    given = headers.get(b"content-type", b"").decode("latin-1")
+    asked_for = b"origin" not in headers or b"x-requested-with" in headers
+    if scope["path"] == "/v1/answer" and is_form(given) and asked_for:
+        return
     if not _JSON.fullmatch(given.partition(";")[0].strip()):
         what = f"is {given[:100]!r}" if given else "has no type"
         raise MediaTypeError(f"the body {what}; send JSON, with Content-Type: application/json")

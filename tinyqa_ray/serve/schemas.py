@@ -103,6 +103,23 @@ class AnswerRequest(_Strict):
         return self.questions if self.questions is not None else [self.question or ""]
 
 
+class Box(BaseModel):
+    """A rectangle on a page of a PDF: points (1/72 inch) from the upper left corner of the page as shown."""
+
+    page: int = Field(description="From 1.")
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class UnreadableFile(BaseModel):
+    """A file that came with a request, and was not read."""
+
+    document_id: str = Field(description="Its name.")
+    error: str
+
+
 class FoundAnswer(BaseModel):
     """An answer; if ``answer`` is null, there is none."""
 
@@ -113,6 +130,13 @@ class FoundAnswer(BaseModel):
     na_prob: float = Field(description="Probability that its passage holds no answer, 0 to 1.")
     document_id: str | None = Field(description="The passage's id.")
     meta: dict[str, Any] | None = Field(None, description="The passage's meta.")
+    page: Annotated[int | None, Field(description="Page of the file; null if its format has none.")] = None
+    boxes: Annotated[list[Box] | None, Field(description="Where a PDF shows it, a box for each line.")] = None
+    paragraph: Annotated[str | None, Field(description="The paragraph of the file that holds it.")] = None
+    picture: Annotated[str | None, Field(description="Its page, if pictures are asked for: a data: URL.")] = (
+        None
+    )
+    paragraph_start: Annotated[int | None, Field(description="Where that begins in the text.")] = None
 
 
 class Usage(BaseModel):
@@ -136,6 +160,7 @@ class AnswerResponse(BaseModel):
 
     answers: list[FoundAnswer] | None = Field(None, description="Answers to `question`.")
     results: list[QuestionAnswers] | None = Field(None, description="Answers to `questions`, in their order.")
+    unreadable: list[UnreadableFile] | None = Field(None, description="Files that were not read, and why.")
     model: str
     usage: Usage
 

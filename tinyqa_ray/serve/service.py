@@ -98,9 +98,9 @@ class Service:
         """
         began = time.perf_counter()
         self._check_counts(request)
-        windows = await self._off_the_loop(self._windows, request)
+        windows = await self.off_the_loop(self._windows, request)
         logits = await self._logits(windows)
-        found = await self._off_the_loop(self._answers, request, windows, logits)
+        found = await self.off_the_loop(self._answers, request, windows, logits)
         usage = schemas.Usage(
             contexts=len(request.contexts),
             windows=len(windows),
@@ -128,13 +128,13 @@ class Service:
         for name, text in zip(("question", "context"), pair, strict=True):
             if not text:
                 raise RequestError(f"inputs.{name} is empty; give a text")
-        windows = await self._off_the_loop(self._pipeline.windows, [pair], options)
+        windows = await self.off_the_loop(self._pipeline.windows, [pair], options)
         logits = await self._logits(windows)
 
         def read() -> list[Any]:
             return next(self._pipeline.answers([pair], windows, _runs(logits), options))
 
-        found = await self._off_the_loop(read)
+        found = await self.off_the_loop(read)
         return found if options.top_k > 1 else found[0]
 
     async def _logits(self, windows: Tokens) -> Logits:
@@ -190,7 +190,8 @@ class Service:
             made.append([_shown(each, request.contexts) for each in best])
         return made
 
-    async def _off_the_loop(self, work: Callable[..., Any], *arguments: Any) -> Any:
+    async def off_the_loop(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Run ``work`` in a thread; an ``InputError`` becomes a ``RequestError``."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
         except InputError as error:
