@@ -3,10 +3,10 @@
 What reads them, and why (extra ``documents``):
 
 - PDF: pypdfium2 (Apache 2.0 or BSD; PDFium inside). It is several times faster than pdfminer.six and pypdf,
-  which are pure Python, it knows the box of each character, and for encrypted, truncated or empty files it
-  has an error code where others loop or guess. PyMuPDF is as fast, but under the AGPL.
-- DOCX, PPTX and EPUB are zip archives of XML, read with lxml (BSD) and the standard library: python-docx and
-  python-pptx skip text boxes, footnotes and changes, and unpack members of any size.
+  which are pure Python, knows the box of each character, can draw the page, and says by an error code that a
+  file is encrypted or broken. PyMuPDF can do the same, but under the AGPL.
+- DOCX, PPTX and EPUB are zip archives of XML, read with lxml (BSD) and zipfile: python-docx leaves
+  out text boxes, footnotes and tracked insertions, and it and python-pptx unpack members of any size.
 - HTML: lxml, too. Markdown: markdown-it-py (MIT), rendered to HTML, so that marks are no part of the text.
 
 No reader opens anything but the bytes that it is given: no links, remote images or external entities.
