@@ -39,6 +39,7 @@ PLAN: dict[str, tuple[int, list[str]]] = {
 }
 """Seconds and options of each script; together less than half an hour."""
 _NOT_HERE = {
+    "cascade": "needs a first model",
     "deberta": "needs the pipeline of transformers 4",
     "distillation": "hours",
     "fidelity": "trains for minutes, for its result only",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_tester"
 _LARGE = (".safetensors", ".bin")
@@ -66,6 +66,30 @@ class Hub:
         self.repositories[name] = Repository(files, **options)
         return self.repositories[name]
 
+    def add_dataset(self, name: str, files: dict[str, bytes], revision: str = "main") -> None:
+        """A data set's files on a branch; each folder of the main branch is a configuration."""
+        folders = sorted({file.split("/")[0] for file in files if "/" in file})
+        card = ["---", "configs:"]
+        for folder in folders:
+            splits = sorted(
+                {Path(file).name.split("-")[0] for file in files if file.startswith(f"{folder}/")}
+            )
+            card += [f"- config_name: {folder}", "  data_files:"]
+            for split in splits:
+                card += [f"  - split: {split}", f"    path: {folder}/{split}-*"]
+        if folders and revision == "main":
+            files = {**files, "README.md": "\n".join([*card, "---", ""]).encode()}
+        key = f"datasets/{name}" + ("" if revision == "main" else f"@{revision}")
+        self.repositories[key] = Repository(files)
+
+    def dataset(self, name: str, revision: str) -> Repository | None:
+        """The branch or commit ``revision`` of a data set."""
+        for key, repository in self.repositories.items():
+            known, _, branch = key.partition("@")
+            if known == f"datasets/{name}" and unquote(revision) in (branch or "main", repository.commit):
+                return repository
+        return None
+
     def run(self, home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run Python, with ``home`` as cache, in a process that may ask this hub and waits for no retry."""
         home.mkdir(parents=True, exist_ok=True)
@@ -106,6 +130,23 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _entries(repository: Repository, folder: str) -> list[dict[str, Any]]:
+    """The files and folders right under a folder, and those in them, as the hub lists a tree."""
+    prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
+    inside = [name for name in repository.files if name.startswith(prefix)]
+    folders = {
+        name[:at] for name in inside for at, each in enumerate(name) if each == "/" and at > len(prefix)
+    }
+    files = [
+        {"type": "file", "oid": "0" * 40, "path": name, "size": len(repository.files[name])}
+        for name in inside
+    ]
+    return [
+        *({"type": "directory", "oid": "0" * 40, "path": name, "size": 0} for name in sorted(folders)),
+        *files,
+    ]
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
@@ -123,6 +164,20 @@ class _Handler(BaseHTTPRequestHandler):
         path = self._path()
         if self.hub.faults and "/resolve/" in path:
             self._send(self.hub.faults.pop(0), {"error": "busy"})
+        elif match := re.fullmatch(r"/datasets/(.+)/resolve/([^/]+)/(.+)", path):
+            if (repository := self._dataset(match[1], match[2])) is not None:
+                self._file(repository, match[2], match[3])
+        elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
+            if (repository := self._dataset(match[1], match[2] or "main")) is not None:
+                known = {"id": match[1], "private": False, "sha": repository.commit}
+                self._send(200, {**known, "siblings": [{"rfilename": name} for name in repository.files]})
+        elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/tree/([^/]+)(?:/(.*))?", path):
+            if (repository := self._dataset(match[1], match[2])) is not None:
+                entries = _entries(repository, unquote(match[3] or ""))
+                if entries:
+                    self._send(200, entries)
+                else:
+                    self._send(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
         elif match := re.fullmatch(r"/(.+)/resolve/([^/]+)/(.+)", path):
             if (repository := self._opened(match[1])) is not None:
                 self._file(repository, match[2], match[3])
@@ -145,6 +200,12 @@ class _Handler(BaseHTTPRequestHandler):
         path, body = self._path(), self._body()
         if path == "/api/validate-yaml":
             self._send(200, {"errors": [], "warnings": []})
+        elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/paths-info/([^/]+)", path):
+            if (repository := self._dataset(match[1], match[2])) is not None:
+                wanted = parse_qs(body.decode())["paths"] if body[:1] != b"{" else json.loads(body)["paths"]
+                parents = {each.rpartition("/")[0] for each in wanted}
+                found = [entry for parent in parents for entry in _entries(repository, parent)]
+                self._send(200, [entry for entry in found if entry["path"] in wanted])
         elif not self._knows_who_asks():
             self._send(401, {"error": "Invalid username or password."})
         elif path == "/api/repos/create":
@@ -204,6 +265,14 @@ class _Handler(BaseHTTPRequestHandler):
             status = 403 if self._knows_who_asks() else 401
             self._send(status, {"error": "Access is restricted"}, {"X-Error-Code": "GatedRepo"})
             return None
+        return repository
+
+    def _dataset(self, name: str, revision: str) -> Repository | None:
+        repository = self.hub.dataset(name, revision)
+        if repository is None:
+            there = self.hub.dataset(name, "main") is not None
+            code = "RevisionNotFound" if there else "RepoNotFound"
+            self._send(404 if there else 401, {"error": code}, {"X-Error-Code": code})
         return repository
 
     def _file(self, repository: Repository, revision: str, name: str) -> None:

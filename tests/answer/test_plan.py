@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyqa_ray.answer.answerer import pairs_of
 from tinyqa_ray.answer.corpus import Corpus
+from tinyqa_ray.answer.pairs import pairs_of
 from tinyqa_ray.answer.plan import Unit, plan, unit_of
 from tinyqa_ray.corpus import tables
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -13,14 +12,15 @@ import pyarrow as pa
 
 from tinyqa_ray.answer.corpus import Corpus
 from tinyqa_ray.answer.engine import RunEngine
+from tinyqa_ray.answer.first_pass import FirstPass
 from tinyqa_ray.answer.notes import Example, Notes
+from tinyqa_ray.answer.pairs import Pair, pairs_of
 from tinyqa_ray.answer.plan import Unit, unit_of
 from tinyqa_ray.answer.rows import Row, chosen, counted, rows_of, write_jsonl
 from tinyqa_ray.answer.where import Stand, placed
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.core import storage
 from tinyqa_ray.core.cluster import cores, quiet_models
-from tinyqa_ray.corpus import tables
 from tinyqa_ray.models.settings import ModelSettings
 from tinyqa_ray.reader import Reader
 from tinyqa_ray.reader.answers import Answer, answers, logit
@@ -43,23 +43,6 @@ FOUND = pa.schema(
 _SLOWEST = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A question and the text in which its answer is sought: a document or a passage of one."""
-
-    question_row: int
-    question_id: str
-    question: str | None
-    row: int
-    document_id: str | None
-    text: str | None
-    """None if there is an error."""
-    start: int
-    """Where the text begins in its document, in characters."""
-    meta: str | None
-    error: str | None
-
-
 class Answerer:
     """Answers units; each actor makes one."""
 
@@ -73,6 +56,7 @@ class Answerer:
         output: str,
         notes: str,
         engine: RunEngine | None = None,
+        first: FirstPass | None = None,
     ) -> None:
         """Load the model.
 
@@ -83,6 +67,7 @@ class Answerer:
             output: folder for JSON lines.
             notes: folder for notes, from which the page is made.
             engine: what the driver chose for all actors; the model's own when not given.
+            first: what a smaller model found, if one has read the pairs first.
         """
         import torch
 
@@ -90,6 +75,7 @@ class Answerer:
         torch.set_num_threads(config.threads or cores(config.actors))
         self.config, self.corpus = config, corpus
         self.output, self.notes = output, notes
+        self.first, self.best = first, None if first is None else first.best_margins()
         device = "cuda" if config.num_gpus else "cpu"
         chosen = engine or RunEngine(model=config.model, precision=None)
         self.reader = Reader.from_pretrained(
@@ -105,6 +91,10 @@ class Answerer:
         began = time.perf_counter()
         unit = unit_of(rows)
         pairs = pairs_of(unit, self.corpus)
+        counts: dict[str, float] = {}
+        if self.first is not None and self.best is not None:
+            pairs = self.first.kept(unit, pairs, self.best)
+            counts["pairs_read"] = len(pairs)
         read = iter(
             self.reader.read_or_refuse(
                 [(pair.question, pair.text) for pair in pairs if not pair.error],
@@ -115,7 +105,6 @@ class Answerer:
         # An error found while the input was read has priority: such a pair is not shown to the model.
         found = [(pair, pair.error or next(read)) for pair in pairs]
         good = [(pair, each) for pair, each in found if not isinstance(each, str)]
-        counts: dict[str, float] = {}
         examples: list[Example] = []
         if self.corpus.merged:
             table = found_table(good, self.config, self.reader.settings)
@@ -169,43 +158,6 @@ class Answerer:
 def kept_of_a_document(config: AnswerConfig) -> int:
     """How many answers to a question are kept per document."""
     return min(config.top_k, config.per_document_k or config.top_k)
-
-
-def pairs_of(unit: Unit, corpus: Corpus) -> list[Pair]:
-    """The pairs of a unit, sorted by document, then question, then place in the document."""
-    if corpus.asked:
-        asked = tables.asked_of(corpus.asked, unit.first_row, unit.last_row).to_pylist()
-        asked = [row for row in asked if unit.first_question <= row["question_row"] <= unit.last_question]
-        asked.sort(key=lambda row: (row["row"], row["question_row"], row.get("start") or 0))
-    else:
-        questions = [
-            tables.rows_between(file, "question_row", unit.first_question, unit.last_question)
-            for file in corpus.questions
-        ]
-        every = pa.concat_tables(questions).to_pylist()
-        asked = [{**each, "row": row} for row in range(unit.first_row, unit.last_row + 1) for each in every]
-    rows = sorted({row["row"] for row in asked})
-    read = tables.documents_at(unit.file, rows).to_pylist() if unit.file else []
-    documents = {document["row"]: document for document in read}
-    pairs = [_pair(row, documents.get(row["row"])) for row in asked]
-    # A merged corpus reports each bad document or question once, in a later step, and not once per pair.
-    return [pair for pair in pairs if pair.error is None] if corpus.merged else pairs
-
-
-def _pair(asked: Row, document: Row | None) -> Pair:
-    start, end = asked.get("start"), asked.get("end")
-    text = document["text"] if document else None
-    return Pair(
-        question_row=asked["question_row"],
-        question_id=asked["question_id"],
-        question=asked["question"],
-        row=asked["row"],
-        document_id=document["document_id"] if document else asked["document_id"],
-        text=text if text is None or start is None else text[start:end],
-        start=start or 0,
-        meta=document["meta"] if document else None,
-        error=asked["error"] or (document["error"] if document else None),
-    )
 
 
 def found_table(

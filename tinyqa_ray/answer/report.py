@@ -37,3 +37,5 @@ class AnswerReport:
     """Pages of the documents, where these are files."""
     pages_without_text: int | None = None
     """How many of them have no text, as scanned pages; a document without any text is unreadable."""
+    pairs_read: int | None = None
+    """Pairs that the model read, if a smaller one read all of them first."""

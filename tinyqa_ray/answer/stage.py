@@ -6,7 +6,7 @@ from tinyqa_ray.answer.report import WORK, AnswerReport
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.core import stage_folder
 from tinyqa_ray.corpus import files
-from tinyqa_ray.models.settings import read_settings
+from tinyqa_ray.models.settings import keep_of, read_settings
 
 
 def answer(config: AnswerConfig, output: str, progress: stage_folder.Progress | None = None) -> AnswerReport:
@@ -21,11 +21,16 @@ def answer(config: AnswerConfig, output: str, progress: stage_folder.Progress | 
     """
     settings = read_settings(config.model, config.settings)
     are_files = config.documents is not None and files.find(config.documents) is not None
+    inputs: tuple[str, ...] = ("model", "documents", "questions", "pairs")
+    extra = {stage_folder.SETTINGS: settings.identity}
+    if config.first_pass is not None:
+        inputs = (*inputs, "first_pass")
+        extra["first_pass_keep"] = str(keep_of(config.first_pass, config.first_pass_keep, settings))
     with stage_folder.stage(
         output,
         config,
-        inputs=("model", "documents", "questions", "pairs"),
-        extra={stage_folder.SETTINGS: settings.identity},
+        inputs=inputs,
+        extra=extra,
         scratch=(WORK,),
         whole=("documents",) if are_files else (),
     ) as stage:

@@ -2,7 +2,8 @@
 
 A question that names its document is asked of that document, and its answers are written at once. One that
 does not is asked of every document, or of the passages that BM25 selects; the answers of each unit of work
-are ranked together in a second pass over the questions.
+are ranked together in a second pass over the questions. With a smaller model for a first pass, that one reads
+all pairs before, and the model itself only those that are near the best of their question.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from tinyqa_ray.answer.answerer import Answerer
 from tinyqa_ray.answer.corpus import Corpus, Watch, prepare
 from tinyqa_ray.answer.engine import engine_of
+from tinyqa_ray.answer.first_pass import FirstPass, FirstReader, write_best
 from tinyqa_ray.answer.merge import Merger
 from tinyqa_ray.answer.notes import Notes
 from tinyqa_ray.answer.page import answers_html
@@ -25,7 +27,7 @@ from tinyqa_ray.core.cluster import connected, quiet_models
 from tinyqa_ray.corpus import tables
 from tinyqa_ray.engines.load import check_model
 from tinyqa_ray.models import hub
-from tinyqa_ray.models.settings import ModelSettings
+from tinyqa_ray.models.settings import ModelSettings, keep_of
 
 JSONL = "answers-jsonl"
 _QUESTIONS_A_MERGE = 1024
@@ -41,8 +43,9 @@ def work(
     """Do the units that are not done yet, write the page, and report what became of the questions."""
     folder = stage.path(WORK)
     quiet_models()
-    config = hub.pinned(config, stage, "model")
-    check_model(config.model, config.window)
+    config = hub.pinned(config, stage, "model", "first_pass")
+    for model in (config.model, *((config.first_pass,) if config.first_pass else ())):
+        check_model(model, config.window)
     watch = partial(_noted, progress)
     with connected():
         corpus = prepare(config, folder, stage.path(TEXTS), watch)
@@ -68,11 +71,15 @@ def _answered(
     source = storage.join(scratch, "units.parquet")
     engine = engine_of(config, stage, begun=storage.kind(source) != "absent")
     workers = shards.Workers(actors=config.actors, num_gpus=config.num_gpus, threads=config.threads)
-    theirs = stage_folder.for_workers(config, "model")
+    theirs = stage_folder.for_workers(config, "model", "first_pass")
     target = storage.join(scratch, "found") if corpus.merged else answers
     todo = _shards(cut.units, source, target)
     options = {"config": theirs, "settings": settings, "corpus": corpus, "output": jsonl, "notes": notes}
     options["engine"] = engine
+    # A question that is asked of one text alone would keep it in any case.
+    if theirs.first_pass is not None and corpus.merged:
+        keep = keep_of(theirs.first_pass, config.first_pass_keep, settings)
+        options["first"] = _first_pass(theirs, keep, corpus, cut, scratch, workers, watch)
     counts = shards.run(todo, Answerer, options, workers, watch("answering"))
     if not corpus.merged:
         return counts
@@ -86,8 +93,28 @@ def _answered(
     }
     questions = shards.cut(corpus.questions, _QUESTIONS_A_MERGE, answers, "parquet")
     few = shards.Workers(actors=config.actors, threads=1)
+    read = {name: counts[name] for name in ("pairs_read",) if name in counts}
     counts = shards.run(questions, Merger, merging, few, watch("ranking"))
-    return {**counts, "rows": counts["rows"] + _refuse_documents(config, corpus, cut, answers, jsonl)}
+    return {**counts, **read, "rows": counts["rows"] + _refuse_documents(config, corpus, cut, answers, jsonl)}
+
+
+def _first_pass(
+    config: AnswerConfig,
+    keep: float,
+    corpus: Corpus,
+    cut: Plan,
+    scratch: str,
+    workers: shards.Workers,
+    watch: Watch,
+) -> FirstPass:
+    """Have the smaller model read all pairs, and note how sure it is of the best text of each question."""
+    todo = _shards(cut.units, storage.join(scratch, "units.parquet"), storage.join(scratch, "first"))
+    shards.run(todo, FirstReader, {"config": config, "corpus": corpus}, workers, watch("first pass"))
+    files = tuple(shard.target for shard in sorted(todo, key=lambda shard: shard.index))
+    best = storage.join(scratch, "first-best.parquet")
+    if storage.kind(best) == "absent":
+        write_best(files, corpus.question_rows, best)
+    return FirstPass(files=files, best=best, keep=keep)
 
 
 def _shards(units: list[Unit], source: str, folder: str) -> list[shards.Shard]:
@@ -142,6 +169,7 @@ def _report(corpus: Corpus, cut: Plan, counts: dict[str, float]) -> AnswerReport
         own_document_selected=selection.own_selected if selection else None,
         pages=corpus.texts.pages if corpus.texts else None,
         pages_without_text=corpus.texts.pages_without_text if corpus.texts else None,
+        pairs_read=int(counts["pairs_read"]) if "pairs_read" in counts else None,
         **whole,
     )
 

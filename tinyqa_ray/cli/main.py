@@ -49,6 +49,8 @@ def main(words: Sequence[str] | None = None) -> None:
     with arguments.mistakes_in_one_line():
         if name == "distill" and recipe_arguments.names_recipe(rest):
             _run_recipe("tinyqa distill", rest)
+        elif name == "evaluate" and _names_suites(rest):
+            _suites("tinyqa evaluate", rest)()
         elif name in _commands:
             renamed.refuse_old_options(rest, name)
             arguments.parsed(_commands[name], rest, f"tinyqa {name}")()
@@ -57,13 +59,14 @@ def main(words: Sequence[str] | None = None) -> None:
                 arguments.refused_in_one_line(lambda: _app.cli(prog="tinyqa", description=_ABOUT, args=given))
 
 
-def run_job(stage: Callable[..., Any], config: type, *, recipes: bool = False) -> None:
+def run_job(stage: Callable[..., Any], config: type, *, recipes: bool = False, suites: bool = False) -> None:
     """The door of a job: parse a config and ``--output``, run, print a JSON summary as the last line.
 
-    With ``recipes``, ``--recipe`` may ask for the stages of a recipe instead.
+    With ``recipes``, ``--recipe`` may ask for the stages of a recipe instead; with ``suites``, ``--suite`` or
+    ``--suite-folder`` for test sets.
     """
 
-    def job(config: Any, output: str) -> Callable[[], dict[str, Any]]:
+    def job(config: Any, output: str) -> Callable[[], None]:
         return functools.partial(_summary, stage, config, output)
 
     job.__annotations__ = {"config": config, "output": str}
@@ -72,8 +75,11 @@ def run_job(stage: Callable[..., Any], config: type, *, recipes: bool = False) -
         if recipes and recipe_arguments.names_recipe(given):
             _run_recipe(program, given, as_job=True)
             return
+        if suites and _names_suites(given):
+            _suites(program, given, as_job=True)()
+            return
         renamed.refuse_old_options(given, stage_folder.stage_name(config))
-        print(json.dumps(arguments.parsed(job, given, program)()))
+        arguments.parsed(job, given, program)()
 
 
 def run_pipeline() -> None:
@@ -164,16 +170,21 @@ def _document(file: str) -> Document:
 def evaluate(config: configs.EvaluateConfig, output: str) -> None:
     """Measure a model on SQuAD 2.0 questions: metrics.json, predictions, and a page to read.
 
+    With --suite squad2, squad1, xquad-en, adversarial_qa, squadshifts or mrqa, or with --suite-folder, it
+    measures several models on public test sets or a folder of files instead, into one table:
+    tinyqa evaluate --suite squad2 --help.
+
     Args:
         config: What to measure.
         output: Folder for the results.
     """
     from tinyqa_ray.evaluate import evaluate as stage
 
-    _run_stage("questions", stage, config, output)
+    report = _run_stage("questions", stage, config, output)
     print(f"report: {output}/report.html", file=sys.stderr)
-    if config.fit_threshold is not None or config.fit_temperature is not None:
+    if any((config.fit_threshold, config.fit_temperature, config.fit_first_pass)):
         print(f"fitted: use it with --settings {output}", file=sys.stderr)
+    _fail_below(config, report)
 
 
 @command
@@ -356,21 +367,76 @@ def _served(url: str) -> None:
     print(f"{url} answers; its page is there, its documentation at {url}/docs; Ctrl-C stops it", flush=True)
 
 
-def _run_stage(unit: str, stage: Callable[..., Any], config: Any, output: str) -> None:
-    """Run a stage with a progress bar, and print its report as JSON."""
+def _run_stage(unit: str, stage: Callable[..., Any], config: Any, output: str) -> dict[str, Any]:
+    """Run a stage with a progress bar, print its report as JSON, and return it."""
     from tinyqa_ray.cli import console
 
-    print(json.dumps(console.run_stage(unit, stage, config, output), indent=2))
+    report = console.run_stage(unit, stage, config, output)
+    print(json.dumps(report, indent=2))
+    return report
 
 
-def _summary(stage: Callable[..., Any], config: Any, output: str) -> dict[str, Any]:
-    """Run a stage, and return the summary that a job prints."""
+def _names_suites(words: Sequence[str]) -> bool:
+    """Whether a command line asks for suites, not for one evaluation."""
+    return any(word.partition("=")[0].replace("_", "-") in ("--suite", "--suite-folder") for word in words)
+
+
+def _suites(program: str, words: Sequence[str], *, as_job: bool = False) -> Callable[[], None]:
+    """The call that a command line with ``--suite`` or ``--suite-folder`` asks for."""
+
+    def evaluate(config: configs.SuiteConfig, output: str) -> Callable[[], None]:
+        """Measure models on public test sets or on a folder of files, into one table and a page to read.
+
+        Args:
+            config: What to measure.
+            output: Folder for the results; run again, it continues.
+        """
+        return functools.partial(_run_suites, config, output, as_job=as_job)
+
+    call: Callable[[], None] = arguments.parsed(evaluate, words, program)
+    return call
+
+
+def _run_suites(config: configs.SuiteConfig, output: str, *, as_job: bool) -> None:
+    from tinyqa_ray.evaluate import evaluate_suites
+
+    if as_job:
+        _summary(evaluate_suites, config, output)
+        return
+    report = _run_stage("questions", evaluate_suites, config, output)
+    print(f"report: {output}/report.html", file=sys.stderr)
+    _fail_below(config, report)
+
+
+def _fail_below(config: Any, report: dict[str, Any]) -> None:
+    """End with exit code 1 and one line if a figure is below the least that was asked for.
+
+    Args:
+        config: of an evaluation or of suites; that of another stage asks for nothing.
+        report: what the stage reported, as plain values.
+    """
+    if not getattr(config, "fail_below", ()):
+        return
+    from tinyqa_ray.configs.gates import gates
+    from tinyqa_ray.evaluate import suite_report
+
+    rows = report.get("rows") or [suite_report.of_evaluation(report, config.model, config.data)]
+    said = suite_report.shortfalls(gates(config.fail_below), rows)
+    if said:
+        print(f"tinyqa: {'; '.join(said)}", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def _summary(stage: Callable[..., Any], config: Any, output: str) -> None:
+    """Run a stage, and print the summary that ends a job."""
     was_finished = stage_folder.is_finished(output)
-    report = stage(config, output)
+    report = asdict(stage(config, output))
     if was_finished:
         print(f"{output}: was finished, nothing is left to do", file=sys.stderr)
     name = stage_folder.stage_name(config)
-    return {"stage": name, "output": output, "was_finished": was_finished, **asdict(report)}
+    made = {"stage": name, "output": output, "was_finished": was_finished, **report}
+    print(json.dumps(made), flush=True)
+    _fail_below(config, report)
 
 
 def _run_recipe(program: str, words: Sequence[str], *, as_job: bool = False) -> None:

@@ -4,6 +4,7 @@ from tinyqa_ray.configs.corpus import AnswerConfig, CandidateConfig
 from tinyqa_ray.configs.data import AugmentConfig, GatherConfig, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.configs.distill import LAYER_OBJECTIVES, DistillConfig, Objective, Precision
 from tinyqa_ray.configs.serve import LimitConfig, ServeConfig
+from tinyqa_ray.configs.suites import SuiteConfig, SuiteName
 from tinyqa_ray.configs.use import EvaluateConfig, ExportConfig
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "Objective",
     "Precision",
     "ServeConfig",
+    "SuiteConfig",
+    "SuiteName",
     "TeacherLogitsConfig",
     "WindowConfig",
 ]

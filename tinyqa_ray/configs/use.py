@@ -7,6 +7,7 @@ from typing import Literal
 
 from tinyqa_ray.configs.checks import at_least, default
 from tinyqa_ray.configs.data import WindowConfig
+from tinyqa_ray.configs.gates import gates
 from tinyqa_ray.configs.renamed import NEW_NAMES
 from tinyqa_ray.core import bundled
 from tinyqa_ray.core.errors import InputError
@@ -35,16 +36,39 @@ class EvaluateConfig:
     fit_temperature: str | None = None
     """Other SQuAD 2.0 data, on which the temperature and shift of scores are fitted and then written
     likewise."""
+    fit_first_pass: str | None = None
+    """Other SQuAD 2.0 data, on which it is fitted what a first pass may leave out in tinyqa answer, and then
+    written likewise. ``first-pass.json`` has the whole curve."""
+    first_pass: str | None = None
+    """Folder or hub id of the smaller model that reads first."""
+    first_pass_loss: float | None = None
+    """Percent of the model's F1 that the first pass may cost on that data; 1 when not given."""
+    first_pass_questions: int | None = None
+    """Most questions of that data to fit on, spread evenly; 500 when not given."""
+    first_pass_candidates: int | None = None
+    """Texts of that data of which each question is asked, chosen by BM25; 10 when not given."""
     max_answer_tokens: int = 30
     """Longest answer, in tokens."""
     window: WindowConfig = WindowConfig()
     """Sizes of the windows."""
     threads: int = execution(0)
     """Torch threads; 0 uses the machine's cores."""
+    fail_below: tuple[str, ...] = execution(())
+    """Least percentages, such as f1=80 exact=70: the command ends with exit code 1 if the model is below one
+    of them."""
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "max_answer_tokens")
-        at_least(self, 0, "threads")
+        at_least(self, 1, "max_answer_tokens", "first_pass_questions", "first_pass_candidates")
+        at_least(self, 0, "threads", "first_pass_loss")
+        if (self.first_pass is None) != (self.fit_first_pass is None):
+            raise InputError("first_pass and fit_first_pass belong together; give both, or neither")
+        if self.first_pass is not None and self.ensemble_with:
+            raise InputError("a first pass is fitted for one model; leave out ensemble_with")
+        if self.fit_first_pass is not None:
+            default(self, "first_pass_loss", 1.0)
+            default(self, "first_pass_questions", 500)
+            default(self, "first_pass_candidates", 10)
+        gates(self.fail_below)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

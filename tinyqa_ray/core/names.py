@@ -6,7 +6,7 @@ import re
 
 from tinyqa_ray.core import storage
 
-_HUB_ID = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?:@(\w[\w./-]*))?(?::(\w+))?")
+_HUB_ID = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?:@(\w[\w./-]*))?(?::(?:[\w.-]+:)?(\w+))?")
 _FULL_IDS = {
     "bert-base-uncased": "google-bert/bert-base-uncased",
     "roberta-base": "FacebookAI/roberta-base",
@@ -19,7 +19,8 @@ _FILE = re.compile(r"\.(jsonl?|parquet|txt|csv|gz)$")
 def hub_id(source: str) -> tuple[str, str | None] | None:
     """Hub id and split of a source (``rajpurkar/squad_v2:train``); None for a file, folder or URL.
 
-    A revision (``rajpurkar/squad_v2@main:train``) is left out; see ``hub_revision``.
+    A configuration may stand between them: ``google/xquad:xquad.en:validation``. A revision
+    (``rajpurkar/squad_v2@main:train``) is left out; see ``hub_revision``.
     """
     match = _HUB_ID.fullmatch(source)
     if match is None or _FILE.search(source) or storage.kind(source) != "absent":

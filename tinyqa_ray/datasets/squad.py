@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from tinyqa_ray.core import faults, stage_folder, storage
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.datasets import squad_json
+from tinyqa_ray.datasets import hub, mrqa, squad_json
 
 _ANSWER = pa.struct([pa.field("text", pa.string()), pa.field("answer_start", pa.int32())])
 _QUESTION = pa.struct(
@@ -95,7 +95,7 @@ def read_squad(data: str) -> list[Paragraph]:
         case "folder":
             paragraphs = _from_parquet(paragraph_files(data), data)
         case _:
-            paragraphs = _from_hub(data)
+            paragraphs = from_hub_rows(hub.rows(data), data)
     _check(paragraphs, data)
     return paragraphs
 
@@ -204,7 +204,8 @@ def _from_parquet(files: list[str], data: str) -> list[Paragraph]:
 
 
 def from_hub_rows(rows: Iterable[Any], data: str) -> list[Paragraph]:
-    """Paragraphs of rows ``id, title, context, question, answers{text, answer_start}``, in their order."""
+    """Paragraphs of rows ``id, title, context, question, answers{text, answer_start}``, or of MRQA's."""
+    rows = (mrqa.as_squad(row) if isinstance(row, dict) and mrqa.is_mrqa(row) else row for row in rows)
     return _gathered(squad_json.placed_parts(squad_json.rows(rows, data), _member), data)
 
 
@@ -320,32 +321,6 @@ def _member(value: Any, name: str, kind: type, where: str) -> Any:
     if not isinstance(value, dict) or not isinstance(value.get(name), kind):
         raise InputError(f"{where}: has no {kind.__name__} '{name}'; give the form of SQuAD 2.0")
     return value[name]
-
-
-def _from_hub(data: str) -> list[Paragraph]:
-    """Load a hub data set with SQuAD's columns, such as ``rajpurkar/squad_v2``, as paragraphs."""
-    name, _, split = data.partition(":")
-    if (
-        name.endswith((".json", *squad_json.LINES, ".parquet"))
-        or name.startswith((".", "/", "~"))
-        or "://" in data
-    ):
-        raise InputError(f"{data}: no such file or folder")
-    repository, _, revision = name.partition("@")
-    from datasets import load_dataset
-
-    try:
-        rows = faults.patiently(
-            data, lambda: load_dataset(repository, split=split or "train", revision=revision or None)
-        )
-    except Exception as error:  # the hub client raises its own, undocumented, types
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        mistake = (
-            f"{data}: neither a file, a folder, nor a data set that could be loaded ({reason}); "
-            "a split is named as in rajpurkar/squad_v2:validation"
-        )
-        raise faults.refused(data, error, mistake) from None
-    return from_hub_rows(rows, data)
 
 
 def _check(paragraphs: list[Paragraph], data: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,8 @@ class Asked:
 
     question: squad.Question
     context: str
+    accepted: tuple[str, ...] | None = None
+    """Answers that count as right, where they are not those of the question."""
 
 
 def questions_of(data: str) -> list[Asked]:
@@ -33,9 +35,21 @@ def questions_of(data: str) -> list[Asked]:
     Raises:
         InputError: the data cannot be read, or holds no such question.
     """
+    return labelled(squad.read_squad(data), data)
+
+
+def labelled(
+    paragraphs: Sequence[squad.Paragraph], data: str, accepted: Mapping[str, Sequence[str]] | None = None
+) -> list[Asked]:
+    """The labelled questions of paragraphs; for ``accepted``, by question id, see ``Asked``.
+
+    Raises:
+        InputError: ``data``, as the paragraphs are called, holds no such question.
+    """
+    others = accepted or {}
     asked = [
-        Asked(question, paragraph.context)
-        for paragraph in squad.read_squad(data)
+        Asked(question, paragraph.context, tuple(others[question.id]) if question.id in others else None)
+        for paragraph in paragraphs
         if paragraph.copy == 0
         for question in paragraph.questions
         if not question.unlabelled
@@ -105,4 +119,9 @@ class Scored:
 
 def gold(asked: Sequence[Asked]) -> dict[str, list[str]]:
     """Acceptable answers by question id."""
-    return {each.question.id: [answer.text for answer in each.question.answers] for each in asked}
+    return {
+        each.question.id: [answer.text for answer in each.question.answers]
+        if each.accepted is None
+        else list(each.accepted)
+        for each in asked
+    }

@@ -170,6 +170,33 @@ def score(
     return result
 
 
+def squad1_score(gold: Gold, predictions: Mapping[str, str]) -> tuple[float, float]:
+    """What the official evaluator of SQuAD 1.1 (and of MRQA 2019) prints: exact match and F1, in percent.
+
+    Unlike SQuAD 2.0's, it knows no "no answer": every accepted answer counts, also one that normalises to
+    nothing, and texts without a common token have an F1 of 0.
+
+    Args:
+        gold: acceptable answers per question id, at least one each.
+        predictions: answer text per question id.
+
+    Raises:
+        InputError: there are no questions, or a question has no prediction.
+    """
+    if not gold:
+        raise InputError("the gold data holds no questions; scoring needs at least one")
+    _refuse_missing(gold, predictions, "predictions")
+    exact, total = 0, 0.0
+    for question_id, texts in gold.items():
+        predicted = _tokens(predictions[question_id])
+        accepted = list(map(_tokens, texts))
+        exact += predicted in accepted
+        total += max(
+            (_token_f1(tokens, predicted) for tokens in accepted if tokens and predicted), default=0.0
+        )
+    return 100 * exact / len(gold), 100 * total / len(gold)
+
+
 def best_threshold(questions: PerQuestion, na_probs: Mapping[str, float]) -> float:
     """The threshold in [0, 1] with the highest F1 when the model abstains where na_prob > threshold.
 

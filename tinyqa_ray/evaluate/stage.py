@@ -23,7 +23,9 @@ def evaluate(
         InputError: the model or data cannot be read, or the fit would use questions that are measured.
     """
     settings = _before_fitting(config)
-    inputs = ("model", "ensemble_with", "data", "fit_threshold", "fit_temperature")
+    inputs: tuple[str, ...] = ("model", "ensemble_with", "data", "fit_threshold", "fit_temperature")
+    if config.first_pass is not None:
+        inputs = (*inputs, "first_pass", "fit_first_pass")
     extra = {stage_folder.SETTINGS: settings.identity}
     with stage_folder.stage(output, config, inputs=inputs, extra=extra) as stage:
         if stage.finished:
@@ -45,4 +47,6 @@ def _before_fitting(config: EvaluateConfig) -> ModelSettings:
             score_shift=default.score_shift,
             temperature_fitted_on=default.temperature_fitted_on,
         )
+    if config.fit_first_pass is not None:
+        given = replace(given, first_pass_keep=None, first_pass_fitted_for=None, first_pass_fitted_on=None)
     return given

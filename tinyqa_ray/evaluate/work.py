@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyqa_ray.configs import EvaluateConfig, WindowConfig
-from tinyqa_ray.core import stage_folder, storage
+from tinyqa_ray.core import bundled, stage_folder, storage
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.core.contents import identity
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.names import display_name
 from tinyqa_ray.engines.ensemble import load_mean
-from tinyqa_ray.evaluate import calibration, measure, page, squad_metrics
+from tinyqa_ray.evaluate import calibration, first_pass, measure, page, squad_metrics
 from tinyqa_ray.evaluate.report import EvaluateReport
 from tinyqa_ray.models import hub
 from tinyqa_ray.models.settings import ModelSettings, write_settings
@@ -37,7 +37,9 @@ def work(
     asked = measure.questions_of(config.data)
     reader = _reader(config)
     reader.settings = _fitted(reader, settings, config, {each.question.id for each in asked})
-    if config.fit_threshold is not None or config.fit_temperature is not None:
+    if config.fit_first_pass is not None:
+        reader.settings = _with_first_pass(reader, config, asked, stage, progress)
+    if any((config.fit_threshold, config.fit_temperature, config.fit_first_pass)):
         write_settings(stage.output, reader.settings)
     readings, seconds = measure.read(reader, asked, config.max_answer_tokens, progress)
     scored, threshold = measure.Scored.of(asked, readings), reader.settings.no_answer_threshold
@@ -133,8 +135,58 @@ def _fitted(
     return replace(settings, **fitted)
 
 
+def _with_first_pass(
+    reader: Reader,
+    config: EvaluateConfig,
+    measured: Sequence[measure.Asked],
+    stage: stage_folder.Stage,
+    progress: stage_folder.Progress | None,
+) -> ModelSettings:
+    """The reader's settings with what the first pass may leave out; writes the curve it was chosen on."""
+    assert config.first_pass is not None
+    assert config.fit_first_pass is not None
+    questions, candidates = config.first_pass_questions, config.first_pass_candidates
+    assert questions is not None
+    assert candidates is not None
+    assert config.first_pass_loss is not None
+    first = Reader.from_pretrained(config.first_pass, window=config.window, cut_questions=True)
+    others = _other_questions(config, config.fit_first_pass, {each.question.id for each in measured})
+    if not any(each.question.answers for each in others):
+        raise InputError(f"{config.fit_first_pass}: has no question with an answer to fit a first pass on")
+    tried = first_pass.tried(
+        first,
+        reader,
+        others,
+        questions=questions,
+        candidates=candidates,
+        max_answer_tokens=config.max_answer_tokens,
+        progress=progress,
+    )
+    curve = first_pass.curve(tried)
+    place = curve.within(config.first_pass_loss)
+    chosen = {name: float(getattr(curve, name)[place]) for name in ("keep", "share", "f1")}
+    # A hundred places of the curve show its form.
+    shown = np.unique(np.linspace(0, len(curve.keep) - 1, 100).astype(int))
+    written = {name: getattr(curve, name)[shown].tolist() for name in ("keep", "share", "f1")}
+    storage.write_json(
+        stage.path("first-pass.json"), {**chosen, "f1_of_all_pairs": float(curve.f1[-1]), "curve": written}
+    )
+    return replace(
+        reader.settings,
+        first_pass_keep=chosen["keep"],
+        first_pass_fitted_for=identity(bundled.source(config.first_pass)),
+        first_pass_fitted_on=identity(config.fit_first_pass),
+    )
+
+
 def _read_others(reader: Reader, config: EvaluateConfig, data: str, measured: set[str]) -> measure.Scored:
-    """Questions to fit on, read and scored.
+    """Questions to fit on, read and scored; for errors see ``_other_questions``."""
+    asked = _other_questions(config, data, measured)
+    return measure.Scored.of(asked, measure.read(reader, asked, config.max_answer_tokens)[0])
+
+
+def _other_questions(config: EvaluateConfig, data: str, measured: set[str]) -> list[measure.Asked]:
+    """Questions to fit on.
 
     Raises:
         InputError: some of these questions are measured, too.
@@ -146,7 +198,7 @@ def _read_others(reader: Reader, config: EvaluateConfig, data: str, measured: se
             f"{data}: shares {len(shared)} questions with {config.data} ({shared[0]}, …); "
             "what is fitted on the questions that are then measured flatters; give other data"
         )
-    return measure.Scored.of(asked, measure.read(reader, asked, config.max_answer_tokens)[0])
+    return asked
 
 
 def _page(

@@ -6,11 +6,10 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pyarrow as pa
 
-from tinyqa_ray.corpus.bm25 import Statistics, best_passages
-from tinyqa_ray.corpus.passage_index import ShardIndex, make_index
+from tinyqa_ray.corpus.bm25 import best_passages
 from tinyqa_ray.corpus.terms import Analyzer
+from tinyqa_ray.corpus.texts import index_of
 from tinyqa_ray.datasets.squad import Paragraph, Question
 
 ELSEWHERE = "-elsewhere"
@@ -78,7 +77,7 @@ def of_most_similar(
     bare = [_bare(each.context) for each in different]
     analyzer = Analyzer("english")
     held = [set(analyzer.terms(each.context)) for each in different]
-    index, statistics = _index([each.context for each in different], analyzer)
+    index, statistics = index_of([each.context for each in different], analyzer)
     for first in range(0, len(asked), _TOGETHER):
         some = asked[first : first + _TOGETHER]
         terms = [analyzer.terms(question.question) for _, question, _ in some]
@@ -93,17 +92,6 @@ def of_most_similar(
             ]
             for number, place in enumerate(fitting[:times]):
                 yield different[place].paragraph_id, _moved(question, number)
-
-
-def _index(texts: Sequence[str], analyzer: Analyzer) -> tuple[ShardIndex, Statistics]:
-    """An index in which each text is one passage."""
-    rows = range(len(texts))
-    documents = pa.table(
-        {"row": rows, "document_id": [str(n) for n in rows], "text": pa.array(texts, pa.string())}
-    )
-    longest = max((sum(1 for _ in analyzer.words(text)) for text in texts), default=1)
-    index = ShardIndex(make_index(documents, analyzer, max(longest, 1), 0))
-    return index, Statistics(passages=len(index), terms=int(index.length.sum()))
 
 
 def _moved(question: Question, number: int) -> Question:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from tinyqa_ray.core import bundled, storage
+from tinyqa_ray.core.contents import identity
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.models import hub
 
@@ -27,6 +28,13 @@ class ModelSettings:
     """``span - null`` at which the score is one half; above 0 for a model that answers too readily."""
     temperature_fitted_on: str | None = None
     """Identity of the data behind temperature and shift; None when they are the defaults."""
+    first_pass_keep: float | None = None
+    """How far below the best of its question a text may be, in log odds of a smaller model that reads first,
+    to be read by this model."""
+    first_pass_fitted_for: str | None = None
+    """Identity of that smaller model."""
+    first_pass_fitted_on: str | None = None
+    """Identity of the data on which it was fitted."""
 
     def __post_init__(self) -> None:
         threshold, temperature = self.no_answer_threshold, self.temperature
@@ -36,6 +44,9 @@ class ModelSettings:
             raise InputError(f"temperature is {temperature!r}; it must be a number above 0")
         if not isinstance(self.score_shift, (int, float)) or not abs(self.score_shift) < float("inf"):
             raise InputError(f"score_shift is {self.score_shift!r}; it must be a number")
+        keep = self.first_pass_keep
+        if keep is not None and not (isinstance(keep, (int, float)) and 0.0 <= keep < float("inf")):
+            raise InputError(f"first_pass_keep is {keep!r}; it must be a number, 0 or more")
 
     @property
     def identity(self) -> str:
@@ -85,6 +96,35 @@ def _beside(model: str) -> str | None:
     return storage.join(bundled.located(model), FILE) if has_file(model, FILE) else None
 
 
+def keep_of(first_pass: str, given: float | None, settings: ModelSettings) -> float:
+    """How far below the best a pair may be: as given, or as it was fitted for these two models.
+
+    Args:
+        first_pass: name of the smaller model.
+        given: what the user asked for, if anything.
+        settings: those of the larger model.
+
+    Raises:
+        InputError: nothing is given, and nothing was fitted, or it was fitted for another smaller model.
+    """
+    if given is not None:
+        return given
+    if settings.first_pass_keep is None:
+        raise InputError(
+            f"first_pass is {first_pass}, but what it keeps was not fitted; give --settings with the output "
+            "of tinyqa evaluate --fit-first-pass, or --first-pass-keep"
+        )
+    if settings.first_pass_fitted_for != identity(bundled.source(first_pass)):
+        raise InputError(
+            f"first_pass is {first_pass}, but the settings were fitted for another one; fit them again "
+            "with tinyqa evaluate --fit-first-pass, or give --first-pass-keep"
+        )
+    return settings.first_pass_keep
+
+
 def write_settings(folder: str, settings: ModelSettings) -> None:
     """Write settings into a folder, as its ``tinyqa.json``."""
-    storage.write_json(storage.join(folder, FILE), asdict(settings))
+    values = asdict(settings)
+    # Earlier versions know nothing of a first pass, and refuse fields that they do not know.
+    kept = {name: each for name, each in values.items() if not (name.startswith("first_") and each is None)}
+    storage.write_json(storage.join(folder, FILE), kept)

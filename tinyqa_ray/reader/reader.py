@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.core import bundled
 from tinyqa_ray.core.errors import InputError
@@ -15,8 +17,9 @@ from tinyqa_ray.engines import choose
 from tinyqa_ray.engines.engine import Engine
 from tinyqa_ray.engines.load import fitting_window, load_engine
 from tinyqa_ray.models import families, pretrained
-from tinyqa_ray.models.settings import ModelSettings, read_settings
+from tinyqa_ray.models.settings import ModelSettings, keep_of, read_settings
 from tinyqa_ray.reader.answers import Answer, answers, ranked, refusal, refused, with_document
+from tinyqa_ray.reader.cascade import kept, margins
 from tinyqa_ray.reader.spans import Reading, readings
 
 _PAIRS = 512
@@ -31,6 +34,9 @@ class Reader:
         self.engine = engine
         self.windower = windower
         self.settings = settings
+        self.first: Reader | None = None
+        """Smaller model that reads the texts of a question before; see ``from_pretrained``."""
+        self.first_keep = 0.0
 
     @classmethod
     def from_pretrained(
@@ -43,6 +49,8 @@ class Reader:
         window: WindowConfig | None = None,
         cut_questions: bool = False,
         compiled: bool = False,
+        first_pass: str | None = None,
+        first_pass_keep: float | None = None,
     ) -> Reader:
         """Load a reader.
 
@@ -60,6 +68,9 @@ class Reader:
             cut_questions: cut questions to the window's ``max_query_len``, as the official evaluation
                 does; otherwise they stay whole.
             compiled: run a torch model through ``torch.compile``.
+            first_pass: a smaller model that reads all contexts of ``answer`` first; this one reads those that
+                are near the best, and the others count as contexts without an answer.
+            first_pass_keep: how near: most log odds below the best context; when not given, as fitted.
 
         Raises:
             InputError: no such model, no question-answering head, no fast tokenizer, a precision that the
@@ -76,7 +87,13 @@ class Reader:
         windower = Windower(pretrained.load_tokenizer(model), window, cut_questions=cut_questions)
         if not isinstance(settings, ModelSettings):
             settings = read_settings(model, settings)
-        return cls(engine, windower, settings)
+        made = cls(engine, windower, settings)
+        if first_pass is not None:
+            made.first_keep = keep_of(first_pass, first_pass_keep, settings)
+            made.first = cls.from_pretrained(
+                first_pass, device=device, window=window, cut_questions=cut_questions, compiled=compiled
+            )
+        return made
 
     def windowed(self, window: WindowConfig) -> Reader:
         """A reader with the same model and other windows."""
@@ -224,6 +241,10 @@ class Reader:
         if not texts:
             raise InputError("there is no context; give at least one text")
         pairs = [(question, text) for text in texts]
+        if self.first is not None and len(texts) > 1:
+            near = self._near(self.first, pairs, max_answer_tokens)
+            texts, pairs = [texts[i] for i in near], [pairs[i] for i in near]
+            ids = [ids[i] for i in near]
         found = self.read_or_refuse(pairs, questions, max_answer_tokens=max_answer_tokens, top_k=top_k)
         always = replace(settings, no_answer_threshold=1.0)
         named = [
@@ -231,6 +252,13 @@ class Reader:
             for each, text, name in zip(found, texts, ids, strict=True)
         ]
         return ranked(named, settings.no_answer_threshold, top_k)
+
+    def _near(self, first: Reader, pairs: Sequence[Pair], max_answer_tokens: int) -> list[int]:
+        """Numbers of the contexts of one question that are near the best by the first pass."""
+        found = margins(first.read_or_refuse(pairs, max_answer_tokens=max_answer_tokens))
+        known = found[~np.isnan(found)]
+        best = np.full(len(found), known.max() if len(known) else -np.inf)
+        return [int(i) for i in np.flatnonzero(kept(found, best, self.first_keep))]
 
     def _checked(self, top_k: int, max_answer_tokens: int, threshold: float | None) -> ModelSettings:
         """The settings of a call, once its options are checked."""
