@@ -177,6 +177,7 @@ def test_first_pass_that_does_not_fit_is_refused(
         replace(config, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_two_actors_give_the_bytes_of_one(config: AnswerConfig, tmp_path: Path, ray_cluster: None) -> None:
     made(config, tmp_path / "one")

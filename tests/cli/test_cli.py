@@ -318,7 +318,11 @@ def test_recipe_runs_its_stages_and_prints_their_reports(
     main.main(line)
     printed = capfd.readouterr()
     stage = {"stage": "windows", "output": "o/windows", "was_finished": False, "seconds": 2.5}
-    summary = {"recipe": "tinybert", "output": "o", "stages": [{**stage, **asdict(REPORT)}]}
+    summary = {
+        "recipe": "tinybert",
+        "output": "o",
+        "stages": [{**stage, **json.loads(json.dumps(asdict(REPORT)))}],
+    }
     assert json.loads(printed.out) == summary
     assert "windows: 3 windows of 2 questions in 2 s" in printed.err
     assert asked == [(published.tinybert("d.json"), "o", ("windows",))]
@@ -347,7 +351,7 @@ def test_job_says_in_one_line_what_it_made_and_whether_it_was_finished(
         main.run_job(stage, TeacherLogitsConfig)
         printed = capsys.readouterr()
         expected = {"stage": "teacher-logits", "output": output, "was_finished": was_finished}
-        assert json.loads(printed.out) == {**expected, **asdict(REPORT)}
+        assert json.loads(printed.out) == {**expected, **json.loads(json.dumps(asdict(REPORT)))}
         said = f"{output}: was finished, nothing is left to do\n"
         assert printed.err == (said if was_finished else "")
 

@@ -445,11 +445,11 @@ def test_hub_data_set_is_loaded_at_the_revision_that_its_name_has(monkeypatch: p
 
     asked: list[Any] = []
 
-    def load(name: str, **options: Any) -> Any:
-        asked.append((name, options))
-        return []
+    def load(name: str, configuration: str | None = None, **options: Any) -> Any:
+        asked.append((name, configuration, options))
+        raise ValueError("nothing here")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(InputError):
         squad.read_squad("rajpurkar/squad_v2@v2:validation")
-    assert asked == [("rajpurkar/squad_v2", {"split": "validation", "revision": "v2"})]
+    assert asked == [("rajpurkar/squad_v2", None, {"split": "validation", "revision": "v2"})]

@@ -360,19 +360,22 @@ def test_twenty_overflows_in_a_row_end_the_run_with_the_windows_named(
     monkeypatch.setattr(model, "forward", overflowing)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for _ in range(OVERFLOWS - 1):
-        train_step(strategy, data, batch, session, 1, 1e-3)
+        train_step(strategy, step_input(data, batch, session, 1), session, 1e-3)
     assert strategy.loss_scale == 2.0 ** (16 - OVERFLOWS + 1)
     assert strategy.overflows.in_a_row == OVERFLOWS - 1
     assert equal(dict(model.state_dict()), before)
     monkeypatch.setattr(model, "forward", forward)
-    train_step(strategy, data, batch, session, 1, 1e-3)
+    train_step(strategy, step_input(data, batch, session, 1), session, 1e-3)
     assert strategy.overflows.in_a_row == 0
     monkeypatch.setattr(model, "forward", overflowing)
-    for _ in range(OVERFLOWS - 1):
-        train_step(strategy, data, batch, session, 1, 1e-3)
-    with pytest.raises(NotFiniteError, match="overflowed in 20 steps in a row") as caught:
-        train_step(strategy, data, batch, session, 1, 1e-3)
-    assert all(str(number) in str(caught.value) for number in data.window_ids(batch))
+    monkeypatch.setattr(loop, "build", lambda *_: model)
+    long = replace(config, epochs=40)
+    with pytest.raises(
+        NotFiniteError, match=r"step 20 of .*: fp16 overflowed in 20 steps in a row"
+    ) as caught:
+        train(long, LocalSession(tmp_path / "run"))
+    last = Order(data.lengths, long.batch_size, long.epochs, long.seed).batch(OVERFLOWS - 1)
+    assert all(str(number) in str(caught.value) for number in data.window_ids(last))
 
 
 @pytest.mark.parametrize(("first", "then"), [("fp32", "fp16"), ("fp16", "bf16"), ("fp16", "fp32")])
@@ -394,7 +397,7 @@ def test_scale_and_overflows_in_a_row_are_in_checkpoints(config: DistillConfig, 
     written.scaler = torch.amp.GradScaler("cpu", 2.0**60)
     data = WindowData(window_files(config.data), 0)
     for _ in range(3):
-        train_step(written, data, np.arange(4), session, 1, 1e-3)
+        train_step(written, step_input(data, np.arange(4), session, 1), session, 1e-3)
     written.save(tmp_path)
     read.load(tmp_path)
     assert (read.loss_scale, read.overflows.in_a_row) == (2.0**57, 3)
@@ -439,9 +442,9 @@ class WarnedSession(LocalSession):
         self.asked += 1
         return self.asked == 1
 
-    def checkpoint(self, write: Write, metrics: dict[str, Any], *, measure: bool) -> None:
+    def checkpoint(self, write: Write, metrics: dict[str, Any]) -> None:
         self.kept = [*getattr(self, "kept", []), metrics["step"]]
-        super().checkpoint(write, metrics, measure=measure)
+        super().checkpoint(write, metrics)
 
 
 def test_notice_that_a_node_goes_away_makes_a_checkpoint(config: DistillConfig, tmp_path: Path) -> None:

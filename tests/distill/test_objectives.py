@@ -155,7 +155,7 @@ def test_checkpoint_names_its_parts_as_earlier_versions_did(
     model = distillation(narrow, "intermediate", teacher=tiny_bert)
     DataParallel(model, model.config, LocalSession(tmp_path)).save(tmp_path)
     state = torch.load(tmp_path / OPTIMIZER, weights_only=True)
-    assert state.keys() == {"trainee", "optimizer", "scaler"}
+    assert state.keys() == {"trainee", "optimizer", "scaler", "overflows"}
     projections = {name for name in state["trainee"] if not name.startswith("student.")}
     assert projections == {f"beside.objectives.intermediate.projections.maps.{i}.weight" for i in range(2)}
 

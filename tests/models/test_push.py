@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import hub_server
@@ -72,7 +71,7 @@ def test_folder_is_uploaded_with_card_and_settings_and_nothing_else(
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    assert json.loads(there.files["tinyqa.json"]) == asdict(FITTED)
+    assert ModelSettings(**json.loads(there.files["tinyqa.json"])) == FITTED
     for name in there.files.keys() - {"tinyqa.json"}:
         assert there.files[name] == (model / name).read_bytes()
     assert there.private

@@ -96,10 +96,15 @@ class _Patient(pafs.FileSystemHandler):  # type: ignore[misc]
         )
 
     def open_output_stream(self, path: str, metadata: Any) -> pa.NativeFile:
-        return self._try(path, lambda: self.inner.open_output_stream(path, metadata=metadata))
+        # The caller's own call packs what is named ".gz"; packed here too, it would be packed twice.
+        return self._try(
+            path, lambda: self.inner.open_output_stream(path, compression=None, metadata=metadata)
+        )
 
     def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
-        return self._try(path, lambda: self.inner.open_append_stream(path, metadata=metadata))
+        return self._try(
+            path, lambda: self.inner.open_append_stream(path, compression=None, metadata=metadata)
+        )
 
 
 class _PatientFile(io.RawIOBase):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.models import families, pretrained
 
 Shapes = dict[str, tuple[int, ...]]
@@ -68,13 +69,13 @@ def _is_whole(name: str, new_head: bool) -> bool:
 
 
 def _shapes_of(name: str) -> Shapes | None:
-    """The shapes in a model's files; None for a hub id, or if the files cannot be read."""
-    with pretrained.readable(name) as folder:
-        files = sorted(Path(folder).glob("*.safetensors"))
-        try:
+    """The shapes in a model's files; None if there is no such model, or its files cannot be read."""
+    try:
+        with pretrained.readable(name) as folder:
+            files = sorted(Path(folder).glob("*.safetensors"))
             return dict(pair for file in files for pair in _header(file)) if files else None
-        except (OSError, SafetensorError):
-            return None
+    except (InputError, OSError, SafetensorError):
+        return None
 
 
 def _header(file: Path) -> list[tuple[str, tuple[int, ...]]]:
