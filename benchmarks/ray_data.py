@@ -86,6 +86,7 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
         contestants[f"{actors} actor{'s' * (actors > 1)}"] = lambda table, made=made: _count(
             made(ray.data.from_arrow(table).repartition(max(2, table.num_rows // 256)))
         )
+    assert contestants["bare"](short) == short.num_rows  # torch's first forwards are slow
     taken: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(arguments.rounds):
         for name, run in contestants.items():
