@@ -452,4 +452,4 @@ def test_hub_data_set_is_loaded_at_the_revision_that_its_name_has(monkeypatch: p
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(InputError):
         squad.read_squad("rajpurkar/squad_v2@v2:validation")
-    assert asked == [("rajpurkar/squad_v2", None, {"split": "validation", "revision": "v2"})]
+    assert asked[0] == ("rajpurkar/squad_v2", None, {"split": "validation", "revision": "v2"})

@@ -90,7 +90,7 @@ def test_training_does_not_depend_on_being_measured(config: DistillConfig, tmp_p
     for name, folder in (("measured", str(tmp_path / "dev")), ("not", None)):
         train(config, LocalSession(tmp_path / name), str(tmp_path / f"{name}.jsonl"), folder)
     states = [
-        torch.load(next((tmp_path / name).glob("step-*")) / "optimizer.pt")["trainee"]
+        torch.load(next((tmp_path / name).glob("step-*")) / "optimizer.pt", weights_only=True)["trainee"]
         for name in ("measured", "not")
     ]
     assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())

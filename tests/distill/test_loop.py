@@ -188,7 +188,7 @@ def test_loss_that_is_not_finite_ends_the_run_before_a_checkpoint_holds_it(
     assert all(str(number) in message for number in data.window_ids(batch))
     kept = (bad - 1) // config.checkpoint_steps * config.checkpoint_steps
     assert [path.name for path in (tmp_path / "run").iterdir()] == [f"step-{kept:09d}"]
-    state = torch.load(tmp_path / "run" / f"step-{kept:09d}" / OPTIMIZER)["trainee"]
+    state = torch.load(tmp_path / "run" / f"step-{kept:09d}" / OPTIMIZER, weights_only=True)["trainee"]
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
     assert all(np.isfinite(row["loss"]) for row in rows(tmp_path / "metrics.jsonl"))
 
@@ -409,7 +409,7 @@ def test_checkpoint_of_another_version_is_refused_by_its_format(
     with pytest.raises(KilledError):
         train(config, DyingSession(tmp_path, 3, kept=True))
     file = tmp_path / "step-000000003" / STATE
-    torch.save({**torch.load(file), "format": FORMAT + 1}, file)
+    torch.save({**torch.load(file, weights_only=True), "format": FORMAT + 1}, file)
     with pytest.raises(InputError, match=f"has format {FORMAT + 1}, .* continues format {FORMAT}"):
         train(config, LocalSession(tmp_path))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.configs.distill import Precision
-from tinyqa_ray.distill import precision
+from tinyqa_ray.core import said
 from tinyqa_ray.distill.precision import agreed_dtype, native_dtypes, overflowing
 from tinyqa_ray.distill.session import LocalSession
 
@@ -77,7 +77,7 @@ def test_fall_back_is_said_once_and_with_the_number_of_workers(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    precision._say_once.cache_clear()
+    said.say_once.cache_clear()
     agreed(["A100", "V100", "V100"], "auto", monkeypatch)
     assert [record.getMessage() for record in caplog.records] == [
         "trained in fp16: 2 of 3 workers have a card without bf16"

@@ -75,7 +75,7 @@ def check_gradients(configs: list[DistillConfig], workers: int, folder: Path) ->
     for number, config in enumerate(configs):
         alone = replace(config, workers=1, min_workers=None, gradient_accumulation_steps=1)
         expected = group.gradient(alone, rows, LocalSession(folder))
-        found = torch.load(folder / f"{number}.pt")
+        found = torch.load(folder / f"{number}.pt", weights_only=True)
         assert found.keys() == expected.keys()
         scale = max(float(gradient.abs().max()) for gradient in expected.values())
         assert scale > 1e-3
@@ -103,7 +103,7 @@ def test_touched_rows_give_the_gradients_of_all_rows_and_half_precision_nearly_t
         replace(config, gradient_compression="bf16"),
     ]
     group.run(2, group.gradients, sent, np.array([7, 2, 11, 0, 9, 4, 1, 6]), tmp_path)
-    few, dense, *halves = (torch.load(tmp_path / f"{number}.pt") for number in range(4))
+    few, dense, *halves = (torch.load(tmp_path / f"{number}.pt", weights_only=True) for number in range(4))
     assert few.keys() == dense.keys()
     (name,) = (name for name in few if name.endswith("word_embeddings.weight"))
     touched = few[name].any(1)

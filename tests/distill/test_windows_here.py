@@ -153,7 +153,7 @@ def test_training_from_a_store_is_training_from_a_disk(
     train(config, LocalSession(tmp_path / "disk"))
     train(replace(config, data=remote), LocalSession(tmp_path / "store"))
     states = [
-        torch.load(next((tmp_path / name).glob("step-*")) / "optimizer.pt")["trainee"]
+        torch.load(next((tmp_path / name).glob("step-*")) / "optimizer.pt", weights_only=True)["trainee"]
         for name in ("disk", "store")
     ]
     assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())

@@ -162,16 +162,18 @@ def test_engines_of_an_export_are_refused(form: str) -> None:
         main.main(["engines", "--model", form])
 
 
-def test_int8_forms_are_made_for_the_shipped_model_only(
+def test_forms_are_made_for_the_shipped_model_only_and_the_one_that_loses_is_not_chosen_for_it(
     tiny_bert: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
-    def watched(model: str, make: list[str]) -> list[Candidate]:
+    def watched(model: str, make: tuple[str, ...]) -> list[Candidate]:
         asked.append((model, make))
-        return [candidate("torch-fp32", 1)]
+        return [candidate("torch-fp32", 1), candidate("openvino-fp32", 2), candidate("onnx-int8", 3)]
 
     monkeypatch.setattr(choose, "candidates", watched)
-    for model in (bundled.MODEL, tiny_bert):
-        choose.chosen(model)
-    assert asked == [(bundled.MODEL, ["openvino-int8", "onnx-int8"]), (tiny_bert, [])]
+    assert [choose.chosen(model).name for model in (bundled.MODEL, tiny_bert)] == [
+        "openvino-fp32",
+        "onnx-int8",
+    ]
+    assert asked == [(bundled.MODEL, ("openvino-int8", "openvino-fp32")), (tiny_bert, ())]

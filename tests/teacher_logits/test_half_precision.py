@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tinyqa_ray.configs import TeacherLogitsConfig, WindowConfig
+from tinyqa_ray.core import said
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
 from tinyqa_ray.engines import load
@@ -49,7 +50,7 @@ def _fp16_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
         return engine, config
 
     monkeypatch.setattr(half_precision, "load_engine", loaded)
-    half_precision._say_once.cache_clear()
+    said.say_once.cache_clear()
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def written(model: str, data: str, paragraphs: Any) -> Any:
 def test_logits_that_overflow_are_computed_in_fp32_and_keep_their_softmax(
     tiny_bert: str, tiny_squad: str, paragraphs: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    half_precision._say_once.cache_clear()  # another test may have had it said
+    said.say_once.cache_clear()  # another test may have had it said
     plain = written(tiny_bert, tiny_squad, paragraphs)["start_logits"].to_pylist()
     assert not caplog.records
     highest = max(abs(value) for row in plain for value in row)
@@ -86,8 +87,8 @@ def test_logits_that_overflow_are_computed_in_fp32_and_keep_their_softmax(
             np.testing.assert_allclose(softmax(row["start_logits"]), softmax(wanted), atol=0.02)
             assert max(row["start_logits"]) == 0
     assert shifted
-    said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert sum("computed again in fp32" in line for line in said) == 1
+    told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert sum("computed again in fp32" in line for line in told) == 1
 
 
 @pytest.mark.usefixtures("_fp16_teacher")

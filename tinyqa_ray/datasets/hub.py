@@ -22,7 +22,7 @@ def rows(data: str) -> Iterable[dict[str, Any]]:
     A revision may follow the name: ``rajpurkar/squad_v2@main:train``.
 
     A data set whose files are made by a script, which the library no longer runs, is read from the hub's
-    Parquet copy of it.
+    Parquet copy of it, which is of its newest commit, whatever revision is named.
 
     Raises:
         InputError: ``data`` looks like a path, or there is no such data set, configuration or split.
@@ -56,10 +56,8 @@ def _loaded(name: str, configuration: str | None, split: str) -> Any:
     from datasets import load_dataset
 
     repository, _, revision = name.partition("@")
-    if revision:
-        return load_dataset(repository, configuration, split=split, revision=revision)
     try:
-        return load_dataset(repository, configuration, split=split)
+        return load_dataset(repository, configuration, split=split, revision=revision or None)
     # Where the cache holds another configuration, the library does not tell that there is a script.
     except (RuntimeError, ValueError):
         with contextlib.suppress(Exception):  # the first error says more

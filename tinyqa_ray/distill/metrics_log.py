@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import math
@@ -16,6 +15,7 @@ import pyarrow as pa
 
 from tinyqa_ray.core import faults, storage
 from tinyqa_ray.core.errors import InputError, StoreError
+from tinyqa_ray.core.said import say_once
 
 _log = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 60.0
@@ -159,14 +159,9 @@ class RowReader:
             row = None
         if isinstance(row, dict) and "step" in row and all(map(_is_number, row.values())):
             return row
-        _say_once(f"{self.file}: {reprlib.repr(line)} is not a row of metrics and is left out")
+        say_once(f"{self.file}: {reprlib.repr(line)} is not a row of metrics and is left out")
         return None
 
 
 def _is_number(value: object) -> bool:
     return value is None or isinstance(value, int | float)
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-    _log.warning("%s", text)

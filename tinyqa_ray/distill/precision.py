@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-
 import torch
 
 from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.core import processor
+from tinyqa_ray.core.said import say_once
 from tinyqa_ray.distill.session import Session
-
-_log = logging.getLogger(__name__)
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 OVERFLOWS = 20
@@ -48,16 +44,11 @@ def agreed_dtype(config: DistillConfig, session: Session) -> torch.dtype:
     said = chosen != wanted[0] and (config.precision != "auto" or first < session.world_size)
     if said and session.rank == 0:
         kind = "processor" if is_cpu else "card"
-        _say_once(
+        say_once(
             f"trained in {NAMES[chosen]}: {first} of {session.world_size} workers have a {kind} without "
             f"{NAMES[wanted[0]]}"
         )
     return chosen
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-    _log.warning("%s", text)
 
 
 def native_dtypes(device: torch.device) -> set[torch.dtype]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -111,7 +112,7 @@ class OnnxEngine(Engine):
             return
         pool, working = self._threads(), deque[Future[tuple[Index, Logits, Logits]]]()
         try:
-            for batch in _chained(first, second, several):
+            for batch in itertools.chain((first, second), several):
                 # Two batches for each lane: the next one is ready when one is done.
                 if len(working) == 2 * self.lanes:
                     yield working.popleft().result()
@@ -167,9 +168,3 @@ def providers_of(device: str, available: Sequence[str]) -> list[Provider]:
         return [*cuda, _CPU]
     kept = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(bundled.cache() / "tensorrt")}
     return [(_TENSORRT, {**gpu, **kept}), *cuda, _CPU]
-
-
-def _chained(first: Index, second: Index, others: Iterator[Index]) -> Iterator[Index]:
-    yield first
-    yield second
-    yield from others

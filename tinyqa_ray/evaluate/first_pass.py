@@ -17,7 +17,7 @@ from tinyqa_ray.corpus.bm25 import best_passages
 from tinyqa_ray.corpus.terms import Analyzer
 from tinyqa_ray.corpus.texts import index_of
 from tinyqa_ray.evaluate import squad_metrics
-from tinyqa_ray.evaluate.measure import Asked, gold
+from tinyqa_ray.evaluate.measure import Asked, gold, spread
 from tinyqa_ray.reader import Reader
 from tinyqa_ray.reader.cascade import margins
 from tinyqa_ray.reader.spans import Reading
@@ -154,13 +154,6 @@ def tried(
         if progress:
             progress(len(readings[1]), len(pairs), note="first pass")
     return judged(chosen, pairs, *readings, threshold=second.settings.no_answer_threshold)
-
-
-def spread(asked: Sequence[Asked], most: int) -> list[Asked]:
-    """At most so many questions, spread evenly; none of none."""
-    return [
-        asked[i] for i in np.unique(np.linspace(0, max(len(asked) - 1, 0), min(most, len(asked))).astype(int))
-    ]
 
 
 def judged(

@@ -125,3 +125,9 @@ def gold(asked: Sequence[Asked]) -> dict[str, list[str]]:
         else list(each.accepted)
         for each in asked
     }
+
+
+def spread(asked: Sequence[Asked], most: int) -> list[Asked]:
+    """At most so many questions, spread evenly over the data and in its order."""
+    places = np.linspace(0, max(len(asked) - 1, 0), min(most, len(asked))).astype(int)
+    return [asked[place] for place in np.unique(places)]

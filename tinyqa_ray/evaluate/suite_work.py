@@ -6,8 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from tinyqa_ray.configs import SuiteConfig
 from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.core.cluster import cores, quiet_models
@@ -43,7 +41,9 @@ def work(
         if key in seen:
             raise InputError(f"{config.suite_folder}: two files are called {part.name}; rename one")
         seen.add(key)
-        asked = _some(measure.labelled(part.paragraphs, key, part.accepted), config.max_questions)
+        asked = measure.labelled(part.paragraphs, key, part.accepted)
+        if config.max_questions is not None:
+            asked = measure.spread(asked, config.max_questions)
         questions += len(asked)
         for number, (model, own) in enumerate(zip(config.models, settings, strict=True)):
             path = stage.path(MEASURED, f"{number:02d}-{re.sub(r'[^A-Za-z0-9._-]', '-', key)}.json")
@@ -61,13 +61,6 @@ def work(
 
 def _reader(config: SuiteConfig, model: str, settings: ModelSettings) -> Reader:
     return Reader.from_pretrained(model, settings=settings, window=config.window, cut_questions=True)
-
-
-def _some(asked: list[measure.Asked], most: int | None) -> list[measure.Asked]:
-    """At most ``most`` questions, spread evenly."""
-    if most is None or len(asked) <= most:
-        return asked
-    return [asked[i] for i in np.linspace(0, len(asked) - 1, most).astype(int)]
 
 
 def _measured(

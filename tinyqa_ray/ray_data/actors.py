@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinyqa_ray.configs.checks import at_least
-from tinyqa_ray.core.cluster import cores, cpus_per_actor
+from tinyqa_ray.core.cluster import cores, cpus_per_actor, quiet_models
 from tinyqa_ray.core.errors import InputError
 
 
@@ -74,8 +74,6 @@ class ActorConfig:
     def begin(self) -> str:
         """Set up this process as one of the actors, and return the device that it computes on."""
         import torch
-
-        from tinyqa_ray.core.cluster import quiet_models
 
         quiet_models()
         torch.set_num_threads(self.threads or cores(self.actors[1]))

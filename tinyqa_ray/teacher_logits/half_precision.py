@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.said import say_once
 from tinyqa_ray.datasets.windows import Tokens
 from tinyqa_ray.engines.engine import Engine
 from tinyqa_ray.engines.exported import is_exported
@@ -20,8 +20,6 @@ Logits = NDArray[np.float32]
 
 LARGEST = float(np.finfo(np.float16).max)
 """Largest number of half precision, 65504."""
-
-_log = logging.getLogger(__name__)
 
 
 class NotFiniteError(InputError):
@@ -52,7 +50,7 @@ class FiniteTeacher:
         starts, ends = self.engine.logits(windows, max_batch_tokens)
         broken = _not_finite(starts, ends)
         if broken and not is_exported(self.model):
-            _say_once(
+            say_once(
                 f"{self.model}: logits overflow in half precision; such windows are computed again in fp32"
             )
             few = Tokens([windows.input_ids[w] for w in broken], [windows.type_ids[w] for w in broken])
@@ -93,7 +91,7 @@ def in_half_precision(side: Logits, lengths: NDArray[Any]) -> NDArray[np.float16
         row = side[ends[window] - lengths[window] : ends[window]]
         row -= row.max()
         np.maximum(row, -LARGEST, out=row)
-    _say_once("logits beyond ±65504 do not fit into the files; the windows that have some are shifted")
+    say_once("logits beyond ±65504 do not fit into the files; the windows that have some are shifted")
     return side.astype(np.float16)
 
 
@@ -101,8 +99,3 @@ def _not_finite(starts: Sequence[Logits], ends: Sequence[Logits]) -> list[int]:
     """Numbers of the windows with a logit that is not finite."""
     both = zip(starts, ends, strict=True)
     return [w for w, sides in enumerate(both) if not all(np.isfinite(side).all() for side in sides)]
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-    _log.warning("%s", text)
