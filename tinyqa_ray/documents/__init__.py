@@ -2,9 +2,9 @@
 
 What reads them, and why (extra ``documents``):
 
-- PDF: pypdfium2 (Apache 2.0 or BSD; PDFium inside). It is several times faster than pdfminer.six and pypdf,
-  which are pure Python, knows the box of each character, can draw the page, and says by an error code that a
-  file is encrypted or broken. PyMuPDF can do the same, but under the AGPL.
+- PDF: pypdfium2 (Apache 2.0 or BSD; PDFium inside). It knows the box of each character, can draw the page,
+  and says by an error code that a file is encrypted or broken; pdfminer.six and pypdf, which are pure Python,
+  draw no pages. PyMuPDF can do the same, but under the AGPL.
 - DOCX, PPTX and EPUB are zip archives of XML, read with lxml (BSD) and zipfile: python-docx leaves
   out text boxes, footnotes and tracked insertions, and it and python-pptx unpack members of any size.
 - HTML: lxml, too. Markdown: markdown-it-py (MIT), rendered to HTML, so that marks are no part of the text.
