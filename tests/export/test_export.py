@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -311,3 +312,8 @@ def test_report_is_json(exported: str) -> None:
     report = json.loads((Path(exported) / "_SUCCESS.json").read_text())["report"]
     assert report["model"]["questions_per_s"] > 0
     assert report["export"]["f1"] >= 0
+
+
+def test_export_leaves_the_log_of_others_as_it_was(exported: str, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("tinyqa_ray.other").warning("still heard")
+    assert "still heard" in caplog.text

@@ -102,7 +102,8 @@ def quantised(model: Any, samples: Sequence[dict[str, Any]], float_products: Seq
     import nncf
     from nncf.quantization import advanced_parameters as advanced
 
-    nncf.set_log_level(logging.ERROR)
+    # NNCF's own call would also silence handlers that other loggers share.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     # NNCF's progress bars go to stderr: stdout is for results.
     with contextlib.redirect_stdout(sys.stderr):
         made = nncf.quantize(
