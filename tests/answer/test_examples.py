@@ -1,4 +1,4 @@
-"""What the shell shows of answers at the end of a quickstart."""
+"""What the shell shows of answers in a quickstart."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_examples_mark_the_answer_in_its_own_document(
     assert report.answered
     result = StageResult(name="answers", report=report, seconds=1.0, was_finished=False, output=output)
     printed = io.StringIO()
-    panels = summary._examples(output, summary._documents(result), plain=True)
+    panels = summary.examples(result, shown=5, plain=True)
     Console(file=printed, width=4000).print(*panels)
     found = pads.dataset(str(tmp_path / "out" / FOLDER)).to_table().to_pylist()
     assert len(panels) == 5

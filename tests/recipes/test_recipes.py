@@ -103,7 +103,8 @@ def test_paths_of_earlier_stages_become_folders(quickstart: Recipe) -> None:
 
 def test_quickstart_makes_a_student_of_half_the_layers(quickstart: Recipe, tiny_bert: str) -> None:
     found = stages(quickstart)
-    has(found["intermediate"], student_layers=(1,), teacher="@teacher/model")
+    has(found["student"], student_layers=(1,), teacher="@teacher/model")
+    has(found["student"], objective=("intermediate", "prediction"))
     has(found["teacher"], student=tiny_bert, objective=("labels",))
 
 
@@ -112,7 +113,7 @@ def test_quickstart_takes_other_data_and_layers(tiny_bert: str) -> None:
     found = stages(recipe)
     assert found["windows"].data == found["augmented"].data == "train.json"
     assert found["student-evaluation"].data == found["student"].dev == "dev.json"
-    has(found["intermediate"], student_layers=(0,))
+    has(found["student"], student_layers=(0,))
     has(found["baseline"], student="@teacher/model", student_layers=(0,), objective=("labels",))
 
 
@@ -242,7 +243,7 @@ def test_quickstart_distils_the_shipped_model(quickstart: Recipe) -> None:
     found = stages(published.quickstart())
     assert not found.keys() & {"windows", "teacher"}
     has(found["teacher-logits"], teachers=(bundled.MODEL,), data="@augmented")
-    has(found["intermediate"], student=bundled.MODEL, teacher=bundled.MODEL, student_layers=(1, 3, 5))
+    has(found["student"], student=bundled.MODEL, student_layers=(0, 2, 3, 4), objective=("prediction",))
     # Its own threshold and scores are stored with it.
     has(found["teacher-evaluation"], model=bundled.MODEL, fit_threshold=None, fit_temperature=None)
     fitted = {"fit_threshold": bundled.asset("squad2_calibration.json")}

@@ -22,8 +22,10 @@ from rich.progress import (
 )
 
 from tinyqa_ray.cli import summary
+from tinyqa_ray.cli.quickstart_screen import QuickstartScreen
 from tinyqa_ray.core.errors import InputError, StoreError
 from tinyqa_ray.recipes import run
+from tinyqa_ray.recipes.quickstart import ABOUT
 from tinyqa_ray.recipes.recipe import Recipe
 from tinyqa_ray.recipes.run import StageResult
 
@@ -81,11 +83,19 @@ def run_recipe(recipe: Recipe, output: str, chosen: Sequence[str]) -> list[dict[
 
 
 def run_quickstart(recipe: Recipe, output: str) -> None:
-    """Run every stage of the quickstart, and print its summary."""
+    """Run every stage of the quickstart, show its first answers as soon as they are there, then its end."""
     terminal = Console()
-    with native_noise_in_a_file(), StageProgress(terminal) as bars:
-        results = run.run(recipe, output, bars.starting, bars.done)
-    terminal.print(summary.quickstart(results, output, plain=not terminal.is_terminal))
+    plain = not terminal.is_terminal
+    screen = QuickstartScreen(terminal, [name for name, _ in recipe.stages], ABOUT)
+
+    def done(result: StageResult) -> None:
+        screen.done(result)
+        if result.name == "first-answers" and not result.was_finished:
+            terminal.print(*summary.examples(result, shown=2, plain=plain))
+
+    with native_noise_in_a_file(), screen:
+        results = run.run(recipe, output, screen.starting, done)
+    terminal.print(summary.quickstart(results, plain=plain))
 
 
 class StageProgress:

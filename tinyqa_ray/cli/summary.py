@@ -1,4 +1,4 @@
-"""What stages made, in a few words each, and the tables and examples that end a quickstart."""
+"""What stages made, in a few words each, and what a quickstart shows of it at its end."""
 
 from __future__ import annotations
 
@@ -24,9 +24,6 @@ from tinyqa_ray.models import pretrained
 from tinyqa_ray.recipes.run import StageReport, StageResult
 from tinyqa_ray.teacher_logits import TeacherLogitsReport
 
-_SHOWN = 5
-"""Questions shown at the end of a quickstart."""
-
 
 def rows(report: StageReport) -> str:
     """What a stage made, in a few words."""
@@ -48,29 +45,40 @@ def rows(report: StageReport) -> str:
             return f"{report.answered} of {report.questions} questions answered"
 
 
-def quickstart(results: Sequence[StageResult], output: str, *, plain: bool) -> Group:
-    """The tables and examples that end a quickstart."""
+def quickstart(results: Sequence[StageResult], *, plain: bool) -> Group:
+    """What ends a quickstart: one table, two answers of the student, three commands to go on with."""
     by_name = {result.name: result for result in results}
     return Group(
         "",
-        _stages(results),
-        "",
         _comparison(by_name),
         "",
-        *_examples(by_name["answers"].output, _documents(by_name["answers"]), plain),
+        *examples(by_name["answers"], shown=2, plain=plain),
         "",
-        _places(by_name, output),
+        _commands(by_name),
     )
 
 
-def _stages(results: Sequence[StageResult]) -> Table:
-    table = Table(title="Stages", title_justify="left", box=None, pad_edge=False)
-    for name, justify in (("stage", "left"), ("made", "left"), ("seconds", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for result in results:
-        seconds = "finished before" if result.was_finished else f"{result.seconds:.1f}"
-        table.add_row(result.name, rows(result.report), seconds)
-    return table
+def examples(answers: StageResult, *, shown: int, plain: bool) -> list[Panel]:
+    """The surest answers, one per document, each marked in its text: by colour or, if ``plain``, by »«."""
+    import pyarrow.dataset as pads
+
+    documents = _documents(answers)
+    found = pads.dataset(str(Path(answers.output) / ANSWERS)).to_table().to_pylist()
+    given = sorted((row for row in found if row["answer"] is not None), key=lambda row: -row["score"])
+    best: dict[str, Any] = {}
+    for row in given:
+        best.setdefault(row["document_id"], row)
+    panels = []
+    for row in list(best.values())[:shown]:
+        text = Text(documents[row["document_id"]])
+        text.stylize("bold black on yellow", row["start"], row["end"])
+        if plain:
+            text = Text.assemble(
+                text[: row["start"]], "»", text[row["start"] : row["end"]], "«", text[row["end"] :]
+            )
+        question = Text(f"{row['question']}\n→ {row['answer']} (score {row['score']:.2f})\n", style="bold")
+        panels.append(Panel(Group(question, text), border_style="dim"))
+    return panels
 
 
 def _comparison(by_name: dict[str, StageResult]) -> Table:
@@ -110,45 +118,15 @@ def _documents(result: StageResult) -> dict[str, str]:
     return {values["id"]: values["text"] for values in rows}
 
 
-def _examples(output: str, documents: dict[str, str], plain: bool) -> list[Panel]:
-    """The surest answers, one per document, each marked in its text: by colour or, if ``plain``, by »«."""
-    import pyarrow.dataset as pads
-
-    answers = pads.dataset(str(Path(output) / ANSWERS)).to_table().to_pylist()
-    given = sorted((row for row in answers if row["answer"] is not None), key=lambda row: -row["score"])
-    best: dict[str, Any] = {}
-    for row in given:
-        best.setdefault(row["document_id"], row)
-    panels = []
-    for row in list(best.values())[:_SHOWN]:
-        text = Text(documents[row["document_id"]])
-        text.stylize("bold black on yellow", row["start"], row["end"])
-        if plain:
-            text = Text.assemble(
-                text[: row["start"]], "»", text[row["start"] : row["end"]], "«", text[row["end"] :]
-            )
-        question = Text(f"{row['question']}\n→ {row['answer']} (score {row['score']:.2f})\n", style="bold")
-        panels.append(Panel(Group(question, text), border_style="dim"))
-    return panels
-
-
-def _ask_command(by_name: dict[str, StageResult]) -> str:
-    settings = by_name["student-evaluation"].output
-    return (
-        f'tinyqa ask --model {by_name["student"].output}/model --settings {settings} "Who …?" --context "…"'
+def _commands(by_name: dict[str, StageResult]) -> Group:
+    """What to do next; lines that can be copied, so they are never wrapped by a table."""
+    model = f"--model {by_name['student'].output}/model --settings {by_name['student-evaluation'].output}"
+    lines = [
+        ("ask the student", f'tinyqa ask {model} "Who …?" --context "…"'),
+        ("serve it, with a page to try", f"tinyqa serve {model}"),
+        ("read what it gets wrong", f"open {by_name['student-evaluation'].output}/report.html"),
+    ]
+    return Group(
+        Text("What to do next (after: source .venv/bin/activate)", style="bold"),
+        *(Text.assemble((f"{what}\n", "dim"), f"  {command}") for what, command in lines),
     )
-
-
-def _places(by_name: dict[str, StageResult], output: str) -> Table:
-    table = Table(title="Where it lies", title_justify="left", box=None, pad_edge=False, show_header=False)
-    for what, path in (
-        ("student", _model(by_name["student-evaluation"])),
-        ("its report", f"{by_name['student-evaluation'].output}/report.html"),
-        ("teacher", bundled.located(_model(by_name["teacher-evaluation"]))),
-        ("its report", f"{by_name['teacher-evaluation'].output}/report.html"),
-        ("answers", f"{by_name['answers'].output}/{ANSWERS}"),
-        ("everything", output),
-    ):
-        table.add_row(what, path)
-    table.add_row("ask it", _ask_command(by_name))
-    return table

@@ -92,6 +92,8 @@ def with_baseline(taught: DistillConfig, start: str, layers: tuple[int, ...] | N
         student=start,
         student_layers=layers,
         objective=("labels",),
+        objective_weights=None,
+        teacher=None,
         distillation_weight=1.0,
         temperature=1.0,
     )
