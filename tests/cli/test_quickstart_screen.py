@@ -38,10 +38,12 @@ def result(name: str, seconds: float, *, was_finished: bool = False) -> StageRes
     return StageResult(name=name, report=REPORT, seconds=seconds, was_finished=was_finished, output="out")
 
 
-def screen(clock: Clock, *, terminal: bool = False) -> tuple[QuickstartScreen, io.StringIO]:
+def screen(
+    clock: Clock, *, terminal: bool = False, finished: tuple[str, ...] = ()
+) -> tuple[QuickstartScreen, io.StringIO]:
     file = io.StringIO()
     console = Console(file=file, width=120, force_terminal=terminal)
-    return QuickstartScreen(console, list(STAGES), STAGES, clock), file
+    return QuickstartScreen(console, list(STAGES), STAGES, finished, clock), file
 
 
 def test_time_left_is_that_of_the_stages_at_first() -> None:
@@ -57,10 +59,12 @@ def test_slow_machine_is_told_by_the_stages_that_are_done() -> None:
 
 
 def test_what_was_finished_before_says_nothing_of_the_machine() -> None:
-    shown, _ = screen(Clock())
+    shown, file = screen(Clock(), finished=("a",))
+    assert shown.left_s() == 30
     shown.starting("a")
     shown.done(result("a", 500.0, was_finished=True))
     assert shown.left_s() == 30
+    assert file.getvalue() == "✓ a: was finished\n"
 
 
 def test_running_stage_is_judged_by_its_own_progress() -> None:

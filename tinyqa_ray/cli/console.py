@@ -23,6 +23,7 @@ from rich.progress import (
 
 from tinyqa_ray.cli import summary
 from tinyqa_ray.cli.quickstart_screen import QuickstartScreen
+from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.core.errors import InputError, StoreError
 from tinyqa_ray.recipes import run
 from tinyqa_ray.recipes.quickstart import ABOUT
@@ -86,7 +87,9 @@ def run_quickstart(recipe: Recipe, output: str) -> None:
     """Run every stage of the quickstart, show its first answers as soon as they are there, then its end."""
     terminal = Console()
     plain = not terminal.is_terminal
-    screen = QuickstartScreen(terminal, [name for name, _ in recipe.stages], ABOUT)
+    names = [name for name, _ in recipe.stages]
+    finished = [name for name in names if stage_folder.is_finished(storage.join(output, name))]
+    screen = QuickstartScreen(terminal, names, ABOUT, finished)
 
     def done(result: StageResult) -> None:
         screen.done(result)
@@ -96,6 +99,7 @@ def run_quickstart(recipe: Recipe, output: str) -> None:
     with native_noise_in_a_file(), screen:
         results = run.run(recipe, output, screen.starting, done)
     terminal.print(summary.quickstart(results, plain=plain))
+    terminal.print(summary.commands(results), soft_wrap=True)
 
 
 class StageProgress:

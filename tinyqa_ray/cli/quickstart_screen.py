@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -28,10 +28,12 @@ class QuickstartScreen:
         console: Console,
         stages: Sequence[str],
         about: Mapping[str, About],
+        finished: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Show ``stages``, in their order, on ``console``."""
+        """Show ``stages``, in their order, on ``console``; those in ``finished`` will not run."""
         self._console, self._stages, self._about, self._clock = console, list(stages), about, clock
+        self._finished = set(finished)
         self._done: dict[str, StageResult] = {}
         self._running: str | None = None
         self._began = clock()
@@ -52,10 +54,9 @@ class QuickstartScreen:
         """Begin a stage; returns the function that gets its progress and a note on how it goes."""
         self._running, self._began = name, self._clock()
         self._share, self._note = 0.0, ""
-        if not self._console.is_terminal:
-            self._console.print(
-                f"▶ {name}: {self._about[name].purpose} ({said_seconds(self.left_s())} left in all)"
-            )
+        if not self._console.is_terminal and name not in self._finished:
+            left = said_seconds(self.left_s())
+            self._console.print(f"▶ {name}: {self._about[name].purpose} ({left} left in all)", soft_wrap=True)
 
         def progress(done: int, total: int | None, note: str = "") -> None:
             self._share = done / total if total else 0.0
@@ -68,7 +69,7 @@ class QuickstartScreen:
         self._done[result.name] = result
         self._running = None
         if not self._console.is_terminal:
-            self._console.print(self._told(result))
+            self._console.print(self._told(result), soft_wrap=True)
 
     def left_s(self) -> float:
         """Seconds that the stages that are not done will take, by how fast those before went.
@@ -79,7 +80,8 @@ class QuickstartScreen:
         went = [each for each in self._done.values() if not each.was_finished]
         expected = sum(self._about[each.name].seconds for each in went)
         pace = sum(each.seconds for each in went) / expected if expected else 1.0
-        waiting = [name for name in self._stages if name not in self._done and name != self._running]
+        gone = {*self._done, *self._finished, self._running}
+        waiting = [name for name in self._stages if name not in gone]
         left = pace * sum(self._about[name].seconds for name in waiting)
         if self._running is None:
             return left

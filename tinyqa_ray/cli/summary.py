@@ -46,7 +46,7 @@ def rows(report: StageReport) -> str:
 
 
 def quickstart(results: Sequence[StageResult], *, plain: bool) -> Group:
-    """What ends a quickstart: one table, two answers of the student, three commands to go on with."""
+    """One table and two answers of the student, for the end of a quickstart."""
     by_name = {result.name: result for result in results}
     return Group(
         "",
@@ -54,7 +54,6 @@ def quickstart(results: Sequence[StageResult], *, plain: bool) -> Group:
         "",
         *examples(by_name["answers"], shown=2, plain=plain),
         "",
-        _commands(by_name),
     )
 
 
@@ -118,15 +117,17 @@ def _documents(result: StageResult) -> dict[str, str]:
     return {values["id"]: values["text"] for values in rows}
 
 
-def _commands(by_name: dict[str, StageResult]) -> Group:
-    """What to do next; lines that can be copied, so they are never wrapped by a table."""
-    model = f"--model {by_name['student'].output}/model --settings {by_name['student-evaluation'].output}"
+def commands(results: Sequence[StageResult]) -> Text:
+    """Three commands to go on with after a quickstart; print their lines unwrapped, as they are copied."""
+    by_name = {result.name: result for result in results}
+    student, evaluation = by_name["student"].output, by_name["student-evaluation"].output
+    model = f"--model {student}/model --settings {evaluation}"
     lines = [
-        ("ask the student", f'tinyqa ask {model} "Who …?" --context "…"'),
-        ("serve it, with a page to try", f"tinyqa serve {model}"),
-        ("read what it gets wrong", f"open {by_name['student-evaluation'].output}/report.html"),
+        ("Ask the student", f'tinyqa ask {model} "Who …?" --context "…"'),
+        ("Serve it, with a page to try", f"tinyqa serve {model}"),
+        ("See what it gets wrong, in a browser", f"python -m http.server --directory {evaluation}"),
     ]
-    return Group(
-        Text("What to do next (after: source .venv/bin/activate)", style="bold"),
-        *(Text.assemble((f"{what}\n", "dim"), f"  {command}") for what, command in lines),
-    )
+    said = Text("What to do next, after: source .venv/bin/activate", style="bold")
+    for what, command in lines:
+        said.append(f"\n{what}\n", style="not bold dim").append(f"  {command}", style="not bold not dim")
+    return said
