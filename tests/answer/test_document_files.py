@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,10 +18,10 @@ pytest.importorskip("lxml", reason="needs the extra documents")
 from tinyqa_ray.answer import FOLDER, answer
 from tinyqa_ray.answer import work as module
 from tinyqa_ray.answer.rows import PLACED
-from tinyqa_ray.configs import AnswerConfig, CandidateConfig, WindowConfig
+from tinyqa_ray.configs import AnswerConfig, CandidateConfig, DocumentLimits, WindowConfig
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.corpus import files
-from tinyqa_ray.documents import read_document
+from tinyqa_ray.documents import isolated, read_document
 
 MADE = Path(__file__).parents[1] / "documents" / "files"
 GOOD = ("browser.pdf", "divided-words.pdf", "slides.pptx", "page.html", "notes.md", "plain.txt", "book.epub")
@@ -135,6 +136,36 @@ def test_run_over_files_killed_after_any_file_goes_on_to_the_same_bytes(
     made = content(tmp_path / "calm")
     assert sum(name.startswith("texts/") for name in made) == 4
     assert content(tmp_path / "killed") == made
+
+
+def test_files_that_hang_kill_or_fill_are_error_rows_and_their_neighbours_are_read(
+    config: AnswerConfig, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated, "COMMAND", (sys.executable, str(MADE.parent / "harmful.py")))
+    isolated._end_all()
+    for name in ("hang", "crash", "memory"):
+        (folder / f"{name}.txt").write_text("x")
+    limits = DocumentLimits(seconds=5.0, memory_bytes=1 << 27)
+    answer(replace(config, document_limits=limits), str(tmp_path / "out"))
+    isolated._end_all()
+    rows = table(tmp_path / "out", "texts")
+    assert {row["document_id"] for row in rows if row["text"]} == set(GOOD)
+    wrong = {row["document_id"]: row["error"] for row in rows if row["error"]}
+    assert wrong.items() >= {
+        ("hang.txt", "the file takes longer than 5 seconds"),
+        ("crash.txt", "the file broke the process that read it"),
+        ("memory.txt", "the file takes more than 128 MiB of memory"),
+    }
+    told = {row["document_id"] for row in table(tmp_path / "out", FOLDER) if row["error"]}
+    assert told == {"hang.txt", "crash.txt", "memory.txt", *ERRORS}
+
+
+def test_run_goes_on_with_other_limits_of_time_but_not_of_pages(config: AnswerConfig, tmp_path: Path) -> None:
+    answer(config, str(tmp_path / "out"))
+    other = replace(config, document_limits=DocumentLimits(seconds=7.0, memory_bytes=1 << 29))
+    answer(other, str(tmp_path / "out"))
+    with pytest.raises(InputError, match="document_limits"):
+        answer(replace(config, document_limits=DocumentLimits(pages=3)), str(tmp_path / "out"))
 
 
 def test_pattern_names_the_files_that_are_read(config: AnswerConfig, folder: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from samples import read, written
 
+from tinyqa_ray.configs import DocumentLimits
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.corpus import files
 
@@ -42,7 +43,7 @@ def test_shards_are_bounded_by_files_and_by_bytes(monkeypatch: pytest.MonkeyPatc
 
 def test_file_over_the_limit_is_not_even_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files.storage, "read_bytes", lambda path: pytest.fail("was read"))
-    document, error = files._read("a.pdf", 1 << 40)
+    document, error = files._read("a.pdf", 1 << 40, DocumentLimits())
     assert document is None
     assert error == "the file has 1099511627776 bytes, over the limit of 268435456"
 

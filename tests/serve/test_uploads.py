@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from starlette.testclient import TestClient
 pytest.importorskip("pypdfium2", reason="needs the extra documents")
 pytest.importorskip("python_multipart", reason="needs the extra documents")
 
-from tinyqa_ray.documents import read_document
+from tinyqa_ray.configs import LimitConfig
+from tinyqa_ray.documents import isolated, read_document
+from tinyqa_ray.serve import uploads
+from tinyqa_ray.serve.errors import RequestError
 
 FILES = Path(__file__).parents[1] / "documents" / "files"
 QUESTION = "Who opens the sluice?"
@@ -78,6 +82,35 @@ def test_files_and_texts_are_read_together(client: TestClient) -> None:
     assert {each["document_id"] for each in found} <= {"page.html", "slides.pptx", "a/b.txt", "0"}
     assert all(("page" in each) == (each["document_id"] != "0") for each in found)
     assert reply.json()["usage"]["contexts"] == 4
+
+
+@pytest.mark.parametrize("name", ["hang", "crash"])
+def test_file_that_hangs_or_kills_its_process_is_named_and_the_server_goes_on(
+    name: str, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harmful = Path(__file__).parents[1] / "documents" / "harmful.py"
+    monkeypatch.setattr(isolated, "COMMAND", (sys.executable, str(harmful)))
+    isolated._end_all()
+    real = uploads.DocumentLimits
+    monkeypatch.setattr(
+        uploads, "DocumentLimits", lambda **given: real(**{**given, "seconds": 2.0, "cpu_seconds": 60.0})
+    )
+    reply = sent(client, "plain.txt", more={f"{name}.txt": b"x"}, question=QUESTION, no_answer="false")
+    isolated._end_all()
+    assert reply.status_code == 200
+    assert reply.json()["answers"][0]["document_id"] == "plain.txt"
+    (wrong,) = reply.json()["unreadable"]
+    assert wrong["document_id"] == f"{name}.txt"
+    assert wrong["error"] in (
+        "the file takes longer than 2 seconds",
+        "the file broke the process that read it",
+    )
+
+
+def test_files_after_the_time_of_a_request_are_named_as_unread() -> None:
+    files = [("a.txt", b"An owl."), ("b.txt", b"A kite.")]
+    with pytest.raises(RequestError, match=r"a\.txt: the file was not read, since those before it took all"):
+        uploads.read_upload({"question": QUESTION}, files, LimitConfig(timeout_s=1e-9))
 
 
 def test_bad_file_is_named_and_its_neighbour_is_read(client: TestClient) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tinyqa_ray.configs import AnswerConfig, CandidateConfig
+from tinyqa_ray.configs import AnswerConfig, CandidateConfig, DocumentLimits
 from tinyqa_ray.core import shards, stage_folder, storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.stage_folder import execution
@@ -24,6 +24,7 @@ class IndexConfig:
     passage_words: int
     passage_overlap: int
     language: str | None
+    document_limits: DocumentLimits = DocumentLimits()
     documents_per_shard: int = execution(0)
 
 
@@ -100,7 +101,15 @@ def _converted(
     config: AnswerConfig, found: files.Files, texts: str, folder: str, watch: Watch
 ) -> files.Texts:
     listing = storage.join(folder, "files.parquet")
-    return files.convert(found, texts, listing, actors=config.actors, progress=watch("converting"))
+    return files.convert(
+        found,
+        texts,
+        listing,
+        limits=config.document_limits,
+        actors=config.actors,
+        threads=config.threads,
+        progress=watch("converting"),
+    )
 
 
 def _selected(
@@ -143,6 +152,7 @@ def _indexed(
         passage_words=selection.passage_words,
         passage_overlap=selection.passage_overlap,
         language=selection.language,
+        document_limits=config.document_limits,
         documents_per_shard=selection.documents_per_shard,
     )
     whole = ("documents",) if found else ()

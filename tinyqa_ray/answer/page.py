@@ -20,7 +20,7 @@ from tinyqa_ray.core import html, storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.corpus import tables
 from tinyqa_ray.corpus.files import Texts
-from tinyqa_ray.documents import Box
+from tinyqa_ray.documents import Box, marked_picture
 
 _EXAMPLES = 8
 _SLOWEST = 10
@@ -144,8 +144,6 @@ def _example(example: Example, corpus: Corpus, cut: Plan) -> str:
 
 def _picture(texts: Texts, example: Example, boxes: Sequence[Box]) -> str:
     """The page with the answer marked; nothing if its file is gone by now."""
-    from tinyqa_ray.documents.pictures import marked_picture
-
     name = str(example.document_id)
     try:
         drawn = marked_picture(storage.read_bytes(storage.join(texts.folder, name)), boxes)

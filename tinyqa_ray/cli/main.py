@@ -161,7 +161,7 @@ def _document(file: str) -> Document:
 
     data = storage.read_bytes(file)
     try:
-        return documents.read_document(file if documents.format_of(file) else f"{file}.txt", data)
+        return documents.read_isolated(file if documents.format_of(file) else f"{file}.txt", data)
     except documents.UnreadableError as error:
         raise InputError(f"{file}: {error}") from None
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tinyqa_ray.configs.checks import at_least, share
 from tinyqa_ray.configs.data import WindowConfig
+from tinyqa_ray.configs.documents import DocumentLimits
 from tinyqa_ray.configs.renamed import NEW_NAMES
 from tinyqa_ray.core import bundled
 from tinyqa_ray.core.errors import InputError
@@ -73,6 +74,8 @@ class AnswerConfig:
     ``document_id``, each question is asked of its own document, otherwise of all documents."""
     pairs: str | None = None
     """Table with columns ``question`` and ``context``, instead of documents and questions."""
+    document_limits: DocumentLimits = DocumentLimits()
+    """What a file may take, if documents are files; one that takes more is reported as unreadable."""
     selection: CandidateConfig = CandidateConfig()
     """How passages are selected, if ``candidates`` is above 0."""
     index: str | None = execution(None)

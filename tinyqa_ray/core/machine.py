@@ -1,4 +1,4 @@
-"""The cores of this machine that the process may use."""
+"""The cores of this machine that the process may use, and the memory that a process has."""
 
 from __future__ import annotations
 
@@ -50,3 +50,11 @@ def _granted(group: Path) -> float:
             quota, period = " ".join((group / name).read_text() for name in names).split()
             return math.inf if quota in ("max", "-1") else int(quota) / int(period)
     return math.inf
+
+
+def resident_bytes(process: int) -> int:
+    """Bytes of memory that a process holds (proc_pid_statm(5)); 0 if it has ended, or not on Linux."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from tinyqa_ray import documents
+from tinyqa_ray.configs import DocumentLimits
 from tinyqa_ray.core import shards, storage
+from tinyqa_ray.core.cluster import cores
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.corpus import formats, sources, tables
 from tinyqa_ray.documents.places import PAGES, PIECES
@@ -105,19 +109,23 @@ def convert(
     folder: str,
     listing: str,
     *,
+    limits: DocumentLimits | None = None,
     actors: int = 1,
+    threads: int = 0,
     progress: shards.Progress | None = None,
 ) -> Texts:
     """Write the texts of files as ``part-*.parquet`` of schema ``TEXTS``; continues an interrupted call.
 
     A file that cannot be read becomes a row with ``error``, as one that is encrypted, broken, without text,
-    or too large (``documents.Limits``).
+    or over a limit. Files are read in processes of their own, as many as there are cores.
 
     Args:
         found: the files.
         folder: where the texts go; use it for nothing else.
         listing: file to write the list of the files to, which the workers read.
-        actors: Ray actors that read files at the same time.
+        limits: what a file may take.
+        actors: Ray actors that work on shards at the same time.
+        threads: files that an actor reads at the same time; 0 takes its share of the node's cores.
         progress: called with numbers of files as shards finish.
 
     Raises:
@@ -140,7 +148,8 @@ def convert(
         shards.Shard(index, listing, first, end - first, storage.join(folder, f"part-{index:06d}.parquet"))
         for index, (first, end) in enumerate(_cut([file.size for file in found.files]))
     ]
-    counts = shards.run(plan, Converter, {}, shards.Workers(actors=actors, threads=1), progress)
+    options = {"limits": limits or DocumentLimits(), "actors": actors, "threads": threads}
+    counts = shards.run(plan, Converter, options, shards.Workers(actors=actors, threads=threads), progress)
     return Texts(
         files=tuple(shard.target for shard in plan),
         starts=tuple(shard.offset for shard in plan),
@@ -164,14 +173,20 @@ def _cut(sizes: Sequence[int]) -> list[tuple[int, int]]:
 class Converter:
     """Reads the files of a shard; each actor makes one."""
 
+    def __init__(self, limits: DocumentLimits, actors: int = 1, threads: int = 1) -> None:
+        self._read = functools.partial(_read, limits=limits)
+        # Each thread waits for a process, which does the work.
+        self._pool = ThreadPoolExecutor(threads or cores(actors), "files")
+
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
         """Turn rows of the list of files into rows of ``TEXTS``."""
         made: list[dict[str, Any]] = []
         pieces: list[pa.Array] = []
         counts = {"pages": 0.0, "pages_without_text": 0.0}
-        for row in rows.to_pylist():
+        given = rows.to_pylist()
+        found = self._pool.map(self._read, rows["path"].to_pylist(), rows["bytes"].to_pylist())
+        for row, (document, error) in zip(given, found, strict=True):
             kept: dict[str, Any] = {"row": row["row"], "document_id": row["document_id"], "meta": None}
-            document, error = _read(row["path"], row["bytes"])
             if document is None:
                 made.append({**kept, "text": None, "error": error, "pages": None})
                 pieces.append(None)
@@ -196,14 +211,13 @@ def _lists(items: Sequence[pa.Array | None]) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values, PIECES, mask=empty)
 
 
-def _read(path: str, size: int) -> tuple[documents.Document | None, str | None]:
+def _read(path: str, size: int, limits: DocumentLimits) -> tuple[documents.Document | None, str | None]:
     """The document in a file, or why there is none."""
-    limits = documents.Limits()
     if size > limits.file_bytes:  # such a file is not even loaded
         return None, f"the file has {size} bytes, over the limit of {limits.file_bytes}"
     data = storage.read_bytes(path)
     try:
-        document = documents.read_document(path, data, limits)
+        document = documents.read_isolated(path, data, limits)
     except documents.UnreadableError as error:
         return None, f"the file {error}"
     wrong = sources.fault(document.text)

@@ -10,9 +10,11 @@ What reads them, and why (extra ``documents``):
 - HTML: lxml, too. Markdown: markdown-it-py (MIT), rendered to HTML, so that marks are no part of the text.
 
 No reader opens anything but the bytes that it is given: no links, remote images or external entities.
+``read_isolated`` reads in processes of their own, within limits of time and memory.
 """
 
-from tinyqa_ray.documents.document import Document, Limits, UnreadableError
+from tinyqa_ray.documents.document import Document, UnreadableError
+from tinyqa_ray.documents.isolated import marked_picture, read_isolated
 from tinyqa_ray.documents.places import Box, Places
 from tinyqa_ray.documents.read import SUFFIXES, format_of, read_document, require
 
@@ -20,10 +22,11 @@ __all__ = [
     "SUFFIXES",
     "Box",
     "Document",
-    "Limits",
     "Places",
     "UnreadableError",
     "format_of",
+    "marked_picture",
     "read_document",
+    "read_isolated",
     "require",
 ]

@@ -11,7 +11,8 @@ from urllib.parse import unquote
 
 from lxml import etree
 
-from tinyqa_ray.documents.document import Limits, UnreadableError
+from tinyqa_ray.configs import DocumentLimits
+from tinyqa_ray.documents.document import UnreadableError
 
 _OLD_OFFICE = b"\xd0\xcf\x11\xe0"
 """First bytes of the container of old Office files, and of new ones with a password."""
@@ -21,9 +22,9 @@ Element = Any
 
 
 class Archive:
-    """The members of a zip archive; what is unpacked of it counts towards ``Limits.unpacked_bytes``."""
+    """The members of a zip archive; what is unpacked of it counts towards ``unpacked_bytes``."""
 
-    def __init__(self, data: bytes, limits: Limits) -> None:
+    def __init__(self, data: bytes, limits: DocumentLimits) -> None:
         if data.startswith(_OLD_OFFICE):
             raise UnreadableError(
                 "is encrypted, or in the format of an old Office; save it anew without both"

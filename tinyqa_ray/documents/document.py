@@ -1,4 +1,4 @@
-"""A document that was read, limits of reading, and why a file cannot be read."""
+"""A document that was read, and why a file cannot be read."""
 
 from __future__ import annotations
 
@@ -18,17 +18,3 @@ class Document:
 
     text: str
     places: Places
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """What a file may take; one that takes more is unreadable, so that memory and time stay bounded."""
-
-    file_bytes: int = 1 << 28
-    """Bytes of a file."""
-    unpacked_bytes: int = 1 << 28
-    """Bytes of all members of an archive that are unpacked."""
-    characters: int = 1 << 26
-    """Characters of the text."""
-    pages: int = 10_000
-    """Pages of a PDF, slides of a presentation, or chapters of a book."""

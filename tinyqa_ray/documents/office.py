@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from tinyqa_ray.configs import DocumentLimits
 from tinyqa_ray.documents.archives import Archive, Element, attribute, local
-from tinyqa_ray.documents.document import Document, Limits, UnreadableError
+from tinyqa_ray.documents.document import Document, UnreadableError
 from tinyqa_ray.documents.places import Page, Places
 
 _LEFT_OUT = {"del", "moveFrom", "Fallback", "pPr", "rPr", "sdtPr", "instrText", "delText"}
@@ -17,7 +18,7 @@ _FURNITURE = {"ftr", "hdr", "sldNum", "dt"}
 _SPACES = re.compile(r"[ \t\xa0]+")
 
 
-def read_docx(data: bytes, limits: Limits) -> Document:
+def read_docx(data: bytes, limits: DocumentLimits) -> Document:
     """Read a DOCX: body with text boxes and tables, then footnotes and endnotes; no headers and footers."""
     archive = Archive(data, limits)
     main = _main(archive, "word/document.xml")
@@ -34,7 +35,7 @@ def read_docx(data: bytes, limits: Limits) -> Document:
     return Document("\n\n".join(blocks), Places(()))
 
 
-def read_pptx(data: bytes, limits: Limits) -> Document:
+def read_pptx(data: bytes, limits: DocumentLimits) -> Document:
     """Read a PPTX: each slide is a page, its notes at its end; numbers, dates and footers are left out."""
     archive = Archive(data, limits)
     main = _main(archive, "ppt/presentation.xml")

@@ -10,7 +10,8 @@ from typing import Any
 import pypdfium2
 import pypdfium2.raw as pdfium
 
-from tinyqa_ray.documents.document import Document, Limits, UnreadableError
+from tinyqa_ray.configs import DocumentLimits
+from tinyqa_ray.documents.document import Document, UnreadableError
 from tinyqa_ray.documents.layout import Line, Sheet, Word, composed, plain
 
 LOCK = threading.Lock()
@@ -23,7 +24,7 @@ _UNITS = 100
 """Device units of a point, in which PDFium is asked where a page's corners are."""
 
 
-def read_pdf(data: bytes, limits: Limits) -> Document:
+def read_pdf(data: bytes, limits: DocumentLimits) -> Document:
     """Read a PDF: text in reading order, without the lines that repeat at the head and foot of its pages.
 
     Raises:
@@ -49,7 +50,7 @@ def read_pdf(data: bytes, limits: Limits) -> Document:
     return composed(sheets)
 
 
-def _sheets(document: pypdfium2.PdfDocument, limits: Limits) -> Iterator[Sheet]:
+def _sheets(document: pypdfium2.PdfDocument, limits: DocumentLimits) -> Iterator[Sheet]:
     if len(document) > limits.pages:
         raise UnreadableError(f"has {len(document)} pages, over the limit of {limits.pages}")
     left = limits.characters

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tinyqa_ray.documents.document import Document, Limits, UnreadableError
+from tinyqa_ray.configs import DocumentLimits
+from tinyqa_ray.documents.document import Document, UnreadableError
 from tinyqa_ray.documents.places import Places
 
 
-def read_text(data: bytes, limits: Limits) -> Document:
+def read_text(data: bytes, limits: DocumentLimits) -> Document:
     """Read plain text, as it is."""
     return Document(utf8(data), Places(()))
 

@@ -6,8 +6,9 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
+from tinyqa_ray.configs import DocumentLimits
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.documents.document import Document, Limits, UnreadableError
+from tinyqa_ray.documents.document import Document, UnreadableError
 
 SUFFIXES = {
     ".pdf": "pdf",
@@ -38,6 +39,19 @@ def format_of(name: str) -> str | None:
     return SUFFIXES.get(PurePosixPath(name.rsplit("/", 1)[-1].lower()).suffix)
 
 
+def known_format(name: str) -> str:
+    """The format of a file by its name, whose libraries are installed.
+
+    Raises:
+        InputError: the suffix is unknown, or a library is not installed.
+    """
+    format_ = format_of(name)
+    if format_ is None:
+        raise InputError(f"{name}: has no suffix of a document; allowed are {', '.join(SUFFIXES)}")
+    require(format_)
+    return format_
+
+
 def require(format_: str) -> None:
     """Check that the libraries of a format are installed.
 
@@ -52,8 +66,8 @@ def require(format_: str) -> None:
             )
 
 
-def read_document(name: str, data: bytes, limits: Limits | None = None) -> Document:
-    """Read a file.
+def read_document(name: str, data: bytes, limits: DocumentLimits | None = None) -> Document:
+    """Read a file in this process; ``read_isolated`` is for files that somebody else made.
 
     Args:
         name: its name or path, whose suffix says the format.
@@ -64,19 +78,17 @@ def read_document(name: str, data: bytes, limits: Limits | None = None) -> Docum
         InputError: the suffix is unknown, or the libraries for it are not installed.
         UnreadableError: the file is broken, encrypted, too large or without text; the message follows 'the
             file'.
+        MemoryError: there is no more memory.
     """
-    limits = limits or Limits()
-    format_ = format_of(name)
-    if format_ is None:
-        raise InputError(f"{name}: has no suffix of a document; allowed are {', '.join(SUFFIXES)}")
-    require(format_)
+    limits = limits or DocumentLimits()
+    format_ = known_format(name)
     if len(data) > limits.file_bytes:
         raise UnreadableError(f"has {len(data)} bytes, over the limit of {limits.file_bytes}")
     if not data:
         raise UnreadableError("is empty")
     try:
         document = _reader(format_)(data, limits)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # a parser of other people's files may fail in any way
         raise UnreadableError(f"cannot be read ({type(error).__name__}: {str(error)[:200]})") from None
@@ -89,7 +101,7 @@ def read_document(name: str, data: bytes, limits: Limits | None = None) -> Docum
     return document
 
 
-def _reader(format_: str) -> Callable[[bytes, Limits], Document]:
+def _reader(format_: str) -> Callable[[bytes, DocumentLimits], Document]:
     """The reader of a format; libraries are loaded only for the formats that come."""
     if format_ == "pdf":
         from tinyqa_ray.documents.pdf import read_pdf

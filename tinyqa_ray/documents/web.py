@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 from lxml import etree
 
+from tinyqa_ray.configs import DocumentLimits
 from tinyqa_ray.documents.archives import Archive, Element, attribute, inside, local
-from tinyqa_ray.documents.document import Document, Limits, UnreadableError
+from tinyqa_ray.documents.document import Document, UnreadableError
 from tinyqa_ray.documents.places import Places
 from tinyqa_ray.documents.plain import utf8
 
@@ -48,12 +49,12 @@ _FRONT_MATTER = re.compile(r"\A---[ \t]*\n.*?\n(?:---|\.\.\.)[ \t]*\n", re.DOTAL
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
-def read_html(data: bytes, limits: Limits) -> Document:
+def read_html(data: bytes, limits: DocumentLimits) -> Document:
     """Read a page: the encoding is that of its mark or ``meta``, else UTF-8 or Windows-1252."""
     return Document(html_text(_decoded(data)), Places(()))
 
 
-def read_markdown(data: bytes, limits: Limits) -> Document:
+def read_markdown(data: bytes, limits: DocumentLimits) -> Document:
     """Read CommonMark with tables; a block of metadata at its head is left out."""
     from markdown_it import MarkdownIt
 
@@ -62,7 +63,7 @@ def read_markdown(data: bytes, limits: Limits) -> Document:
     return Document(html_text(renderer.render(_FRONT_MATTER.sub("", text))), Places(()))
 
 
-def read_epub(data: bytes, limits: Limits) -> Document:
+def read_epub(data: bytes, limits: DocumentLimits) -> Document:
     """Read a book: its chapters in the order of its spine."""
     archive = Archive(data, limits)
     package = next(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import FastAPI, Request, Security
@@ -23,6 +24,8 @@ from tinyqa_ray.serve.gate import Gate, State, problem
 from tinyqa_ray.serve.metrics import Figures, Metrics, text
 from tinyqa_ray.serve.service import EngineInfo, Service
 
+_FILE_THREADS = 2
+"""Forms whose files are read at the same time, each in a process of its own."""
 _TYPES = {404: "NotFound", 405: "MethodNotAllowed"}
 _WORDS = {
     401: "The key is absent or wrong.",
@@ -73,13 +76,16 @@ def create_api(
     guarded = [Security(HTTPBearer(auto_error=False, description="The server's key."))] if key else []
     page = importlib.resources.files("tinyqa_ray.serve").joinpath("page.html").read_text(encoding="utf-8")
 
+    # Apart from the threads that cut windows: a slow file delays only other files.
+    readers = ThreadPoolExecutor(_FILE_THREADS, "files")
+
     async def answer_files(request: Request) -> Response:
         """Answer from the files of a form; see ``uploads``."""
         limits = service.config.limits
         fields, files = await uploads.read_form(request, limits)
-        upload = await service.off_the_loop(uploads.read_upload, fields, files, limits)
+        upload = await service.off_the_loop(uploads.read_upload, fields, files, limits, threads=readers)
         found = await service.answer(upload.request)
-        found = await service.off_the_loop(uploads.placed, found, upload)
+        found = await service.off_the_loop(uploads.placed, found, upload, threads=readers)
         return Response(found.model_dump_json(exclude_unset=True), media_type="application/json")
 
     # Before the route for JSON, which takes what is no form, and whose words describe both.

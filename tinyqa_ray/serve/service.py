@@ -190,10 +190,13 @@ class Service:
             made.append([_shown(each, request.contexts) for each in best])
         return made
 
-    async def off_the_loop(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Run ``work`` in a thread; an ``InputError`` becomes a ``RequestError``."""
+    async def off_the_loop(
+        self, work: Callable[..., Any], *arguments: Any, threads: ThreadPoolExecutor | None = None
+    ) -> Any:
+        """Run ``work`` in a thread of these, or of ours; an ``InputError`` becomes a ``RequestError``."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+            pool = threads or self._threads
+            return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
         except InputError as error:
             raise RequestError(str(error)) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,9 +15,9 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from tinyqa_ray.configs import LimitConfig
+from tinyqa_ray.configs import DocumentLimits, LimitConfig
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.documents import Document, Limits, UnreadableError, format_of, read_document
+from tinyqa_ray.documents import Document, UnreadableError, format_of, marked_picture, read_isolated
 from tinyqa_ray.serve import schemas
 from tinyqa_ray.serve.errors import MediaTypeError, RequestError
 
@@ -27,6 +28,11 @@ _TEXTS = ("questions", "contexts")
 _ONE = ("question", "top_k", "no_answer", "max_answer_len", "pictures")
 _UNPACKED_BYTES = 1 << 26
 _PAGES = 2000
+_CORE_S = 10.0
+"""Seconds of a core that a file may take."""
+_MEMORY_BYTES = 1 << 30
+_PICTURE_S = 5.0
+"""Seconds that a picture may take; an answer goes without one that takes longer."""
 _LETTERS_A_TOKEN = 16
 """Most characters of a token, roughly: a document of more is over the limit of tokens for certain."""
 _AROUND = 400
@@ -108,9 +114,12 @@ def _value(name: str, text: str) -> Any:
 def read_upload(fields: dict[str, Any], files: Sequence[tuple[str, bytes]], limits: LimitConfig) -> Upload:
     """The request of a form; files that cannot be read are left out and named.
 
+    All files together may take ``limits.timeout_s``; those that are left then are named as unread.
+
     Raises:
         RequestError: no file can be read, or a field is wrong.
     """
+    end = time.monotonic() + limits.timeout_s
     texts = fields.pop("contexts", [])
     pictures = fields.pop("pictures", False)
     pdfs = {}
@@ -118,7 +127,7 @@ def read_upload(fields: dict[str, Any], files: Sequence[tuple[str, bytes]], limi
     documents: list[Document | None] = [None] * len(texts)
     unreadable = []
     for name, data in files:
-        document, error = _document(name, data, limits)
+        document, error = _document(name, data, limits, end - time.monotonic())
         if document is None:
             unreadable.append(schemas.UnreadableFile(document_id=name, error=str(error)))
         else:
@@ -140,15 +149,22 @@ def read_upload(fields: dict[str, Any], files: Sequence[tuple[str, bytes]], limi
     return Upload(request, tuple(names), tuple(documents), tuple(unreadable), pdfs)
 
 
-def _document(name: str, data: bytes, limits: LimitConfig) -> tuple[Document | None, str | None]:
-    own = Limits(
+def _document(
+    name: str, data: bytes, limits: LimitConfig, seconds: float
+) -> tuple[Document | None, str | None]:
+    if seconds <= 0:
+        return None, "the file was not read, since those before it took all of the time"
+    own = DocumentLimits(
         file_bytes=limits.max_body_bytes,
         unpacked_bytes=_UNPACKED_BYTES,
         characters=limits.max_request_tokens * _LETTERS_A_TOKEN,
         pages=_PAGES,
+        cpu_seconds=_CORE_S,
+        seconds=seconds,
+        memory_bytes=_MEMORY_BYTES,
     )
     try:
-        return read_document(name, data, own), None
+        return read_isolated(name, data, own), None
     except UnreadableError as error:
         return None, f"the file {error}"
     except InputError as error:  # of an unknown format, or one whose library is not installed
@@ -178,10 +194,9 @@ def _place(answer: schemas.FoundAnswer, document: Document, pdf: bytes | None) -
     answer.boxes = [schemas.Box(**asdict(box)) for box in boxes] or None
     first, last = max(0, answer.start - _AROUND), min(len(text), answer.end + _AROUND)
     if pdf is not None and boxes:
-        from tinyqa_ray.documents.pictures import marked_picture
-
+        own = DocumentLimits(cpu_seconds=_PICTURE_S, seconds=_PICTURE_S, memory_bytes=_MEMORY_BYTES)
         with contextlib.suppress(UnreadableError):
-            answer.picture = marked_picture(pdf, boxes)
+            answer.picture = marked_picture(pdf, boxes, own)
     before, after = text.rfind("\n\n", first, answer.start), text.find("\n\n", answer.end, last)
     first = before + 2 if before >= 0 else first
     answer.paragraph = text[first : after if after >= 0 else last]
