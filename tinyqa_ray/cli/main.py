@@ -367,6 +367,28 @@ def _served(url: str) -> None:
     print(f"{url} answers; its page is there, its documentation at {url}/docs; Ctrl-C stops it", flush=True)
 
 
+@command
+def mcp(
+    config: configs.McpConfig,
+    transport: Literal["stdio", "http"] = "stdio",
+    host: str = "127.0.0.1",
+    port: int = 8001,
+) -> None:
+    """Answer programs that speak the Model Context Protocol, with evidence; needs the extra 'mcp'.
+
+    Args:
+        config: The model, and what may be asked.
+        transport: stdio, as desktop programs start it, or streamable HTTP at /mcp.
+        host: Address to listen on, with http; others than this machine's want a key in TINYQA_API_KEY.
+        port: Port to listen on, with http.
+    """
+    from tinyqa_ray.core.cluster import quiet_models
+    from tinyqa_ray.integrations.mcp import run
+
+    quiet_models()
+    run(config, transport, host, port)
+
+
 def _run_stage(unit: str, stage: Callable[..., Any], config: Any, output: str) -> dict[str, Any]:
     """Run a stage with a progress bar, print its report as JSON, and return it."""
     from tinyqa_ray.cli import console
