@@ -21,8 +21,8 @@ class McpConfig:
     precision: str = "auto"
     """How the model is run; as in serve."""
     files: str | None = None
-    """Folder whose files may be asked (PDF, DOCX, PPTX, HTML, Markdown, EPUB, text); none outside of it. There
-    is no tool for files when not given."""
+    """Folder whose files may be asked (PDF, DOCX, PPTX, HTML, Markdown, EPUB, text; extra 'documents'), and
+    none outside of it. There is no tool for files when not given."""
     index: str | None = None
     """Folder of an index that tinyqa answer made (its --index), whose documents may be asked anything."""
     answers: str | None = None

@@ -58,25 +58,27 @@ class Library:
         """Answer from files of the folder, by their paths within it."""
         if len(paths) > _MOST_FILES:
             raise InputError(f"{len(paths)} paths; give at most {_MOST_FILES}")
-        passages, unreadable = [], []
-        for path in paths:
-            try:
-                document = read_isolated(path, self._bytes(path), self.config.document_limits)
-                if wrong := fault(document.text):
-                    raise UnreadableError(f"holds a text that {wrong}")
-                passages.append(
-                    Passage(document_id=path, text=document.text, start=0, places=document.places)
-                )
-            except UnreadableError as error:
-                unreadable.append(Unreadable(document=path, error=f"the file {error}"))
-            except InputError as error:
-                unreadable.append(Unreadable(document=path, error=str(error)))
+        read = [self._read(path) for path in paths]
+        passages = [each for each in read if isinstance(each, Passage)]
+        unreadable = [each for each in read if isinstance(each, Unreadable)]
         return self._asked(question, passages, top_k, unreadable)
 
     def ask_corpus(self, question: str, top_k: int = 3) -> Found:
         """Answer from the passages of the index that share most with the question."""
         assert self.corpus is not None
         return self._asked(question, self.corpus.best(question, self.config.candidates), top_k)
+
+    def _read(self, path: str) -> Passage | Unreadable:
+        """A file as a whole."""
+        try:
+            document = read_isolated(path, self._bytes(path), self.config.document_limits)
+        except UnreadableError as error:
+            return Unreadable(document=path, error=f"the file {error}")
+        except InputError as error:
+            return Unreadable(document=path, error=str(error))
+        if wrong := fault(document.text):
+            return Unreadable(document=path, error=f"the text {wrong}")
+        return Passage(document_id=path, text=document.text, start=0, places=document.places)
 
     def _bytes(self, path: str) -> bytes:
         assert self.config.files is not None
@@ -109,9 +111,11 @@ class Library:
                 question, [each.text for each in passages], document_ids=numbers, top_k=top_k
             )
         found.no_answer = min((each.na_prob for each in answers if each.error is None), default=1.0)
+        if answers[0].answer is None:
+            return found
         seen: set[tuple[str, int, int]] = set()
         for each in answers:
-            if each.answer is None:
+            if each.answer is None:  # a text that could not be asked
                 continue
             own = passages[int(str(each.document_id))]
             where = place(own.document_id, own.text, each.start, each.end, own.places, own.start)

@@ -1,4 +1,4 @@
-"""A server of the Model Context Protocol, whose tools answer with evidence; ``pip install 'tinyqa-ray[mcp]'``.
+"""A server of the Model Context Protocol, whose tools answer with places; extra ``mcp``.
 
 tinyqa mcp --files papers                                 # over stdio, as desktop programs start it
 tinyqa mcp --index out/index --transport http --port 8001    # http://127.0.0.1:8001/mcp
