@@ -39,6 +39,7 @@ COMMANDS = (
     "convert",
     "push",
     "engines",
+    "mcp",
 )
 
 
@@ -62,9 +63,13 @@ def test_help_is_complete(command: str, capsys: pytest.CaptureFixture[str]) -> N
     assert stop.value.code in (0, None)
     shown = capsys.readouterr().out
     assert f"tinyqa {command}" in shown
-    wanted = {"ask": "--context", "score": "--na-prob-threshold", "push": "--repo", "engines": "--forms"}.get(
-        command, "--output"
-    )
+    wanted = {
+        "ask": "--context",
+        "score": "--na-prob-threshold",
+        "push": "--repo",
+        "engines": "--forms",
+        "mcp": "--transport",
+    }.get(command, "--output")
     assert wanted in shown
 
 
