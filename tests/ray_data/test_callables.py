@@ -12,6 +12,7 @@ import tiny
 from tinyqa_ray.configs import TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
+from tinyqa_ray.documents import read_document
 from tinyqa_ray.ray_data import (
     AnswerBatches,
     AnswerProcessorConfig,
@@ -23,6 +24,7 @@ from tinyqa_ray.ray_data import (
 from tinyqa_ray.reader import Reader
 from tinyqa_ray.teacher_logits.window_writers import WindowWriter
 
+DOCUMENTS = Path(__file__).parents[1] / "documents" / "files"
 WINDOW = WindowConfig(max_seq_len=48, doc_stride=8, max_query_len=20)
 
 
@@ -60,6 +62,53 @@ def test_answers_are_those_of_the_reader_beside_the_rows_own_columns(tiny_bert: 
             for each in answers
         ]
         assert row["error"] is None
+
+
+def test_documents_are_read_and_answers_say_their_page_and_boxes(tiny_bert: str) -> None:
+    pytest.importorskip("pypdfium2", reason="needs the extra documents")
+    names = ["divided-words.pdf", "divided-words.pdf", "slides.pptx", "encrypted.pdf", None]
+    rows = pa.table(
+        {
+            "question": ["Who came?", "When?", "Who came?", "Who came?", "Who came?"],
+            "path": [None if name is None else str(DOCUMENTS / name) for name in names],
+            "shelf": range(5),
+        }
+    )
+    options = {"model": tiny_bert, "top_k": 2, "threshold": 1.0, "prefix": "qa_", "path_column": "path"}
+    made = AnswerBatches(AnswerProcessorConfig(**options))(rows).to_pylist()
+    loaded = rows.append_column(
+        "bytes",
+        pa.array([None if name is None else (DOCUMENTS / name).read_bytes() for name in names], pa.binary()),
+    )
+    again = AnswerBatches(AnswerProcessorConfig(**options, bytes_column="bytes"))(loaded).to_pylist()
+    assert again == made
+    for row in made[:3]:
+        document = read_document(row["path"], Path(row["path"]).read_bytes())
+        assert row["context"] == document.text
+        spans = [
+            {name: row[f"qa_{name}"] for name in ("answer", "start", "end", "page", "boxes")},
+            *row["qa_top_answers"],
+        ]
+        assert spans[0].items() <= spans[1].items()
+        for span in spans:
+            assert document.text[span["start"] : span["end"]] == span["answer"]
+            assert span["page"] == document.places.page(span["start"])
+            assert (span["boxes"] is not None) == row["path"].endswith(".pdf")
+    assert [row["qa_error"] for row in made] == [
+        None,
+        None,
+        None,
+        "the file is encrypted; save it without a password",
+        "the document has no path",
+    ]
+    assert {row[name] for row in made[3:] for name in ("context", "qa_answer", "qa_page", "qa_boxes")} == {
+        None
+    }
+    assert set(made[0]) == {"question", "path", "shelf", *AnswerProcessorConfig(**options).added}
+    with pytest.raises(InputError, match="give path_column, too"):
+        AnswerProcessorConfig(bytes_column="bytes")
+    with pytest.raises(InputError, match="the rows have context already"):
+        AnswerBatches(AnswerProcessorConfig(**options))(rows.append_column("context", rows["question"]))
 
 
 def test_row_that_cannot_be_asked_has_an_error_and_its_neighbours_are_answered(tiny_bert: str) -> None:

@@ -102,6 +102,30 @@ def test_dataset_without_the_columns_is_refused_before_anything_runs(tiny_bert: 
         processor(tiny_bert)(given)
 
 
+def test_files_of_a_folder_are_read_beside_the_answering(tiny_bert: str) -> None:
+    pytest.importorskip("pypdfium2", reason="needs the extra documents")
+    import ray
+
+    folder = Path(__file__).parents[1] / "documents" / "files"
+    names = ("browser.pdf", "encrypted.pdf", "slides.pptx", "plain.txt")
+    made = processor(
+        tiny_bert,
+        path_column="path",
+        bytes_column="bytes",
+        preprocess=lambda row: {"question": "Who opens the sluice?"},
+    )
+    files = ray.data.read_binary_files([str(folder / name) for name in names], include_paths=True)
+    rows = {Path(row["path"]).name: row for row in made(files).take_all()}
+    assert set(rows) == set(names)
+    assert rows["encrypted.pdf"]["error"] == "the file is encrypted; save it without a password"
+    for name in set(names) - {"encrypted.pdf"}:
+        row = rows[name]
+        assert row["context"][row["start"] : row["end"]] == row["answer"]
+        assert (row["page"] is None) == (name == "plain.txt")
+        assert (row["boxes"] is None) == (name != "browser.pdf")
+    assert "bytes" not in rows["browser.pdf"]
+
+
 @pytest.mark.slow
 def test_sql_table_is_answered(tiny_bert: str, tmp_path: Path) -> None:
     import ray

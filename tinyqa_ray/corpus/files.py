@@ -197,10 +197,10 @@ class Converter:
             made.append({**kept, "text": document.text, "error": None, "pages": pages})
             pieces.append(own)
         columns = [pa.array([row[name] for row in made], TEXTS.field(name).type) for name in TEXTS.names[:-1]]
-        return pa.table([*columns, _lists(pieces)], schema=TEXTS), counts
+        return pa.table([*columns, pieces_column(pieces)], schema=TEXTS), counts
 
 
-def _lists(items: Sequence[pa.Array | None]) -> pa.Array:
+def pieces_column(items: Sequence[pa.Array | None]) -> pa.Array:
     """A column of type ``PIECES`` from the items of its rows; a row without any is null."""
     ends = [0]
     for item in items:

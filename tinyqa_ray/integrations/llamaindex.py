@@ -74,10 +74,6 @@ class ExtractiveQueryEngine(CustomQueryEngine):
             {**{name: getattr(each, name) for name in names}, "node_id": source.node.node_id}
             for each, source in zip(good, sources, strict=True)
         ]
-        return Response(
-            good[0].answer if good else None, source_nodes=_distinct(sources), metadata={"answers": answers}
-        )
-
-
-def _distinct(nodes: Sequence[NodeWithScore]) -> list[NodeWithScore]:
-    return list({each.node.node_id: each for each in nodes}.values())
+        distinct = list({each.node.node_id: each for each in sources}.values())
+        best = good[0].answer if good else None
+        return Response(best, source_nodes=distinct, metadata={"answers": answers})

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from tinyqa_ray.configs import WindowConfig
+from tinyqa_ray.configs import DocumentLimits, WindowConfig
 from tinyqa_ray.configs.checks import at_least, share
 from tinyqa_ray.core import bundled, stage_folder
+from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.models.settings import ModelSettings, read_settings
+from tinyqa_ray.ray_data import documents
 from tinyqa_ray.ray_data.actors import ActorConfig
-from tinyqa_ray.ray_data.processor import Processor, Row, check_columns
+from tinyqa_ray.ray_data.processor import Before, Processor, Row, check_columns
 from tinyqa_ray.reader import Reader
-from tinyqa_ray.reader.answers import Answer
+from tinyqa_ray.reader.answers import Answer, refused
 
 _SPAN = pa.struct(
     [
@@ -53,7 +56,15 @@ class AnswerProcessorConfig(ActorConfig):
     question_column: str = "question"
     """Column with the questions."""
     context_column: str = "context"
-    """Column with the texts that they are asked of."""
+    """Column with the texts that they are asked of; added, if they are read from documents."""
+    path_column: str | None = None
+    """Column with the paths or URLs of documents (PDF, DOCX, PPTX, HTML, Markdown, EPUB, text; extra
+    'documents'), in place of texts. Rows then get ``page`` and ``boxes``, too."""
+    bytes_column: str | None = None
+    """Column with the bytes of the documents, as ``ray.data.read_binary_files(…, include_paths=True)`` gives
+    them; ``path_column`` then only names them. The rows lose it."""
+    document_limits: DocumentLimits = DocumentLimits()
+    """What a document may take; a row whose document takes more has an ``error``."""
     top_k: int = 1
     """Answers of each row. Above 1, a column ``top_answers`` holds them, best first."""
     max_answer_tokens: int = 30
@@ -68,12 +79,39 @@ class AnswerProcessorConfig(ActorConfig):
         at_least(self, 1, "top_k", "max_answer_tokens")
         if self.threshold is not None:
             share(self, "threshold")
+        if self.bytes_column is not None and self.path_column is None:
+            raise InputError("bytes_column is given; give path_column, too, whose suffixes say the formats")
 
     @property
     def added(self) -> tuple[str, ...]:
         """Names of the columns that rows have more."""
         several = ("top_answers",) if self.top_k > 1 else ()
-        return tuple(f"{self.prefix}{name}" for name in (*_ADDED.names, *several))
+        read = self.path_column is not None
+        names = (*_ADDED.names, *(documents.PLACED.names if read else ()), *several)
+        return (*((self.context_column,) if read else ()), *(f"{self.prefix}{name}" for name in names))
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Names of the columns that rows must have."""
+        texts = (self.context_column,) if self.path_column is None else (self.path_column, self.bytes_column)
+        return (self.question_column, *(name for name in texts if name is not None))
+
+    def read(self, rows: pa.Table) -> pa.Table:
+        """Read the documents of rows: see ``documents.read_documents``.
+
+        Raises:
+            InputError: the rows lack a column, or have one that would be added.
+        """
+        check_columns(rows.column_names, self.needed, self.added)
+        assert self.path_column is not None
+        return documents.read_documents(
+            rows,
+            path=self.path_column,
+            data=self.bytes_column,
+            text=self.context_column,
+            limits=self.document_limits,
+            prefix=self.prefix,
+        )
 
 
 class AnswerBatches:
@@ -81,7 +119,8 @@ class AnswerBatches:
 
     Rows keep their columns and get ``answer`` (null where the context holds none), ``score``, ``start`` and
     ``end`` (``context[start:end] == answer``, in characters), ``na_prob`` and ``error``: why a row could not
-    be asked, such as a question that is null or a number. Its neighbours are answered all the same.
+    be asked, such as a question that is null or a number. Its neighbours are answered all the same. Rows
+    whose documents are read get ``page`` and ``boxes``.
     """
 
     def __init__(self, config: AnswerProcessorConfig) -> None:
@@ -108,21 +147,50 @@ class AnswerBatches:
             InputError: it lacks a column, or has one that would be added.
         """
         config = self.config
-        needed = (config.question_column, config.context_column)
-        check_columns(rows.column_names, needed, config.added)
-        pairs = list(zip(*(rows[name].to_pylist() for name in needed), strict=True))
+        carried = [config.prefix + name for name in documents.CARRIED.names]
+        if config.path_column is None:
+            check_columns(rows.column_names, config.needed, config.added)
+        elif not set(carried) <= set(rows.column_names):  # not read by the stage before
+            rows = config.read(rows)
+        asked = (config.question_column, config.context_column)
+        pairs = list(zip(*(rows[name].to_pylist() for name in asked), strict=True))
         found = self.reader.answer_many(
             pairs,
             top_k=config.top_k,
             max_answer_tokens=config.max_answer_tokens,
             threshold=config.threshold,
         )
+        own = None
+        if config.path_column is not None:
+            own = documents.places(rows, config.prefix)
+            unread = rows[carried[-1]].to_pylist()
+            found = [
+                answers if error is None else [refused(error)]
+                for answers, error in zip(found, unread, strict=True)
+            ]
+            rows = rows.drop_columns(carried)
         for field in _ADDED:
             values = [_value(answers[0], field.name) for answers in found]
             rows = rows.append_column(config.prefix + field.name, pa.array(values, field.type))
+        if own is not None:
+            stands = [
+                documents.placed(each, *(_value(answers[0], name) for name in ("start", "end")))
+                for each, answers in zip(own, found, strict=True)
+            ]
+            for field in documents.PLACED:
+                column = pa.array([each[field.name] for each in stands], field.type)
+                rows = rows.append_column(config.prefix + field.name, column)
         if config.top_k > 1:
-            spans = [[_span(each) for each in answers if each.answer is not None] for answers in found]
-            rows = rows.append_column(config.prefix + "top_answers", pa.array(spans, pa.list_(_SPAN)))
+            spans = [
+                [
+                    _span(each) | (documents.placed(own[row], each.start, each.end) if own else {})
+                    for each in answers
+                    if each.answer is not None
+                ]
+                for row, answers in enumerate(found)
+            ]
+            kind = pa.struct([*_SPAN, *(documents.PLACED if own is not None else ())])
+            rows = rows.append_column(config.prefix + "top_answers", pa.array(spans, pa.list_(kind)))
         return rows
 
 
@@ -146,15 +214,24 @@ def build_answer_processor(
     settings = config.settings
     if not isinstance(settings, ModelSettings):
         settings = read_settings(config.model, settings)
-    theirs = stage_folder.for_workers(config, "model")
+    theirs = replace(stage_folder.for_workers(config, "model"), settings=settings)
+    before = None
+    if config.path_column is not None:
+        # Tasks beside the actors: documents are read on the cores that the models leave free.
+        before = Before(batches=partial(_read, config=theirs), rows_per_batch=documents.ROWS_PER_BATCH)
     return Processor(
         batches=AnswerBatches,
-        config=replace(theirs, settings=settings),
-        columns=(config.question_column, config.context_column),
+        config=theirs,
+        before=before,
+        columns=config.needed,
         added=config.added,
         preprocess=preprocess,
         postprocess=postprocess,
     )
+
+
+def _read(rows: pa.Table, config: AnswerProcessorConfig) -> pa.Table:
+    return config.read(rows)
 
 
 def _value(answer: Answer, name: str) -> Any:

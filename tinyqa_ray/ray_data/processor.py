@@ -6,10 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.ray_data.actors import ActorConfig
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Before:
+    """Work on rows that comes before that of the actors, and runs beside it, in tasks of one CPU."""
+
+    batches: Callable[[pa.Table], pa.Table]
+    """Takes a table of rows and returns one."""
+    rows_per_batch: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +39,8 @@ class Processor:
     """Makes a row's columns from a row; columns that it does not name stay as they are."""
     postprocess: Callable[[Row], Row] | None = None
     """Makes the final row from a row."""
+    before: Before | None = None
+    """What is done between ``preprocess`` and ``batches``."""
 
     def __call__(self, dataset: Any) -> Any:
         """Process a ``ray.data.Dataset``.
@@ -41,6 +54,9 @@ class Processor:
                 check_columns(schema.names, self.columns, self.added)
         else:
             dataset = dataset.map(_extend, fn_args=(self.preprocess,))
+        if self.before is not None:
+            size = self.before.rows_per_batch
+            dataset = dataset.map_batches(self.before.batches, batch_size=size, batch_format="pyarrow")
         made = dataset.map_batches(
             self.batches, fn_constructor_kwargs={"config": self.config}, **self.config.options()
         )
