@@ -145,7 +145,7 @@ def test_files_that_hang_kill_or_fill_are_error_rows_and_their_neighbours_are_re
     isolated._end_all()
     for name in ("hang", "crash", "memory"):
         (folder / f"{name}.txt").write_text("x")
-    limits = DocumentLimits(seconds=5.0, memory_bytes=1 << 27)
+    limits = DocumentLimits(max_file_s=5.0, max_file_memory_bytes=1 << 27)
     answer(replace(config, document_limits=limits), str(tmp_path / "out"))
     isolated._end_all()
     rows = table(tmp_path / "out", "texts")
@@ -162,10 +162,10 @@ def test_files_that_hang_kill_or_fill_are_error_rows_and_their_neighbours_are_re
 
 def test_run_goes_on_with_other_limits_of_time_but_not_of_pages(config: AnswerConfig, tmp_path: Path) -> None:
     answer(config, str(tmp_path / "out"))
-    other = replace(config, document_limits=DocumentLimits(seconds=7.0, memory_bytes=1 << 29))
+    other = replace(config, document_limits=DocumentLimits(max_file_s=7.0, max_file_memory_bytes=1 << 29))
     answer(other, str(tmp_path / "out"))
     with pytest.raises(InputError, match="document_limits"):
-        answer(replace(config, document_limits=DocumentLimits(pages=3)), str(tmp_path / "out"))
+        answer(replace(config, document_limits=DocumentLimits(max_file_pages=3)), str(tmp_path / "out"))
 
 
 def test_pattern_names_the_files_that_are_read(config: AnswerConfig, folder: Path, tmp_path: Path) -> None:

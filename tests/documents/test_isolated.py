@@ -23,8 +23,8 @@ from tinyqa_ray.documents import UnreadableError, isolated, marked_picture, read
 
 FILES = Path(__file__).parent / "files"
 HARMFUL = (sys.executable, str(Path(__file__).parent / "harmful.py"))
-LIMITS = DocumentLimits(memory_bytes=1 << 27)
-SHORT = {"hang": {"seconds": 0.5}, "endless": {"cpu_seconds": 0.5}}
+LIMITS = DocumentLimits(max_file_memory_bytes=1 << 27)
+SHORT = {"hang": {"max_file_s": 0.5}, "endless": {"max_file_core_s": 0.5}}
 
 
 @pytest.fixture
@@ -94,15 +94,15 @@ def test_file_that_finds_a_damaged_process_is_tried_in_a_fresh_one() -> None:
 def test_real_file_that_needs_too_much_memory_is_refused() -> None:
     page = ("<p>" + "<b>mill</b>" * 20 + "</p>").encode() * 20_000
     with pytest.raises(UnreadableError, match=r"^takes more than 64 MiB of memory$"):
-        read_isolated("a.html", page, DocumentLimits(memory_bytes=1 << 26))
-    assert read_isolated("b.html", b"<p>mill", DocumentLimits(memory_bytes=1 << 26)).text == "mill"
+        read_isolated("a.html", page, DocumentLimits(max_file_memory_bytes=1 << 26))
+    assert read_isolated("b.html", b"<p>mill", DocumentLimits(max_file_memory_bytes=1 << 26)).text == "mill"
 
 
 def test_real_file_that_takes_too_long_is_refused() -> None:
     page = b"<p>mill</p>" * 2_000_000
     began = time.monotonic()
     with pytest.raises(UnreadableError, match=r"takes longer than 0\.3 seconds of a core"):
-        read_isolated("a.html", page, DocumentLimits(cpu_seconds=0.3))
+        read_isolated("a.html", page, DocumentLimits(max_file_core_s=0.3))
     assert time.monotonic() - began < 60
 
 
@@ -110,7 +110,7 @@ def test_mistake_of_the_user_stays_one() -> None:
     with pytest.raises(InputError, match=r"a\.xls: has no suffix of a document"):
         read_isolated("a.xls", b"x")
     with pytest.raises(UnreadableError, match="has 3 bytes, over the limit of 2"):
-        read_isolated("a.txt", b"owl", DocumentLimits(file_bytes=2))
+        read_isolated("a.txt", b"owl", DocumentLimits(max_file_bytes=2))
 
 
 def test_page_is_drawn_in_the_other_process() -> None:

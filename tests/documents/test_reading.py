@@ -168,7 +168,7 @@ BOMB = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10 if n else "mill" * 10}">' fo
     ],
 )
 def test_bad_file_says_what_is_wrong_with_it(name: str, data: bytes, reason: str) -> None:
-    limits = DocumentLimits(file_bytes=1 << 23, unpacked_bytes=1 << 23, characters=1_000_000)
+    limits = DocumentLimits(max_file_bytes=1 << 23, max_unpacked_bytes=1 << 23, max_file_characters=1_000_000)
     with pytest.raises(UnreadableError, match=reason):
         read_document(name, data, limits)
 
@@ -180,9 +180,9 @@ def test_encrypted_pdf_says_so() -> None:
 
 def test_pdf_of_too_many_pages_or_characters_is_refused() -> None:
     with pytest.raises(UnreadableError, match=r"has 4 pages, over the limit of 3"):
-        read_document("a.pdf", (FILES / "divided-words.pdf").read_bytes(), DocumentLimits(pages=3))
+        read_document("a.pdf", (FILES / "divided-words.pdf").read_bytes(), DocumentLimits(max_file_pages=3))
     with pytest.raises(UnreadableError, match="more than 100 characters"):
-        read_document("a.pdf", WHOLE, DocumentLimits(characters=100))
+        read_document("a.pdf", WHOLE, DocumentLimits(max_file_characters=100))
 
 
 def test_member_with_a_lying_size_stays_within_the_limit() -> None:
@@ -191,7 +191,7 @@ def test_member_with_a_lying_size_stays_within_the_limit() -> None:
     place = data.index(b"PK\x01\x02")
     data[place + 24 : place + 28] = (1000).to_bytes(4, "little")
     with pytest.raises(UnreadableError, match=r"unpacks to more than 1 MiB|is broken in its part"):
-        read_document("a.docx", bytes(data), DocumentLimits(unpacked_bytes=1 << 20))
+        read_document("a.docx", bytes(data), DocumentLimits(max_unpacked_bytes=1 << 20))
 
 
 def test_external_entity_and_remote_image_are_left_alone(tmp_path: Path) -> None:
@@ -263,6 +263,6 @@ def test_damaged_file_is_read_or_said_to_be_unreadable(name: str) -> None:
                 # Never to nothing: that is another test's.
                 del data[at : at + min(rng.randrange(1, 100), len(data) - 1)]
         with contextlib.suppress(UnreadableError):
-            document = read_document(name, bytes(data), DocumentLimits(unpacked_bytes=1 << 24))
+            document = read_document(name, bytes(data), DocumentLimits(max_unpacked_bytes=1 << 24))
             document.text.encode()
             document.places.boxes(0, len(document.text))

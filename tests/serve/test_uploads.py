@@ -93,7 +93,9 @@ def test_file_that_hangs_or_kills_its_process_is_named_and_the_server_goes_on(
     isolated._end_all()
     real = uploads.DocumentLimits
     monkeypatch.setattr(
-        uploads, "DocumentLimits", lambda **given: real(**{**given, "seconds": 2.0, "cpu_seconds": 60.0})
+        uploads,
+        "DocumentLimits",
+        lambda **given: real(**{**given, "max_file_s": 2.0, "max_file_core_s": 60.0}),
     )
     reply = sent(client, "plain.txt", more={f"{name}.txt": b"x"}, question=QUESTION, no_answer="false")
     isolated._end_all()

@@ -16,22 +16,22 @@ class DocumentLimits:
     depend on the machine: a run can be continued with others.
     """
 
-    file_bytes: int = 1 << 28
+    max_file_bytes: int = 1 << 28
     """Bytes of a file."""
-    unpacked_bytes: int = 1 << 28
+    max_unpacked_bytes: int = 1 << 28
     """Bytes of all members of an archive that are unpacked."""
-    characters: int = 1 << 26
+    max_file_characters: int = 1 << 26
     """Characters of the text."""
-    pages: int = 10_000
+    max_file_pages: int = 10_000
     """Pages of a PDF, slides of a presentation, or chapters of a book."""
-    cpu_seconds: float = execution(240.0)
+    max_file_core_s: float = execution(240.0)
     """Seconds of one core that a file may take: enough for the most pages."""
-    seconds: float = execution(1200.0)
+    max_file_s: float = execution(1200.0)
     """Seconds by the clock that a file may take: more, since the machine may be busy with other work."""
-    memory_bytes: int = execution(1 << 31)
+    max_file_memory_bytes: int = execution(1 << 31)
     """Bytes of memory that a file may take, beside those of the process that reads it. Linux only."""
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "file_bytes", "unpacked_bytes", "characters", "pages")
-        at_least(self, 1 << 24, "memory_bytes")
-        positive(self, "cpu_seconds", "seconds")
+        at_least(self, 1, "max_file_bytes", "max_unpacked_bytes", "max_file_characters", "max_file_pages")
+        at_least(self, 1 << 24, "max_file_memory_bytes")
+        positive(self, "max_file_core_s", "max_file_s")

@@ -30,7 +30,11 @@ class McpConfig:
     candidates: int = 20
     """Passages of the index that are read for a question."""
     document_limits: DocumentLimits = DocumentLimits(
-        unpacked_bytes=1 << 26, pages=2000, cpu_seconds=60.0, seconds=120.0, memory_bytes=1 << 30
+        max_unpacked_bytes=1 << 26,
+        max_file_pages=2000,
+        max_file_core_s=60.0,
+        max_file_s=120.0,
+        max_file_memory_bytes=1 << 30,
     )
     """What a file may take; one that takes more is reported as unreadable."""
 

@@ -213,8 +213,8 @@ def pieces_column(items: Sequence[pa.Array | None]) -> pa.Array:
 
 def _read(path: str, size: int, limits: DocumentLimits) -> tuple[documents.Document | None, str | None]:
     """The document in a file, or why there is none."""
-    if size > limits.file_bytes:  # such a file is not even loaded
-        return None, f"the file has {size} bytes, over the limit of {limits.file_bytes}"
+    if size > limits.max_file_bytes:  # such a file is not even loaded
+        return None, f"the file has {size} bytes, over the limit of {limits.max_file_bytes}"
     data = storage.read_bytes(path)
     try:
         document = documents.read_isolated(path, data, limits)

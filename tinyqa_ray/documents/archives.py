@@ -22,7 +22,7 @@ Element = Any
 
 
 class Archive:
-    """The members of a zip archive; what is unpacked of it counts towards ``unpacked_bytes``."""
+    """The members of a zip archive; what is unpacked of it counts towards ``max_unpacked_bytes``."""
 
     def __init__(self, data: bytes, limits: DocumentLimits) -> None:
         if data.startswith(_OLD_OFFICE):
@@ -33,8 +33,8 @@ class Archive:
             self._zip = zipfile.ZipFile(io.BytesIO(data))
         except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
             raise UnreadableError(f"is not a whole archive ({_line(error)})") from None
-        self._left = limits.unpacked_bytes
-        self._limit = limits.unpacked_bytes
+        self._left = limits.max_unpacked_bytes
+        self._limit = limits.max_unpacked_bytes
         self._names = {name.lower(): name for name in self._zip.namelist()}
 
     def __contains__(self, name: str) -> bool:

@@ -51,8 +51,8 @@ def read_isolated(name: str, data: bytes, limits: DocumentLimits | None = None) 
     """
     limits = limits or DocumentLimits()
     known_format(name)
-    if len(data) > limits.file_bytes:
-        raise UnreadableError(f"has {len(data)} bytes, over the limit of {limits.file_bytes}")
+    if len(data) > limits.max_file_bytes:
+        raise UnreadableError(f"has {len(data)} bytes, over the limit of {limits.max_file_bytes}")
     made = _asked({"name": name, "boxes": None}, data, limits)
     try:
         batch = pa.ipc.open_stream(made).read_next_batch()
@@ -114,11 +114,11 @@ class _DiedError(Exception):
 def _words(died: _DiedError, limits: DocumentLimits) -> str:
     match died.reason:
         case "clock":
-            return f"takes longer than {limits.seconds:g} seconds"
+            return f"takes longer than {limits.max_file_s:g} seconds"
         case "core":
-            return f"takes longer than {limits.cpu_seconds:g} seconds of a core"
+            return f"takes longer than {limits.max_file_core_s:g} seconds of a core"
         case "memory":
-            return f"takes more than {limits.memory_bytes >> 20} MiB of memory"
+            return f"takes more than {limits.max_file_memory_bytes >> 20} MiB of memory"
     return "broke the process that read it"
 
 
@@ -182,7 +182,7 @@ class _Process:
         self._files += 1
         reply = None
         with (
-            self._watched(limits.seconds + _GRACE_S, limits.memory_bytes) as watch,
+            self._watched(limits.max_file_s + _GRACE_S, limits.max_file_memory_bytes) as watch,
             contextlib.suppress(OSError, ValueError, OverflowError, MemoryError),  # closed, or no reply
         ):
             frames.send(self._requests, head, data)

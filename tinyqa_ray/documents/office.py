@@ -41,8 +41,8 @@ def read_pptx(data: bytes, limits: DocumentLimits) -> Document:
     main = _main(archive, "ppt/presentation.xml")
     parts = archive.related(main)
     named = [_relation(each) for each in _named(archive.xml(main), "sldId", by="sldIdLst")]
-    if len(named) > limits.pages:
-        raise UnreadableError(f"has {len(named)} slides, over the limit of {limits.pages}")
+    if len(named) > limits.max_file_pages:
+        raise UnreadableError(f"has {len(named)} slides, over the limit of {limits.max_file_pages}")
     texts = []
     for name in named:
         _, part = parts.get(name, ("", ""))

@@ -51,9 +51,9 @@ def read_pdf(data: bytes, limits: DocumentLimits) -> Document:
 
 
 def _sheets(document: pypdfium2.PdfDocument, limits: DocumentLimits) -> Iterator[Sheet]:
-    if len(document) > limits.pages:
-        raise UnreadableError(f"has {len(document)} pages, over the limit of {limits.pages}")
-    left = limits.characters
+    if len(document) > limits.max_file_pages:
+        raise UnreadableError(f"has {len(document)} pages, over the limit of {limits.max_file_pages}")
+    left = limits.max_file_characters
     for number in range(len(document)):
         try:
             page = document[number]
@@ -64,7 +64,7 @@ def _sheets(document: pypdfium2.PdfDocument, limits: DocumentLimits) -> Iterator
         try:
             left -= text.count_chars()
             if left < 0:
-                raise UnreadableError(f"has more than {limits.characters} characters of text")
+                raise UnreadableError(f"has more than {limits.max_file_characters} characters of text")
             yield Sheet(number + 1, width, height, tuple(_lines(page, text)))
         finally:
             text.close()

@@ -82,8 +82,8 @@ def read_document(name: str, data: bytes, limits: DocumentLimits | None = None) 
     """
     limits = limits or DocumentLimits()
     format_ = known_format(name)
-    if len(data) > limits.file_bytes:
-        raise UnreadableError(f"has {len(data)} bytes, over the limit of {limits.file_bytes}")
+    if len(data) > limits.max_file_bytes:
+        raise UnreadableError(f"has {len(data)} bytes, over the limit of {limits.max_file_bytes}")
     if not data:
         raise UnreadableError("is empty")
     try:
@@ -92,9 +92,9 @@ def read_document(name: str, data: bytes, limits: DocumentLimits | None = None) 
         raise
     except Exception as error:  # a parser of other people's files may fail in any way
         raise UnreadableError(f"cannot be read ({type(error).__name__}: {str(error)[:200]})") from None
-    if len(document.text) > limits.characters:
+    if len(document.text) > limits.max_file_characters:
         raise UnreadableError(
-            f"has {len(document.text)} characters of text, over the limit of {limits.characters}"
+            f"has {len(document.text)} characters of text, over the limit of {limits.max_file_characters}"
         )
     if not document.text.strip():
         raise UnreadableError("holds no text")

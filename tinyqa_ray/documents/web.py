@@ -81,8 +81,8 @@ def read_epub(data: bytes, limits: DocumentLimits) -> Document:
     folder = package.rpartition("/")[0]
     items = {each.get("id"): each for each in root.iter() if local(each) == "item"}
     spine = [items.get(each.get("idref")) for each in root.iter() if local(each) == "itemref"]
-    if len(spine) > limits.pages:
-        raise UnreadableError(f"has {len(spine)} chapters, over the limit of {limits.pages}")
+    if len(spine) > limits.max_file_pages:
+        raise UnreadableError(f"has {len(spine)} chapters, over the limit of {limits.max_file_pages}")
     texts = []
     for item in spine:
         if (

@@ -95,8 +95,8 @@ def _timed(limits: DocumentLimits) -> Iterator[None]:
 
     The process that asked looks at the clock, too; but it may be gone.
     """
-    signal.setitimer(signal.ITIMER_REAL, limits.seconds)
-    signal.setitimer(signal.ITIMER_PROF, limits.cpu_seconds)
+    signal.setitimer(signal.ITIMER_REAL, limits.max_file_s)
+    signal.setitimer(signal.ITIMER_PROF, limits.max_file_core_s)
     try:
         yield
     finally:

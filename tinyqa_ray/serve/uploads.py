@@ -155,13 +155,13 @@ def _document(
     if seconds <= 0:
         return None, "the file was not read, since those before it took all of the time"
     own = DocumentLimits(
-        file_bytes=limits.max_body_bytes,
-        unpacked_bytes=_UNPACKED_BYTES,
-        characters=limits.max_request_tokens * _LETTERS_A_TOKEN,
-        pages=_PAGES,
-        cpu_seconds=_CORE_S,
-        seconds=seconds,
-        memory_bytes=_MEMORY_BYTES,
+        max_file_bytes=limits.max_body_bytes,
+        max_unpacked_bytes=_UNPACKED_BYTES,
+        max_file_characters=limits.max_request_tokens * _LETTERS_A_TOKEN,
+        max_file_pages=_PAGES,
+        max_file_core_s=_CORE_S,
+        max_file_s=seconds,
+        max_file_memory_bytes=_MEMORY_BYTES,
     )
     try:
         return read_isolated(name, data, own), None
@@ -194,7 +194,9 @@ def _place(answer: schemas.FoundAnswer, document: Document, pdf: bytes | None) -
     answer.boxes = [schemas.Box(**asdict(box)) for box in boxes] or None
     first, last = max(0, answer.start - _AROUND), min(len(text), answer.end + _AROUND)
     if pdf is not None and boxes:
-        own = DocumentLimits(cpu_seconds=_PICTURE_S, seconds=_PICTURE_S, memory_bytes=_MEMORY_BYTES)
+        own = DocumentLimits(
+            max_file_core_s=_PICTURE_S, max_file_s=_PICTURE_S, max_file_memory_bytes=_MEMORY_BYTES
+        )
         with contextlib.suppress(UnreadableError):
             answer.picture = marked_picture(pdf, boxes, own)
     before, after = text.rfind("\n\n", first, answer.start), text.find("\n\n", answer.end, last)
