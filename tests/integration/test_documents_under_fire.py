@@ -23,7 +23,8 @@ pytestmark = [
 ]
 
 MADE = Path(__file__).parents[1] / "documents" / "files"
-GOOD = ("browser.pdf", "divided-words.pdf", "word.docx", "slides.pptx", "page.html", "notes.md", "book.epub")
+GOOD = ("browser.pdf", "divided-words.pdf", "owls.html", "kites.md", "bats.txt")
+"""Only the first PDF answers the questions."""
 ERRORS = {
     "broken.docx": "the file is not a whole archive",
     "cut.pdf": "the file is not a whole PDF",
@@ -32,15 +33,18 @@ ERRORS = {
     "greedy.html": "the file takes more than 128 MiB of memory",
     "bomb.docx": "the file unpacks to more than 8 MiB",
 }
-ASKED = ("Who opens the sluice?", "How long do the stones turn?", "What was finished?")
+ASKED = ("Who opens the sluice?", "In which year did the mill burn down?", "Why is the moon so far away?")
 
 
 @pytest.fixture
-def command(tiny_bert: str, tmp_path: Path) -> list[str]:
+def command(tmp_path: Path) -> list[str]:
     folder = tmp_path / "documents"
     folder.mkdir()
-    for name in (*GOOD, "encrypted.pdf"):
+    for name in ("browser.pdf", "divided-words.pdf", "encrypted.pdf"):
         shutil.copy(MADE / name, folder / name)
+    (folder / "owls.html").write_text("<p>Owls hunt at night.</p>")
+    (folder / "kites.md").write_text("# Kites\n\nA kite builds its nest in a fork of a tree.")
+    (folder / "bats.txt").write_text("Bats sleep in caves.")
     (folder / "broken.docx").write_bytes(b"PK\x03\x04 broken")
     (folder / "cut.pdf").write_bytes((MADE / "writer.pdf").read_bytes()[:5000])
     (folder / "latin.txt").write_bytes(b"caf\xe9")
@@ -53,9 +57,8 @@ def command(tiny_bert: str, tmp_path: Path) -> list[str]:
     questions = tmp_path / "questions.jsonl"
     questions.write_text("".join(json.dumps({"question": each}) + "\n" for each in ASKED))
     return [
-        *("-m", "tinyqa_ray", "answer", "--model", tiny_bert, "--documents", str(folder)),
-        *("--questions", str(questions), "--top-k", "3", "--rows-per-shard", "4", "--threads", "1"),
-        *("--max-seq-len", "48", "--doc-stride", "8", "--max-query-len", "20"),
+        *("-m", "tinyqa_ray", "answer", "--documents", str(folder)),
+        *("--questions", str(questions), "--top-k", "3", "--rows-per-shard", "2", "--threads", "1"),
         *("--max-unpacked-bytes", str(1 << 23), "--max-file-memory-bytes", str(1 << 27), "--output"),
     ]
 
@@ -85,8 +88,10 @@ def test_bad_files_are_rows_and_killed_run_goes_on_to_the_same_bytes(
     texts = {row["document_id"]: row["text"] for row in pads.dataset(calm / "texts").to_table().to_pylist()}
     assert all(texts[row["document_id"]][row["start"] : row["end"]] == row["answer"] for row in answered)
     page = (calm / "report.html").read_text()
+    best = {row["question"]: row["answer"] for row in rows if row["question"] and row["rank"] == 0}
+    assert [best[each] for each in ASKED[:2]] == ["Ines Adair", "1809"]
+    assert page.count("of browser.pdf, the answer marked") == 2
     assert "<mark" in page
-    assert ("the answer marked" in page) == any(row["boxes"] for row in answered)
     for place in ("texts/part-*.parquet", "_work/found/*.parquet"):
         with fire.Driver(*command, str(killed)) as driver:
             fire.wait_for(f"{place} in {killed}", lambda place=place: [*killed.glob(place)])

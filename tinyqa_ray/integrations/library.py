@@ -88,7 +88,7 @@ class Library:
             raise InputError(f"{path}: is outside of the folder whose files may be asked")
         if not file.is_file():
             raise InputError(f"{path}: no such file")
-        limit = self.config.document_limits.file_bytes
+        limit = self.config.document_limits.max_file_bytes
         if file.stat().st_size > limit:
             raise UnreadableError(f"has {file.stat().st_size} bytes, over the limit of {limit}")
         return storage.read_bytes(str(file))
