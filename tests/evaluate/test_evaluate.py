@@ -13,6 +13,7 @@ from transformers import AutoModel
 
 from tinyqa_ray.configs import EvaluateConfig, WindowConfig
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets import normalised
 from tinyqa_ray.evaluate import EvaluateReport, evaluate, squad_metrics
 from tinyqa_ray.evaluate import work as module
 from tinyqa_ray.evaluate.score_files import read_gold, score_files
@@ -192,7 +193,7 @@ def test_threshold_beside_the_model_decides_what_is_answered(config: EvaluateCon
     predictions = json.loads((tmp_path / "at-1.0" / "predictions.json").read_text())
     gold = read_gold(config.data)
     # An answer of articles alone ("the") counts as none, by the official rule.
-    silent = [not squad_metrics.normalize_answer(predictions[id]) for id, texts in gold.items() if not texts]
+    silent = [not normalised.normalize_answer(predictions[id]) for id, texts in gold.items() if not texts]
     assert answering.no_ans_f1 == pytest.approx(100 * sum(silent) / len(silent))
     assert abstaining.no_ans_f1 == 100.0
     assert abstaining.f1 == pytest.approx(abstaining.always_abstain)

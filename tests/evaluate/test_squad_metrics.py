@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets import normalised
 from tinyqa_ray.evaluate import measure, score_files, squad_metrics
 from tinyqa_ray.evaluate.squad_metrics import per_question
 
@@ -51,7 +52,7 @@ def slow_f1_at(rows: Rows, threshold: float) -> float:
         if na_prob > threshold:
             total += not golds
         else:
-            kept = [gold for gold in golds if squad_metrics.normalize_answer(gold)] or [""]
+            kept = [gold for gold in golds if normalised.normalize_answer(gold)] or [""]
             total += max(squad_metrics.f1(gold, prediction) for gold in kept)
     return 100 * total / len(rows)
 
@@ -110,7 +111,7 @@ def test_official_scores_are_reproduced_in_every_shared_case() -> None:
     ],
 )
 def test_normalisation_follows_the_official_rules(text: str, normal: str) -> None:
-    assert squad_metrics.normalize_answer(text) == normal
+    assert normalised.normalize_answer(text) == normal
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ def test_predicting_an_acceptable_answer_scores_100(rows: Rows, data: st.DataObj
     gold, _, _ = split(rows)
     predictions = {}
     for question_id, golds in gold.items():
-        kept = [text for text in golds if squad_metrics.normalize_answer(text)] or [""]
+        kept = [text for text in golds if normalised.normalize_answer(text)] or [""]
         predictions[question_id] = data.draw(st.sampled_from(kept))
     result = squad_metrics.score(per_question(gold, predictions))
     assert result["exact"] == result["f1"] == 100

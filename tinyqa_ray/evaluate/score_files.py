@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from tinyqa_ray.core import storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad_json
-from tinyqa_ray.evaluate.squad_metrics import normalize_answer, per_question, score
+from tinyqa_ray.datasets.normalised import normalize_answer
+from tinyqa_ray.evaluate.squad_metrics import per_question, score
 
 T = TypeVar("T")
 

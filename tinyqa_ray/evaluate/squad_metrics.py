@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 import numbers
-import re
 import reprlib
-import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets.normalised import answer_tokens
 
 Gold = Mapping[str, Sequence[str]]
 """Question id -> acceptable answer texts; an empty list means unanswerable."""
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
-
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -82,14 +78,9 @@ class SquadSummary:
     threshold: float
 
 
-def normalize_answer(text: str) -> str:
-    """Lower-case, delete ASCII punctuation, drop the words a, an and the, and collapse white space."""
-    return " ".join(_tokens(text))
-
-
 def exact_match(gold: str, predicted: str) -> int:
-    """1 if both texts are equal after `normalize_answer`, else 0."""
-    return int(_tokens(gold) == _tokens(predicted))
+    """1 if both texts are equal after `normalised.normalize_answer`, else 0."""
+    return int(answer_tokens(gold) == answer_tokens(predicted))
 
 
 def f1(gold: str, predicted: str) -> float:
@@ -97,7 +88,7 @@ def f1(gold: str, predicted: str) -> float:
 
     Tokens count as often as they occur. If either text has no tokens, the result is 1 if neither has, else 0.
     """
-    return _token_f1(_tokens(gold), _tokens(predicted))
+    return _token_f1(answer_tokens(gold), answer_tokens(predicted))
 
 
 def per_question(gold: Gold, predictions: Mapping[str, str]) -> PerQuestion:
@@ -121,8 +112,8 @@ def per_question(gold: Gold, predictions: Mapping[str, str]) -> PerQuestion:
                 f"the prediction for question {question_id!r} is {reprlib.repr(prediction)}; "
                 "it must be a string, '' for no answer"
             )
-        predicted = _tokens(prediction)
-        accepted: list[list[str]] = [tokens for tokens in map(_tokens, texts) if tokens] or [[]]
+        predicted = answer_tokens(prediction)
+        accepted: list[list[str]] = [tokens for tokens in map(answer_tokens, texts) if tokens] or [[]]
         exact.append(float(predicted in accepted))
         f1_scores.append(max(_token_f1(tokens, predicted) for tokens in accepted))
     return PerQuestion(
@@ -188,8 +179,8 @@ def squad1_score(gold: Gold, predictions: Mapping[str, str]) -> tuple[float, flo
     _refuse_missing(gold, predictions, "predictions")
     exact, total = 0, 0.0
     for question_id, texts in gold.items():
-        predicted = _tokens(predictions[question_id])
-        accepted = list(map(_tokens, texts))
+        predicted = answer_tokens(predictions[question_id])
+        accepted = list(map(answer_tokens, texts))
         exact += predicted in accepted
         total += max(
             (_token_f1(tokens, predicted) for tokens in accepted if tokens and predicted), default=0.0
@@ -256,10 +247,6 @@ def summarize(questions: PerQuestion, na_probs: Mapping[str, float], threshold: 
         no_ans_total=int(no.sum()),
         threshold=threshold,
     )
-
-
-def _tokens(text: str) -> list[str]:
-    return _ARTICLES.sub(" ", text.lower().translate(_DROP_PUNCTUATION)).split()
 
 
 def _token_f1(gold: list[str], predicted: list[str]) -> float:

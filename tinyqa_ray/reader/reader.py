@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -107,6 +108,7 @@ class Reader:
         *,
         max_answer_tokens: int = 30,
         top_k: int = 1,
+        least_margin: float = -math.inf,
     ) -> list[Reading]:
         """The model's best spans and null score of every pair, before any threshold.
 
@@ -114,10 +116,11 @@ class Reader:
             pairs: questions, each with its context. A question is tokenised once, a context once per
                 chunk of pairs.
             max_answer_tokens: longest answer, in tokens.
-            top_k: spans of each pair.
+            top_k: spans of each pair; fragments beside a better one are left out.
+            least_margin: least ``span - null`` of all spans of a pair but the best.
         """
         questions = self.windower.questions(question for question, _ in pairs)
-        return self._read(pairs, questions, max_answer_tokens, top_k)
+        return self._read(pairs, questions, max_answer_tokens, top_k, least_margin)
 
     def read_or_refuse(
         self,
@@ -126,6 +129,7 @@ class Reader:
         *,
         max_answer_tokens: int = 30,
         top_k: int = 1,
+        least_margin: float = -math.inf,
     ) -> list[Reading | str]:
         """Like ``read``, but a pair that cannot be asked gets the reason in place of a reading.
 
@@ -134,6 +138,7 @@ class Reader:
             questions: the windower's tokens of the questions, where the caller has them already.
             max_answer_tokens: see ``read``.
             top_k: see ``read``.
+            least_margin: see ``read``.
         """
         errors = [refusal(question, context) for question, context in pairs]
         if questions is None:
@@ -145,7 +150,7 @@ class Reader:
             for (question, _), error in zip(pairs, errors, strict=True)
         ]
         good = [pair for pair, error in zip(pairs, errors, strict=True) if error is None]
-        found = iter(self._read(good, questions, max_answer_tokens, top_k))
+        found = iter(self._read(good, questions, max_answer_tokens, top_k, least_margin))
         return [next(found) if error is None else error for error in errors]
 
     def _read(
@@ -154,6 +159,7 @@ class Reader:
         questions: Questions,
         max_answer_tokens: int,
         top_k: int,
+        least_margin: float = -math.inf,
     ) -> list[Reading]:
         found: list[Reading] = []
         for chunk in chunks(pairs):
@@ -165,6 +171,8 @@ class Reader:
                 ends,
                 max_answer_tokens=max_answer_tokens,
                 top_k=top_k,
+                contexts=[context for _, context in chunk],
+                least_margin=least_margin,
             )
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,12 @@ Index = NDArray[np.int64]
 
 _ROWS = 64
 """Windows decoded at once: bounds the memory of the (windows, lengths, starts) score block."""
+_MOST_OF_A_WINDOW = 256
+_JOINED = re.compile(r"[^\S\n\r\u2028\u2029]*[-\u2010\u2011'\"\u2018-\u201d\u00ab\u00bb]?[^\S\n\r\u2028\u2029]*")
+"""What may stand between two parts of one expression: spaces, a hyphen, a quotation mark; no other sign, no
+word, and no new line."""
+_JOINED_CHARACTERS = 8
+"""Longest such text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,8 @@ def readings(
     *,
     max_answer_tokens: int,
     top_k: int = 1,
+    contexts: Sequence[str] | None = None,
+    least_margin: float = -math.inf,
 ) -> list[Reading]:
     """The best spans of every pair.
 
@@ -66,10 +75,14 @@ def readings(
         end_logits: the same.
         max_answer_tokens: longest span, in tokens.
         top_k: spans kept of each pair; fewer where the context holds fewer.
+        contexts: P texts, to leave out fragments: spans right beside a better one, see ``beside``. When not
+            given, spans are only kept from overlapping.
+        least_margin: besides the best one, only spans whose ``span - null`` is at least this are kept.
 
     Returns:
         P readings.
     """
+    of_a_window = top_k if top_k == 1 or contexts is None else min(4 * top_k + 8, _MOST_OF_A_WINDOW)
     pairs = len(windows.offsets)
     found: list[list[Span]] = [[] for _ in range(pairs)]
     null = np.full(pairs, np.inf, dtype=np.float64)
@@ -84,18 +97,40 @@ def readings(
             shown = windows.window_offsets(w)
             starts[i, : len(shown)][shown[:, 0] >= shown[:, 1]] = -np.inf
         ends = _context_logits(windows, end_logits, rows)
-        window, first, last, score = best_spans(starts, ends, max_answer_tokens, top_k)
+        window, first, last, score = best_spans(
+            starts, ends, max_answer_tokens, of_a_window, least=least_margin + null[windows.pair[rows]]
+        )
         for w, a, b, value in zip(rows[window], first, last, score, strict=True):
             offsets = windows.offsets[windows.pair[w]]
             token = windows.first_token[w]
             found[windows.pair[w]].append(
                 Span(int(offsets[token + a, 0]), int(offsets[token + b, 1]), float(value))
             )
-    return [Reading(_distinct(spans, top_k), float(score)) for spans, score in zip(found, null, strict=True)]
+    texts = [None] * pairs if contexts is None or top_k == 1 else contexts
+    return [
+        Reading(_distinct(spans, top_k, float(score) + least_margin, text), float(score))
+        for spans, score, text in zip(found, null, texts, strict=True)
+    ]
+
+
+def beside(context: str, start: int, end: int, other_start: int, other_end: int) -> bool:
+    """Whether two spans that do not overlap are parts of one expression, such as "almost" and "six hours".
+
+    Only spaces, a hyphen or a quotation mark stand between them. Items of a list ("Ann, Bob and Cy") are
+    not beside each other, nor are two lines.
+    """
+    first, last = (end, other_start) if end <= other_start else (other_end, start)
+    return last - first <= _JOINED_CHARACTERS and _JOINED.fullmatch(context, first, last) is not None
 
 
 def best_spans(
-    starts: Float, ends: Float, max_answer_tokens: int, k: int, *, overlapping: bool = False
+    starts: Float,
+    ends: Float,
+    max_answer_tokens: int,
+    k: int,
+    *,
+    overlapping: bool = False,
+    least: NDArray[np.float64] | None = None,
 ) -> tuple[Index, Index, Index, Float]:
     """The k best spans ``start <= end < start + max_answer_tokens`` of each row.
 
@@ -105,6 +140,7 @@ def best_spans(
         max_answer_tokens: longest span, in tokens.
         k: spans of each row; fewer where the row has fewer.
         overlapping: whether spans may share tokens.
+        least: for spans that do not, ``(R,)``: what the score of all but a row's best must reach.
 
     Returns:
         row, first token, last token and score of each span, each row's best first; of equal
@@ -118,7 +154,7 @@ def best_spans(
     scores = np.full((rows, lengths, tokens), -np.inf, dtype=np.float32)
     for more in range(lengths):
         np.add(starts[:, : tokens - more], ends[:, more:], out=scores[:, more, : tokens - more])
-    top, value = _top(scores, k) if overlapping else _top_apart(scores, min(k, tokens))
+    top, value = _top(scores, k) if overlapping else _top_apart(scores, min(k, tokens), least)
     row, column = np.nonzero(np.isfinite(value))
     extra, first = np.divmod(top[row, column], tokens)
     return row, first, first + extra, value[row, column]
@@ -135,10 +171,10 @@ def _top(scores: Float, k: int) -> tuple[Index, Float]:
     return np.take_along_axis(top, best, 1), np.take_along_axis(value, best, 1)
 
 
-def _top_apart(scores: Float, k: int) -> tuple[Index, Float]:
+def _top_apart(scores: Float, k: int, least: NDArray[np.float64] | None) -> tuple[Index, Float]:
     """Like ``_top``, for spans that share no token; overwrites ``scores``."""
     rows, lengths, tokens = scores.shape
-    top, value = np.empty((rows, k), dtype=np.int64), np.empty((rows, k), dtype=np.float32)
+    top, value = np.zeros((rows, k), dtype=np.int64), np.full((rows, k), -np.inf, dtype=np.float32)
     begin = np.arange(tokens)
     end = begin + np.arange(lengths)[:, None]
     flat = scores.reshape(rows, -1)
@@ -147,7 +183,10 @@ def _top_apart(scores: Float, k: int) -> tuple[Index, Float]:
             extra, first = np.divmod(top[:, n - 1, None, None], tokens)
             scores[(begin <= first + extra) & (end >= first)] = -np.inf
         top[:, n] = flat.argmax(1)
-        value[:, n] = np.take_along_axis(flat, top[:, n, None], 1)[:, 0]
+        found = np.take_along_axis(flat, top[:, n, None], 1)[:, 0]
+        value[:, n] = found if least is None or n == 0 else np.where(found >= least, found, -np.inf)
+        if not np.isfinite(value[:, n]).any():
+            break
     return top, value
 
 
@@ -160,13 +199,26 @@ def _context_logits(windows: Windows, logits: Sequence[Float], rows: Index) -> F
     return block
 
 
-def _distinct(spans: list[Span], top_k: int) -> tuple[Span, ...]:
-    """The best spans without overlap, or at least different; of equal ones the earlier, then the shorter."""
+def _distinct(spans: list[Span], top_k: int, least: float, context: str | None) -> tuple[Span, ...]:
+    """The best spans without overlap, or at least different; of equal ones the earlier, then the shorter.
+
+    A span beside a better one is a fragment of the same expression. It is left out, and so is what stands
+    beside the two together: with "six hours" go "almost", and then "for".
+    """
     kept: list[Span] = []
+    taken: list[tuple[int, int]] = []
     for span in sorted(spans, key=lambda span: (-span.score, span.start, span.end)):
-        if span.start >= span.end or any(span.start < other.end and other.start < span.end for other in kept):
+        if kept and span.score < least:
+            break
+        if span.start >= span.end or any(span.start < end and start < span.end for start, end in taken):
             continue
-        kept.append(span)
+        for place, (start, end) in enumerate(taken):
+            if context is not None and beside(context, span.start, span.end, start, end):
+                taken[place] = min(start, span.start), max(end, span.end)
+                break
+        else:
+            kept.append(span)
+            taken.append((span.start, span.end))
         if len(kept) == top_k:
             break
     return tuple(kept)
