@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 from tinyqa_ray.core import bundled, storage
@@ -35,6 +36,13 @@ class ModelSettings:
     """Identity of that smaller model."""
     first_pass_fitted_on: str | None = None
     """Identity of the data on which it was fitted."""
+    rank_temperatures: tuple[float, ...] = ()
+    """For the second answer, the third, and so on, as ``rank_shifts``: the log odds of its score are lowered by
+    the shift and divided by the temperature. The last one counts for all later answers; empty where nothing
+    was fitted."""
+    rank_shifts: tuple[float, ...] = ()
+    ranks_fitted_on: str | None = None
+    """Identity of the data behind both."""
 
     def __post_init__(self) -> None:
         threshold, temperature = self.no_answer_threshold, self.temperature
@@ -47,6 +55,19 @@ class ModelSettings:
         keep = self.first_pass_keep
         if keep is not None and not (isinstance(keep, (int, float)) and 0.0 <= keep < float("inf")):
             raise InputError(f"first_pass_keep is {keep!r}; it must be a number, 0 or more")
+        self._check_ranks()
+
+    def _check_ranks(self) -> None:
+        for name in ("rank_temperatures", "rank_shifts"):
+            values = getattr(self, name)
+            object.__setattr__(self, name, tuple(values))  # JSON has lists
+            if not all(isinstance(each, (int, float)) and math.isfinite(each) for each in values):
+                raise InputError(f"{name} is {values!r}; it must hold numbers")
+        if len(self.rank_temperatures) != len(self.rank_shifts) or min(self.rank_temperatures, default=1) <= 0:
+            raise InputError(
+                f"rank_temperatures is {self.rank_temperatures!r}, rank_shifts {self.rank_shifts!r}; they must "
+                "be as many, and temperatures above 0"
+            )
 
     @property
     def identity(self) -> str:
@@ -125,6 +146,7 @@ def keep_of(first_pass: str, given: float | None, settings: ModelSettings) -> fl
 def write_settings(folder: str, settings: ModelSettings) -> None:
     """Write settings into a folder, as its ``tinyqa.json``."""
     values = asdict(settings)
-    # Earlier versions know nothing of a first pass, and refuse fields that they do not know.
-    kept = {name: each for name, each in values.items() if not (name.startswith("first_") and each is None)}
+    # Earlier versions refuse fields that they do not know: those of a first pass and of ranks.
+    late = ("first_", "rank_", "ranks_")
+    kept = {name: each for name, each in values.items() if each not in (None, ()) or not name.startswith(late)}
     storage.write_json(storage.join(folder, FILE), kept)

@@ -1,0 +1,133 @@
+"""Equal answers from several places as one answer with its evidence: where it stands, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tinyqa_ray.models.settings import ModelSettings
+from tinyqa_ray.reader.answers import Answer
+from tinyqa_ray.reader.ranks import chances, same_answer
+from tinyqa_ray.reader.sentences import sentence_around
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a text says an answer: ``text[start:end] == answer``, in Python characters."""
+
+    document_id: str | None
+    answer: str
+    """As it stands here; places of one answer may differ in case, punctuation and articles."""
+    score: float
+    """The chance that it is right, by this place alone, against no answer: as ``Answer.score`` of a best
+    answer."""
+    start: int
+    end: int
+    sentence: str
+    """The sentence around it, ``text[sentence_start : sentence_start + len(sentence)]``."""
+    sentence_start: int
+    page: int | None = None
+    """From 1; None if the text has no pages, or is no file."""
+
+    @classmethod
+    def of(cls, answer: Answer, text: str, *, start: int = 0, page: int | None = None) -> Place:
+        """The place of an answer.
+
+        Args:
+            answer: an answer, not None; its offsets count from character ``start`` of ``text``.
+            text: the document.
+            start: where the part of the document begins that was read.
+            page: see above.
+        """
+        assert answer.answer is not None
+        first, last = answer.start + start, answer.end + start
+        begin, until = sentence_around(text, first, last)
+        return cls(
+            document_id=answer.document_id,
+            answer=answer.answer,
+            score=answer.score,
+            start=first,
+            end=last,
+            sentence=text[begin:until],
+            sentence_start=begin,
+            page=page,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """An answer with every place that says it, or ``answer=None`` when no text holds one."""
+
+    answer: str | None
+    """As it stands in the best place."""
+    score: float
+    """The chance that it is right, by all its places together and against all other answers; for a None
+    answer the chance of no answer."""
+    places: tuple[Place, ...]
+    """Best first; empty for a None answer."""
+    na_prob: float
+    """The smallest ``na_prob`` of all texts, which is compared with the threshold."""
+    document_id: str | None = None
+    """Of the best place, or of the text that could not be asked."""
+    error: str | None = None
+    """Why a text could not be asked."""
+
+
+def gathered(
+    places: Iterable[Place],
+    *,
+    na_prob: float,
+    settings: ModelSettings,
+    top_k: int | None = None,
+    min_score: float = 0.0,
+) -> list[Evidence]:
+    """Answers from places, best first: places whose answers are equal for SQuAD's evaluator are one answer.
+
+    Args:
+        places: those at which the model holds a span for an answer; where there is none, the best span of
+            each text.
+        na_prob: the smallest of all texts.
+        settings: with the threshold: a None answer comes first when ``na_prob`` is above it.
+        top_k: most answers; all when not given.
+        min_score: answers with a lower score are left out.
+
+    Returns:
+        at least one answer; a None answer if all others are left out.
+    """
+    same: dict[str, list[Place]] = {}
+    ordered = sorted(places, key=lambda each: -each.score)  # stable: of equal ones the earlier comes first
+    for place in ordered:
+        same.setdefault(same_answer(place.answer), []).append(place)
+    together = sorted(
+        ((combined([each.score for each in group]), group) for group in same.values()),
+        key=lambda each: -each[0],
+    )
+    scores = chances([score for score, _ in together], list(map(str, range(len(together)))), settings)
+    made = [
+        Evidence(
+            answer=group[0].answer,
+            score=score,
+            places=tuple(group),
+            na_prob=na_prob,
+            document_id=group[0].document_id,
+        )
+        for score, (_, group) in zip(scores, together, strict=True)
+    ]
+    kept = [each for each in made if each.score >= min_score]
+    if na_prob > settings.no_answer_threshold or not kept:
+        score = 1.0 - made[0].score if made else 1.0
+        kept.insert(0, Evidence(answer=None, score=score, places=(), na_prob=na_prob))
+    return kept[:top_k]
+
+
+def combined(scores: Sequence[float]) -> float:
+    """The chance that an answer is right, by all its places: one minus the chance that each is wrong.
+
+    Args:
+        scores: of each place alone, in [0, 1].
+    """
+    return -math.expm1(math.fsum(math.log1p(-min(score, _SURE)) for score in scores))
+
+
+_SURE = 1.0 - 2.0**-53
