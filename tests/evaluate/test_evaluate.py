@@ -14,7 +14,7 @@ from transformers import AutoModel
 from tinyqa_ray.configs import EvaluateConfig, WindowConfig
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import normalised
-from tinyqa_ray.evaluate import EvaluateReport, evaluate, squad_metrics
+from tinyqa_ray.evaluate import EvaluateReport, evaluate
 from tinyqa_ray.evaluate import work as module
 from tinyqa_ray.evaluate.score_files import read_gold, score_files
 from tinyqa_ray.evaluate.work import measured

@@ -11,7 +11,7 @@ import pyarrow as pa
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.core import storage
 from tinyqa_ray.documents.places import BOX
-from tinyqa_ray.reader.answers import Answer
+from tinyqa_ray.reader.answers import Answer, at_least
 
 ANSWERS = pa.schema(
     [
@@ -44,11 +44,7 @@ Row = dict[str, Any]
 
 def chosen(found: Sequence[Answer], config: AnswerConfig) -> list[Answer]:
     """The answers to a question that are written: those that score enough, and no-answers if wanted."""
-    spans = [each for each in found if each.answer is not None]
-    good = [each for each in found if each.answer is None or each.score >= config.min_score]
-    if not good:  # all too weak
-        best = spans[0]
-        good = [Answer(None, 1.0 - best.score, 0, 0, best.na_prob, best.document_id)]
+    good = at_least(found, config.min_score)
     return [each for each in good if each.answer is not None or config.keep_no_answers]
 
 

@@ -37,9 +37,8 @@ class ModelSettings:
     first_pass_fitted_on: str | None = None
     """Identity of the data on which it was fitted."""
     rank_temperatures: tuple[float, ...] = ()
-    """For the second answer, the third, and so on, as ``rank_shifts``: the log odds of its score are lowered by
-    the shift and divided by the temperature. The last one counts for all later answers; empty where nothing
-    was fitted."""
+    """For the second answer, the third, and so on: the log odds of its score are lowered by its rank's shift
+    and divided by its temperature. The last one counts for all later answers; empty if nothing was fitted."""
     rank_shifts: tuple[float, ...] = ()
     ranks_fitted_on: str | None = None
     """Identity of the data behind both."""
@@ -63,10 +62,13 @@ class ModelSettings:
             object.__setattr__(self, name, tuple(values))  # JSON has lists
             if not all(isinstance(each, (int, float)) and math.isfinite(each) for each in values):
                 raise InputError(f"{name} is {values!r}; it must hold numbers")
-        if len(self.rank_temperatures) != len(self.rank_shifts) or min(self.rank_temperatures, default=1) <= 0:
+        if (
+            len(self.rank_temperatures) != len(self.rank_shifts)
+            or min(self.rank_temperatures, default=1) <= 0
+        ):
             raise InputError(
-                f"rank_temperatures is {self.rank_temperatures!r}, rank_shifts {self.rank_shifts!r}; they must "
-                "be as many, and temperatures above 0"
+                f"rank_temperatures is {self.rank_temperatures!r}, rank_shifts {self.rank_shifts!r}; they "
+                "must be as many, and temperatures above 0"
             )
 
     @property
@@ -148,5 +150,7 @@ def write_settings(folder: str, settings: ModelSettings) -> None:
     values = asdict(settings)
     # Earlier versions refuse fields that they do not know: those of a first pass and of ranks.
     late = ("first_", "rank_", "ranks_")
-    kept = {name: each for name, each in values.items() if each not in (None, ()) or not name.startswith(late)}
+    kept = {
+        name: each for name, each in values.items() if each not in (None, ()) or not name.startswith(late)
+    }
     storage.write_json(storage.join(folder, FILE), kept)

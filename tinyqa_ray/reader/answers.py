@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from tinyqa_ray.models.settings import ModelSettings
 from tinyqa_ray.reader.spans import Reading, Span, sigmoid
+
+TopK = int | Literal["all"]
+"""How many answers are wanted; ``all`` are those that the model holds for an answer, each by itself: their
+``sigmoid(null - span)`` is not above the no-answer threshold."""
+MOST_SPANS = 100
+"""Most spans of a text that are read for ``all``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An answer, or ``answer=None`` when the context holds none.
 
-    ``context[start:end] == answer`` in Python characters. ``score`` is ``sigmoid((span - null - s) / T)``,
-    with the model's shift s and temperature T: the answer's chance against no answer, comparable across
-    contexts. For a None answer it is the chance of no answer. ``na_prob`` is the official
+    ``context[start:end] == answer`` in Python characters. ``score`` is the chance that the answer is
+    right. For the best one it is ``sigmoid((span - null - s) / T)``, with the model's shift s and temperature
+    T: its chance against no answer. Further ones are held against the better ones, too, see
+    ``ranks.chances``. For a None answer it is the chance of no answer. ``na_prob`` is the official
     ``sigmoid(null - best)``, which is compared with the threshold. ``error`` says why a pair could not be
     asked.
     """
@@ -36,10 +44,16 @@ def refused(error: str) -> Answer:
 
 
 def answers(
-    reading: Reading, context: str, settings: ModelSettings, top_k: int, document_id: str | None = None
+    reading: Reading, context: str, settings: ModelSettings, top_k: TopK, document_id: str | None = None
 ) -> list[Answer]:
-    """At most ``top_k`` answers from a reading; None comes first when ``na_prob`` is above the threshold."""
+    """At most ``top_k`` answers from a reading; None comes first when ``na_prob`` is above the threshold.
+
+    Each score is held against no answer alone; ``ranks.rescored`` makes chances of them.
+    """
     na_prob = reading.na_prob
+    spans = reading.spans
+    if top_k == "all":
+        spans = tuple(each for each in spans if held(reading, each, settings.no_answer_threshold))
     made = [
         Answer(
             context[span.start : span.end],
@@ -49,12 +63,43 @@ def answers(
             na_prob,
             document_id,
         )
-        for span in reading.spans
+        for span in spans
     ]
     if na_prob > settings.no_answer_threshold or not made:
-        score = sigmoid(-logit(reading, reading.spans[0], settings)) if made else 1.0
+        score = sigmoid(-logit(reading, reading.spans[0], settings)) if reading.spans else 1.0
         made.insert(0, Answer(None, score, 0, 0, na_prob, document_id))
-    return made[:top_k]
+    return first_of(made, top_k)
+
+
+def held(reading: Reading, span: Span, threshold: float) -> bool:
+    """Whether a span alone would be an answer at a threshold of the no-answer probability."""
+    return sigmoid(reading.null_score - span.score) <= threshold
+
+
+def spans_read(top_k: TopK) -> int:
+    """How many spans of each text must be read for ``top_k`` answers."""
+    return MOST_SPANS if top_k == "all" else top_k
+
+
+def least_margin(top_k: TopK, threshold: float) -> float:
+    """A bound, a little too low, on ``span - null`` of the spans that are read for ``top_k`` answers."""
+    if top_k != "all" or threshold >= 1.0:
+        return -math.inf
+    return math.log1p(-threshold) - math.log(threshold) - 1e-3 if threshold > 0.0 else math.inf
+
+
+def first_of(found: list[Answer], top_k: TopK) -> list[Answer]:
+    """The first ``top_k`` of some answers, or all."""
+    return found if top_k == "all" else found[:top_k]
+
+
+def at_least(found: Sequence[Answer], min_score: float) -> list[Answer]:
+    """The answers to a question that score at least so much; a None answer if that leaves none of them."""
+    good = [each for each in found if each.answer is None or each.score >= min_score]
+    if not good:
+        best = found[0]
+        good = [Answer(None, 1.0 - best.score, 0, 0, best.na_prob, best.document_id)]
+    return good
 
 
 def logit(reading: Reading, span: Span, settings: ModelSettings) -> float:
@@ -62,11 +107,12 @@ def logit(reading: Reading, span: Span, settings: ModelSettings) -> float:
     return (span.score - reading.null_score - settings.score_shift) / settings.temperature
 
 
-def ranked(found: Sequence[Sequence[Answer]], threshold: float, top_k: int) -> list[Answer]:
-    """The answers to one question from all its contexts, best first.
+def ranked(found: Sequence[Sequence[Answer]], threshold: float, top_k: TopK) -> list[Answer]:
+    """The answers to one question from all its contexts, best first; for their scores see ``answers``.
 
     Args:
-        found: the answers from each context; errors aside, None only where a context has no text.
+        found: the answers from each context; errors aside, None only where a context has no text or,
+            for ``all``, no span that is held for an answer.
         threshold: when the smallest ``na_prob`` is above it, a None answer comes first.
         top_k: answers wanted.
 
@@ -78,8 +124,9 @@ def ranked(found: Sequence[Sequence[Answer]], threshold: float, top_k: int) -> l
     spans = sorted((a for a in good if a.answer is not None), key=lambda answer: -answer.score)
     na_prob = min((answer.na_prob for answer in good), default=1.0)
     if good and (na_prob > threshold or not spans):
-        spans.insert(0, Answer(None, 1.0 - spans[0].score if spans else 1.0, 0, 0, na_prob))
-    return spans[:top_k] + [answer for made in found for answer in made if answer.error is not None]
+        none = 1.0 - spans[0].score if spans else min(answer.score for answer in good)
+        spans.insert(0, Answer(None, none, 0, 0, na_prob))
+    return first_of(spans, top_k) + [answer for made in found for answer in made if answer.error is not None]
 
 
 def with_document(answer: Answer, document_id: str | None) -> Answer:

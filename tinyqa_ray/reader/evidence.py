@@ -1,4 +1,4 @@
-"""Equal answers from several places as one answer with its evidence: where it stands, and how sure that is."""
+"""Equal answers from several places as one answer with its evidence: where it stands, how sure that is."""
 
 from __future__ import annotations
 
@@ -127,6 +127,8 @@ def combined(scores: Sequence[float]) -> float:
     Args:
         scores: of each place alone, in [0, 1].
     """
+    if len(scores) == 1:
+        return scores[0]
     return -math.expm1(math.fsum(math.log1p(-min(score, _SURE)) for score in scores))
 
 

@@ -1,4 +1,4 @@
-"""The chance that each of several answers is right: held against no answer and against every better answer."""
+"""The chance that each of several answers is right, held against no answer and every better answer."""
 
 from __future__ import annotations
 

@@ -19,8 +19,11 @@ from tinyqa_ray.engines.engine import Engine
 from tinyqa_ray.engines.load import fitting_window, load_engine
 from tinyqa_ray.models import families, pretrained
 from tinyqa_ray.models.settings import ModelSettings, keep_of, read_settings
-from tinyqa_ray.reader.answers import Answer, answers, ranked, refusal, refused, with_document
+from tinyqa_ray.reader import answers as some
+from tinyqa_ray.reader.answers import Answer, TopK, answers, ranked, refusal, refused, with_document
 from tinyqa_ray.reader.cascade import kept, margins
+from tinyqa_ray.reader.evidence import Evidence, Place, gathered
+from tinyqa_ray.reader.ranks import rescored
 from tinyqa_ray.reader.spans import Reading, readings
 
 _PAIRS = 512
@@ -180,7 +183,8 @@ class Reader:
         self,
         pairs: Sequence[tuple[str, str]],
         *,
-        top_k: int = 1,
+        top_k: TopK = 1,
+        min_score: float = 0.0,
         max_answer_tokens: int = 30,
         threshold: float | None = None,
     ) -> list[list[Answer]]:
@@ -191,7 +195,10 @@ class Reader:
 
         Args:
             pairs: questions, each with its context.
-            top_k: answers of each pair; fewer where the context holds fewer that do not overlap.
+            top_k: answers of each pair; fewer where the context holds fewer that neither overlap nor are
+                fragments of better ones. With ``all``, every span that the model holds for an answer, at most
+                a hundred.
+            min_score: answers with a lower score are left out.
             max_answer_tokens: longest answer, in tokens.
             threshold: a pair whose ``na_prob`` is above it gets a None answer first; when not given, the
                 model's own. With 1 the reader never abstains.
@@ -202,10 +209,16 @@ class Reader:
         Raises:
             InputError: an option out of range.
         """
-        settings = self._checked(top_k, max_answer_tokens, threshold)
-        found = self.read_or_refuse(pairs, max_answer_tokens=max_answer_tokens, top_k=top_k)
+        settings = self._checked(top_k, max_answer_tokens, threshold, min_score)
+        found = self.read_or_refuse(
+            pairs,
+            max_answer_tokens=max_answer_tokens,
+            top_k=some.spans_read(top_k),
+            least_margin=some.least_margin(top_k, settings.no_answer_threshold),
+        )
         return [
-            _answers(each, context, settings, top_k) for each, (_, context) in zip(found, pairs, strict=True)
+            some.at_least(rescored(_answers(each, context, settings, top_k), settings), min_score)
+            for each, (_, context) in zip(found, pairs, strict=True)
         ]
 
     def answer(
@@ -214,7 +227,8 @@ class Reader:
         contexts: str | Sequence[str],
         *,
         document_ids: Sequence[str] | None = None,
-        top_k: int = 1,
+        top_k: TopK = 1,
+        min_score: float = 0.0,
         max_answer_tokens: int = 30,
         threshold: float | None = None,
     ) -> list[Answer]:
@@ -224,7 +238,8 @@ class Reader:
             question: what to ask.
             contexts: one text, or several whose answers are ranked together by score.
             document_ids: names of the contexts; when not given, the numbers ("0", "1", …) of several.
-            top_k: answers over all contexts together.
+            top_k: answers over all contexts together; ``all`` as in ``answer_many``, of each context.
+            min_score: answers with a lower score are left out.
             max_answer_tokens: longest answer, in tokens.
             threshold: when the ``na_prob`` of every context is above it, a None answer comes first; when
                 not given, the model's own. With 1 the reader never abstains.
@@ -236,7 +251,83 @@ class Reader:
         Raises:
             InputError: the question cannot be asked, an option out of range, or ids that do not fit.
         """
-        settings = self._checked(top_k, max_answer_tokens, threshold)
+        settings = self._checked(top_k, max_answer_tokens, threshold, min_score)
+        named = [
+            [with_document(answer, name) for answer in _spans(each, text, settings, top_k)]
+            for each, text, name in self._each(
+                question, contexts, document_ids, max_answer_tokens, top_k, settings
+            )
+        ]
+        found = rescored(ranked(named, settings.no_answer_threshold, top_k), settings)
+        return some.at_least(found, min_score)
+
+    def evidence(
+        self,
+        question: str,
+        contexts: str | Sequence[str],
+        *,
+        document_ids: Sequence[str] | None = None,
+        top_k: TopK = "all",
+        min_score: float = 0.0,
+        max_answer_tokens: int = 30,
+        threshold: float | None = None,
+    ) -> list[Evidence]:
+        """Answer one question with the evidence: every place that gives an answer, equal answers as one.
+
+        Args:
+            question: what to ask.
+            contexts: one text or several, in which each span that the model holds for an answer is a place.
+            document_ids: see ``answer``.
+            top_k: most different answers.
+            min_score: answers with a lower combined score are left out.
+            max_answer_tokens: longest answer, in tokens.
+            threshold: see ``answer``.
+
+        Returns:
+            different answers, best first, at least one; after them one with ``error`` for each context that
+            could not be asked.
+
+        Raises:
+            InputError: see ``answer``.
+        """
+        settings = self._checked(top_k, max_answer_tokens, threshold, min_score)
+        places: list[Place] = []
+        weak: list[Place] = []  # the best span of each text that holds no answer
+        refusals: list[Evidence] = []
+        na_prob = 1.0
+        for each, text, name in self._each(
+            question, contexts, document_ids, max_answer_tokens, "all", settings
+        ):
+            if isinstance(each, str):
+                refusals.append(
+                    Evidence(answer=None, score=0.0, places=(), na_prob=1.0, document_id=name, error=each)
+                )
+                continue
+            na_prob = min(na_prob, each.na_prob)
+            best, *others = answers(each, text, settings, "all", name)
+            if best.answer is not None:
+                places += [Place.of(answer, text) for answer in (best, *others)]
+            elif each.spans:
+                weak += [Place.of(answer, text) for answer in _spans(each, text, settings, 1)]
+        found = gathered(
+            places or weak,
+            na_prob=na_prob,
+            settings=settings,
+            top_k=None if top_k == "all" else top_k,
+            min_score=min_score,
+        )
+        return [*found, *refusals]
+
+    def _each(
+        self,
+        question: str,
+        contexts: str | Sequence[str],
+        document_ids: Sequence[str] | None,
+        max_answer_tokens: int,
+        top_k: TopK,
+        settings: ModelSettings,
+    ) -> Iterator[tuple[Reading | str, str, str | None]]:
+        """What is read in each context of one question, or why it is not, with its text and name."""
         texts = [contexts] if isinstance(contexts, str) else list(contexts)
         if (error := refusal(question, "")) is not None:
             raise InputError(error)
@@ -253,13 +344,14 @@ class Reader:
             near = self._near(self.first, pairs, max_answer_tokens)
             texts, pairs = [texts[i] for i in near], [pairs[i] for i in near]
             ids = [ids[i] for i in near]
-        found = self.read_or_refuse(pairs, questions, max_answer_tokens=max_answer_tokens, top_k=top_k)
-        always = replace(settings, no_answer_threshold=1.0)
-        named = [
-            [with_document(answer, name) for answer in _answers(each, text, always, top_k)]
-            for each, text, name in zip(found, texts, ids, strict=True)
-        ]
-        return ranked(named, settings.no_answer_threshold, top_k)
+        found = self.read_or_refuse(
+            pairs,
+            questions,
+            max_answer_tokens=max_answer_tokens,
+            top_k=some.spans_read(top_k),
+            least_margin=some.least_margin(top_k, settings.no_answer_threshold),
+        )
+        return zip(found, texts, ids, strict=True)
 
     def _near(self, first: Reader, pairs: Sequence[Pair], max_answer_tokens: int) -> list[int]:
         """Numbers of the contexts of one question that are near the best by the first pass."""
@@ -268,11 +360,17 @@ class Reader:
         best = np.full(len(found), known.max() if len(known) else -np.inf)
         return [int(i) for i in np.flatnonzero(kept(found, best, self.first_keep))]
 
-    def _checked(self, top_k: int, max_answer_tokens: int, threshold: float | None) -> ModelSettings:
+    def _checked(
+        self, top_k: TopK, max_answer_tokens: int, threshold: float | None, min_score: float = 0.0
+    ) -> ModelSettings:
         """The settings of a call, once its options are checked."""
+        if isinstance(top_k, str) and top_k != "all":
+            raise InputError(f"top_k is {top_k!r}; it must be a number or 'all'")
         for name, value in (("top_k", top_k), ("max_answer_tokens", max_answer_tokens)):
-            if value < 1:
+            if not isinstance(value, str) and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1")
+        if not 0.0 <= min_score <= 1.0:
+            raise InputError(f"min_score is {min_score}; it must lie in [0, 1]")
         if threshold is None:
             return self.settings
         if not 0.0 <= threshold <= 1.0:
@@ -302,9 +400,15 @@ def chunks(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
         yield pairs[first:]
 
 
-def _answers(found: Reading | str, context: str, settings: ModelSettings, top_k: int) -> list[Answer]:
+def _answers(found: Reading | str, context: str, settings: ModelSettings, top_k: TopK) -> list[Answer]:
     """The answers to one pair from what ``read_or_refuse`` returned for it."""
     return [refused(found)] if isinstance(found, str) else answers(found, context, settings, top_k)
+
+
+def _spans(found: Reading | str, context: str, settings: ModelSettings, top_k: TopK) -> list[Answer]:
+    """The same for ``ranked``, which decides over all contexts whether there is no answer."""
+    always = settings if top_k == "all" else replace(settings, no_answer_threshold=1.0)
+    return _answers(found, context, always, top_k)
 
 
 def _numbered(contexts: str | Sequence[str], texts: Sequence[str]) -> list[str | None]:

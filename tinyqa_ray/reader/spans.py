@@ -18,7 +18,9 @@ Index = NDArray[np.int64]
 _ROWS = 64
 """Windows decoded at once: bounds the memory of the (windows, lengths, starts) score block."""
 _MOST_OF_A_WINDOW = 256
-_JOINED = re.compile(r"[^\S\n\r\u2028\u2029]*[-\u2010\u2011'\"\u2018-\u201d\u00ab\u00bb]?[^\S\n\r\u2028\u2029]*")
+_JOINED = re.compile(
+    r"[^\S\n\r\u2028\u2029]*[-\u2010\u2011'\"\u2018-\u201d\u00ab\u00bb]?[^\S\n\r\u2028\u2029]*"
+)
 """What may stand between two parts of one expression: spaces, a hyphen, a quotation mark; no other sign, no
 word, and no new line."""
 _JOINED_CHARACTERS = 8
