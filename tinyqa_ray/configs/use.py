@@ -34,8 +34,8 @@ class EvaluateConfig:
     """Other SQuAD 2.0 data, on which the no-answer threshold is fitted. It is written to ``tinyqa.json`` in
     the output, which --settings accepts."""
     fit_temperature: str | None = None
-    """Other SQuAD 2.0 data, on which the temperature and shift of scores are fitted and then written
-    likewise."""
+    """Other SQuAD 2.0 data, on which the temperature and shift of scores are fitted, of best answers and of
+    later ones, and then written likewise."""
     fit_first_pass: str | None = None
     """Other SQuAD 2.0 data, on which it is fitted what a first pass may leave out in tinyqa answer, and then
     written likewise. ``first-pass.json`` has the whole curve."""

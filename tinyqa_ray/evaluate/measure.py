@@ -64,13 +64,15 @@ def read(
     asked: Sequence[Asked],
     max_answer_tokens: int,
     progress: stage_folder.Progress | None = None,
+    *,
+    top_k: int = 1,
 ) -> tuple[list[Reading], float]:
-    """Readings of all questions, and the seconds they took."""
+    """Readings of all questions, of ``top_k`` spans each, and the seconds they took."""
     began = time.perf_counter()
     readings: list[Reading] = []
     for start in range(0, len(asked), _CHUNK):
         chunk = [(each.question.question, each.context) for each in asked[start : start + _CHUNK]]
-        readings += reader.read(chunk, max_answer_tokens=max_answer_tokens)
+        readings += reader.read(chunk, max_answer_tokens=max_answer_tokens, top_k=top_k)
         if progress:
             progress(len(readings), len(asked))
     return readings, time.perf_counter() - began

@@ -35,3 +35,5 @@ class EvaluateReport:
     """Mean distance between an answer's score and its F1, over ten bins of scores, in percent."""
     questions_per_s: float
     parameters: int
+    rank_errors: tuple[float, ...] = ()
+    """The same of the first, the second, … answer, in percent; empty where an older version measured."""

@@ -46,6 +46,9 @@ def _before_fitting(config: EvaluateConfig) -> ModelSettings:
             temperature=default.temperature,
             score_shift=default.score_shift,
             temperature_fitted_on=default.temperature_fitted_on,
+            rank_temperatures=(),
+            rank_shifts=(),
+            ranks_fitted_on=None,
         )
     if config.fit_first_pass is not None:
         given = replace(given, first_pass_keep=None, first_pass_fitted_for=None, first_pass_fitted_on=None)

@@ -16,7 +16,7 @@ from tinyqa_ray.core.contents import identity
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.names import display_name
 from tinyqa_ray.engines.ensemble import load_mean
-from tinyqa_ray.evaluate import calibration, first_pass, measure, page, squad_metrics
+from tinyqa_ray.evaluate import calibration, first_pass, measure, page, ranks, squad_metrics
 from tinyqa_ray.evaluate.report import EvaluateReport
 from tinyqa_ray.models import hub
 from tinyqa_ray.models.settings import ModelSettings, write_settings
@@ -41,7 +41,7 @@ def work(
         reader.settings = _with_first_pass(reader, config, asked, stage, progress)
     if any((config.fit_threshold, config.fit_temperature, config.fit_first_pass)):
         write_settings(stage.output, reader.settings)
-    readings, seconds = measure.read(reader, asked, config.max_answer_tokens, progress)
+    readings, seconds = measure.read(reader, asked, config.max_answer_tokens, progress, top_k=ranks.RANKS)
     scored, threshold = measure.Scored.of(asked, readings), reader.settings.no_answer_threshold
     summary = scored.summary(threshold)
     figures = {name: value for name, value in asdict(summary).items() if name not in ("total", "threshold")}
@@ -57,6 +57,7 @@ def work(
         calibration_error=100 * calibration.calibration_error(scores, right),
         questions_per_s=len(asked) / seconds,
         parameters=reader.engine.parameters,
+        rank_errors=ranks.errors(ranks.judged(asked, readings, reader.settings), reader.settings),
     )
     storage.write_json(stage.path("predictions.json"), scored.predictions)
     storage.write_json(stage.path("na_probs.json"), scored.na_probs)
@@ -132,7 +133,12 @@ def _fitted(
         scale = calibration.best_scale(*others[config.fit_temperature].margins())
         fitted.update(temperature=scale.temperature, score_shift=scale.shift)
         fitted.update(temperature_fitted_on=identity(config.fit_temperature))
-    return replace(settings, **fitted)
+    settings = replace(settings, **fitted)
+    if config.fit_temperature is not None:
+        scored = others[config.fit_temperature]
+        found = ranks.judged(scored.asked, scored.readings, settings)
+        settings = replace(ranks.fitted(found, settings), ranks_fitted_on=identity(config.fit_temperature))
+    return settings
 
 
 def _with_first_pass(
@@ -182,7 +188,9 @@ def _with_first_pass(
 def _read_others(reader: Reader, config: EvaluateConfig, data: str, measured: set[str]) -> measure.Scored:
     """Questions to fit on, read and scored; for errors see ``_other_questions``."""
     asked = _other_questions(config, data, measured)
-    return measure.Scored.of(asked, measure.read(reader, asked, config.max_answer_tokens)[0])
+    return measure.Scored.of(
+        asked, measure.read(reader, asked, config.max_answer_tokens, top_k=ranks.RANKS)[0]
+    )
 
 
 def _other_questions(config: EvaluateConfig, data: str, measured: set[str]) -> list[measure.Asked]:
@@ -221,6 +229,10 @@ def _page(
             ("threshold", f"{made.no_answer_threshold:.4f} (abstain above)"),
             ("temperature", f"{made.temperature:.3f}, shift {made.score_shift:.3f}"),
             ("calibration", f"{made.calibration_error:.1f} % mean error of scores"),
+            (
+                "by rank",
+                ", ".join(f"{error:.1f}" for error in made.rank_errors) + " %, of first, second, … answers",
+            ),
             ("speed", f"{made.questions_per_s:.1f} questions/s"),
             *stage_folder.versions().items(),
         ),
