@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -18,9 +18,6 @@ from tinyqa_ray.configs import renamed
 from tinyqa_ray.core import bundled, stage_folder
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.version import __version__
-
-if TYPE_CHECKING:
-    from tinyqa_ray.documents import Document
 
 _ABOUT = "Small question-answering models: made by distillation, run over corpora, on Ray."
 _app = tyro.extras.SubcommandApp()
@@ -109,8 +106,10 @@ def ask(
     model: str = bundled.MODEL,
     settings: str | None = None,
     context: str | None = None,
-    file: str | None = None,
-    top_k: int = 1,
+    file: tuple[str, ...] = (),
+    top_k: int | Literal["all"] = 1,
+    min_score: float = 0.0,
+    evidence: bool = False,
     max_answer_tokens: int = 30,
     threshold: float | None = None,
 ) -> None:
@@ -123,47 +122,34 @@ def ask(
         settings: Threshold and scale of scores: the output of tinyqa evaluate, or a settings file; those
             beside the model, if any, when not given.
         context: The text to read.
-        file: A file to read instead: UTF-8 text, PDF, DOCX, PPTX, HTML, Markdown or EPUB (extra
+        file: Files to read instead: UTF-8 text, PDF, DOCX, PPTX, HTML, Markdown or EPUB (extra
             'documents').
-        top_k: Answers to print, best first.
+        top_k: Answers to print, best first; 'all' are those that the model holds for an answer, each by
+            itself at the threshold.
+        min_score: Answers with a lower score are left out.
+        evidence: Print equal answers as one, with every place that says it and the sentence around it.
         max_answer_tokens: Longest answer, in tokens.
         threshold: Answer 'none' when the no-answer probability is above it; that of the settings when not
             given, 1 always answers.
     """
-    if (context is None) == (file is None):
+    if (context is None) == (not file):
         raise InputError("give the text either with --context or with --file")
+    from tinyqa_ray.cli import asking
     from tinyqa_ray.core.cluster import quiet_models
     from tinyqa_ray.reader import Reader
 
-    document = None if file is None else _document(file)
-    context = document.text if document else context
-    if top_k < 1 or max_answer_tokens < 1:
-        raise InputError(f"top_k is {top_k}, max_answer_tokens {max_answer_tokens}; both must be at least 1")
-    if threshold is not None and not 0.0 <= threshold <= 1.0:
-        raise InputError(f"threshold is {threshold}; it must lie in [0, 1]")
-    assert context is not None
+    texts = {"": context} if context is not None else {each: asking.document(each) for each in file}
+    wanted = asking.Wanted(
+        top_k=top_k,
+        min_score=min_score,
+        max_answer_tokens=max_answer_tokens,
+        threshold=threshold,
+        evidence=evidence,
+    )
     quiet_models()
     reader = Reader.from_pretrained(model, settings=settings)
-    for found in reader.answer(
-        question, context, top_k=top_k, max_answer_tokens=max_answer_tokens, threshold=threshold
-    ):
-        text = "no answer" if found.answer is None else found.answer
-        where = f"characters {found.start}-{found.end}"
-        page = document.places.page(found.start) if document and found.answer is not None else None
-        where += f" on page {page}" if page is not None else ""
-        print(f"{text}\n  score {found.score:.4f}, {where}, no-answer {found.na_prob:.4f}")
-
-
-def _document(file: str) -> Document:
-    """The document in a file; one whose name says nothing is plain text."""
-    from tinyqa_ray import documents
-    from tinyqa_ray.core import storage
-
-    data = storage.read_bytes(file)
-    try:
-        return documents.read_isolated(file if documents.format_of(file) else f"{file}.txt", data)
-    except documents.UnreadableError as error:
-        raise InputError(f"{file}: {error}") from None
+    for lines in asking.told(reader, question, texts, wanted):
+        print(lines)
 
 
 @command
