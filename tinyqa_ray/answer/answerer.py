@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import Any
+from collections.abc import Sequence
 
 import pyarrow as pa
 
 from tinyqa_ray.answer.corpus import Corpus
 from tinyqa_ray.answer.engine import RunEngine
+from tinyqa_ray.answer.evidence import as_answer, kept_of, of_reading, place_columns
 from tinyqa_ray.answer.first_pass import FirstPass
+from tinyqa_ray.answer.found import found_table, kept_of_a_document, wants_all
 from tinyqa_ray.answer.notes import Example, Notes
 from tinyqa_ray.answer.pairs import Pair, pairs_of
 from tinyqa_ray.answer.plan import Unit, unit_of
@@ -23,23 +23,10 @@ from tinyqa_ray.core import storage
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.models.settings import ModelSettings
 from tinyqa_ray.reader import Reader
-from tinyqa_ray.reader.answers import Answer, answers, logit
-from tinyqa_ray.reader.spans import Reading, Span, sigmoid
+from tinyqa_ray.reader.answers import answers, least_margin
+from tinyqa_ray.reader.ranks import rescored
+from tinyqa_ray.reader.spans import Reading
 
-FOUND = pa.schema(
-    [
-        pa.field("question_row", pa.int64()),
-        pa.field("row", pa.int64()),  # of the document
-        pa.field("document_id", pa.string()),
-        pa.field("answer", pa.string()),
-        pa.field("score", pa.float64()),
-        pa.field("start", pa.int64()),
-        pa.field("end", pa.int64()),
-        pa.field("na_prob", pa.float64()),
-        pa.field("meta", pa.string()),
-    ]
-)
-"""Answers found in a unit, sorted by question; a later pass ranks them with those of other units."""
 _SLOWEST = 5
 
 
@@ -100,6 +87,9 @@ class Answerer:
                 [(pair.question, pair.text) for pair in pairs if not pair.error],
                 max_answer_tokens=self.config.max_answer_tokens,
                 top_k=kept_of_a_document(self.config),
+                least_margin=least_margin(
+                    "all" if wants_all(self.config) else 1, self.reader.settings.no_answer_threshold
+                ),
             )
         )
         # An error found while the input was read has priority: such a pair is not shown to the model.
@@ -140,72 +130,29 @@ class Answerer:
                 stand.append(None)
                 counts["errors"] = counts.get("errors", 0) + 1
                 continue
-            text = str(pair.text)
-            spans = answers(reading, text, self.reader.settings, self.config.top_k, pair.document_id)
-            kept = chosen(spans, self.config)
+            text, settings = str(pair.text), self.reader.settings
+            places = None
+            if self.config.evidence:
+                evidence = of_reading(reading, text, pair.document_id, self.config, settings)
+                spans, written = list(map(as_answer, evidence)), kept_of(evidence, self.config)
+                kept = list(map(as_answer, written))
+                numbers = [[pair.row] * len(each.places) for each in written]
+                places = place_columns(written, numbers, self.corpus.texts)
+            else:
+                spans = answers(reading, text, settings, self.config.top_k, pair.document_id)
+                spans = rescored(spans, settings)
+                kept = chosen(spans, self.config)
             counted(kept, counts)
-            made += rows_of(key, kept, [pair.meta] * len(kept))
+            made += rows_of(key, kept, [pair.meta] * len(kept), places)
             stand += [None if each.answer is None else (pair.row, each.start, each.end) for each in kept]
             best = spans[0]
-            examples.setdefault(best.answer is None, Example.of(str(pair.question), pair.row, best))
+            example = Example.of(str(pair.question), pair.row, best, places[0] if places else ())
+            examples.setdefault(best.answer is None, example)
         counts["rows"] = len(made)
-        schema = placed(made, stand, self.corpus.texts)
+        schema = placed(made, stand, self.corpus.texts, self.config)
         if self.config.jsonl:
             write_jsonl(storage.join(self.output, f"part-{unit.index:06d}.jsonl"), made, schema)
         return pa.Table.from_pylist(made, schema=schema), counts, list(examples.values())
-
-
-def kept_of_a_document(config: AnswerConfig) -> int:
-    """How many answers to a question are kept per document."""
-    return min(config.top_k, config.per_document_k or config.top_k)
-
-
-def found_table(
-    read: Sequence[tuple[Pair, Reading]], config: AnswerConfig, settings: ModelSettings
-) -> pa.Table:
-    """The best answers to each question within a unit: rows of ``FOUND`` by question, then best first.
-
-    At most ``top_k`` per question are kept: an answer that is not among the best of its unit is not among
-    the best of the corpus either.
-    """
-    found: dict[int, list[Row]] = {}
-    for _, same in groupby(read, key=lambda each: (each[0].row, each[0].question_row)):
-        group = list(same)
-        for row in _of_one_document(group, kept_of_a_document(config), settings):
-            found.setdefault(row["question_row"], []).append(row)
-    kept = (heapq.nsmallest(config.top_k, found[question], key=best_first) for question in sorted(found))
-    return pa.Table.from_pylist([row for rows in kept for row in rows], schema=FOUND)
-
-
-def best_first(row: Row) -> tuple[float, int, int]:
-    """Sort key of answers to a question: by score; ties by document, then by place in the document."""
-    return -row["score"], row["row"], row["start"]
-
-
-def _of_one_document(
-    group: Sequence[tuple[Pair, Reading]], most: int, settings: ModelSettings
-) -> Iterator[Row]:
-    """The best answers to one question in all passages of a document; no two of them overlap."""
-    spans: list[tuple[float, int, int, Span, Pair, Reading]] = []
-    for pair, reading in group:
-        for span in reading.spans:
-            score = sigmoid(logit(reading, span, settings))
-            spans.append((-score, pair.start + span.start, pair.start + span.end, span, pair, reading))
-    taken: list[tuple[int, int]] = []
-    for negative, start, end, span, pair, reading in sorted(spans, key=lambda each: each[:3]):
-        if len(taken) < most and all(end <= first or last <= start for first, last in taken):
-            taken.append((start, end))
-            yield {
-                "question_row": pair.question_row,
-                "row": pair.row,
-                "document_id": pair.document_id,
-                "answer": str(pair.text)[span.start : span.end],
-                "score": -negative,
-                "start": start,
-                "end": end,
-                "na_prob": reading.na_prob,
-                "meta": pair.meta,
-            }
 
 
 def _slowest(pairs: Sequence[Pair]) -> list[tuple[str, int]]:
@@ -214,9 +161,3 @@ def _slowest(pairs: Sequence[Pair]) -> list[tuple[str, int]]:
     for pair in pairs:
         read[str(pair.document_id)] = read.get(str(pair.document_id), 0) + len(pair.text or "")
     return heapq.nlargest(_SLOWEST, read.items(), key=lambda item: item[1])
-
-
-def as_answer(row: Row) -> Answer:
-    """A row of ``FOUND`` as an answer."""
-    names: tuple[Any, ...] = ("answer", "score", "start", "end", "na_prob", "document_id")
-    return Answer(*(row[name] for name in names))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from tinyqa_ray.core import storage
 from tinyqa_ray.reader.answers import Answer
+
+_PLACES = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,9 +24,12 @@ class Example:
     start: int
     end: int
     score: float
+    places: list[dict[str, Any]] = field(default_factory=list)
+    """As in the column of that name, the first few."""
+    places_in_all: int = 0
 
     @classmethod
-    def of(cls, question: str, row: int, best: Answer) -> Example:
+    def of(cls, question: str, row: int, best: Answer, places: Sequence[dict[str, Any]] = ()) -> Example:
         """The example of a question's best answer."""
         return cls(
             question=question,
@@ -33,6 +39,8 @@ class Example:
             start=best.start,
             end=best.end,
             score=best.score,
+            places=list(places[:_PLACES]),
+            places_in_all=len(places),
         )
 
 

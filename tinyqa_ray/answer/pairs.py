@@ -27,6 +27,8 @@ class Pair:
     """Where the text begins in its document, in characters."""
     meta: str | None
     error: str | None
+    whole: str | None = None
+    """The text of the whole document."""
 
 
 def pairs_of(unit: Unit, corpus: Corpus) -> list[Pair]:
@@ -63,4 +65,5 @@ def _pair(asked: Row, document: Row | None) -> Pair:
         start=start or 0,
         meta=document["meta"] if document else None,
         error=asked["error"] or (document["error"] if document else None),
+        whole=text,
     )

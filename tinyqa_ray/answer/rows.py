@@ -36,6 +36,24 @@ PLACED = pa.schema(
     ]
 )
 """The columns where documents are files: points from the upper left corner of the page as it is shown."""
+PLACES = pa.field(
+    "places",
+    pa.list_(
+        pa.struct(
+            [
+                pa.field("document_id", pa.string()),
+                pa.field("page", pa.int32()),  # null: no file, or its format has no pages
+                pa.field("start", pa.int64()),  # characters of the document
+                pa.field("end", pa.int64()),
+                pa.field("answer", pa.string()),  # as it stands there
+                pa.field("score", pa.float64()),  # by this place alone
+                pa.field("sentence", pa.string()),
+                pa.field("sentence_start", pa.int64()),
+            ]
+        )
+    ),
+)
+"""The last column with evidence: every place that says the answer, best first. The row has the best one."""
 BINS = 20
 """Number of bins of the histogram of scores."""
 
@@ -48,13 +66,19 @@ def chosen(found: Sequence[Answer], config: AnswerConfig) -> list[Answer]:
     return [each for each in good if each.answer is not None or config.keep_no_answers]
 
 
-def rows_of(key: Row, found: Sequence[Answer], meta: Sequence[str | None]) -> list[Row]:
+def rows_of(
+    key: Row,
+    found: Sequence[Answer],
+    meta: Sequence[str | None],
+    places: Sequence[list[Row]] | None = None,
+) -> list[Row]:
     """Rows of ``ANSWERS`` for the answers to one question.
 
     Args:
         key: the columns that all rows share.
         found: answers, best first.
         meta: for each answer, the metadata of its document.
+        places: for each answer, its column ``places``, with evidence.
     """
     return [
         {
@@ -67,6 +91,7 @@ def rows_of(key: Row, found: Sequence[Answer], meta: Sequence[str | None]) -> li
             "end": each.end,
             "na_prob": each.na_prob,
             "meta": own,
+            "places": (places[rank] or None) if places is not None else None,
         }
         for rank, (each, own) in enumerate(zip(found, meta, strict=True))
     ]
@@ -82,8 +107,14 @@ def counted(found: Sequence[Answer], counts: dict[str, float]) -> None:
         counts[place] = counts.get(place, 0) + 1
 
 
+def schema_of(config: AnswerConfig, *, files: bool) -> pa.Schema:
+    """The schema of the answers of a run; ``files`` says whether its documents are files."""
+    schema = PLACED if files else ANSWERS
+    return schema.append(PLACES) if config.evidence else schema
+
+
 def write_jsonl(path: str, rows: Sequence[Row], schema: pa.Schema = ANSWERS) -> None:
-    """Write rows of ``ANSWERS``, or of ``PLACED``, as JSON lines; ``meta`` becomes a JSON object."""
+    """Write rows of a schema of answers as JSON lines; ``meta`` becomes a JSON object."""
     lines = []
     for row in rows:
         whole = {name: row.get(name) for name in schema.names}

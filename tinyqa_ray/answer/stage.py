@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tinyqa_ray.answer.report import WORK, AnswerReport
 from tinyqa_ray.configs import AnswerConfig
-from tinyqa_ray.core import stage_folder
+from tinyqa_ray.core import bundled, stage_folder
 from tinyqa_ray.corpus import files
-from tinyqa_ray.models.settings import keep_of, read_settings
+from tinyqa_ray.models.settings import ModelSettings, keep_of, read_settings
 
 
 def answer(config: AnswerConfig, output: str, progress: stage_folder.Progress | None = None) -> AnswerReport:
@@ -26,6 +26,8 @@ def answer(config: AnswerConfig, output: str, progress: stage_folder.Progress | 
     if config.first_pass is not None:
         inputs = (*inputs, "first_pass")
         extra["first_pass_keep"] = str(keep_of(config.first_pass, config.first_pass_keep, settings))
+    if (ranks := _ranks(config, settings)) is not None:
+        extra["ranks"] = ranks
     with stage_folder.stage(
         output,
         config,
@@ -39,3 +41,15 @@ def answer(config: AnswerConfig, output: str, progress: stage_folder.Progress | 
         from tinyqa_ray.answer.work import work
 
         return stage.publish(work(config, settings, stage, progress))
+
+
+def _ranks(config: AnswerConfig, settings: ModelSettings) -> str | None:
+    """Identity of what was fitted for second and later answers; None where it decides nothing.
+
+    The ranks of the shipped model do not count in a run for which they were not fitted when it was begun.
+    """
+    new = config.evidence or config.top_k == "all"
+    given = config.settings is not None or config.model not in (bundled.MODEL, bundled.INT8)
+    if not settings.rank_temperatures or not (new or (given and config.top_k != 1)):
+        return None
+    return f"temperatures {settings.rank_temperatures}, shifts {settings.rank_shifts}"

@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from tinyqa_ray.answer.rows import ANSWERS, PLACED, Row
+from tinyqa_ray.answer.rows import Row, schema_of
+from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.corpus import tables
 from tinyqa_ray.corpus.files import Texts
 from tinyqa_ray.documents import Places
@@ -19,13 +20,14 @@ Stand = tuple[int, int, int]
 """Row of a document, and the first character and one past the last of an answer in it."""
 
 
-def placed(rows: list[Row], spans: Sequence[Stand | None], texts: Texts | None) -> pa.Schema:
+def placed(
+    rows: list[Row], spans: Sequence[Stand | None], texts: Texts | None, config: AnswerConfig
+) -> pa.Schema:
     """Add where answers stand to their rows, if documents are files; return the schema of the rows."""
-    if texts is None:
-        return ANSWERS
-    for row, place in zip(rows, places(texts, spans), strict=True):
-        row |= place
-    return PLACED
+    if texts is not None:
+        for row, place in zip(rows, places(texts, spans), strict=True):
+            row |= place
+    return schema_of(config, files=texts is not None)
 
 
 def places(texts: Texts, spans: Sequence[Stand | None]) -> list[dict[str, Any]]:

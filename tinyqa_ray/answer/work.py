@@ -15,12 +15,13 @@ from tinyqa_ray.answer.answerer import Answerer
 from tinyqa_ray.answer.corpus import Corpus, Watch, prepare
 from tinyqa_ray.answer.engine import engine_of
 from tinyqa_ray.answer.first_pass import FirstPass, FirstReader, write_best
+from tinyqa_ray.answer.found import wants_all
 from tinyqa_ray.answer.merge import Merger
 from tinyqa_ray.answer.notes import Notes
 from tinyqa_ray.answer.page import answers_html
 from tinyqa_ray.answer.plan import Plan, Unit, plan
 from tinyqa_ray.answer.report import FOLDER, TEXTS, WORK, AnswerReport
-from tinyqa_ray.answer.rows import ANSWERS, PLACED, write_jsonl
+from tinyqa_ray.answer.rows import schema_of, write_jsonl
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.core import shards, stage_folder, storage
 from tinyqa_ray.core.cluster import connected, quiet_models
@@ -31,6 +32,8 @@ from tinyqa_ray.models.settings import ModelSettings, keep_of
 
 JSONL = "answers-jsonl"
 _QUESTIONS_A_MERGE = 1024
+_QUESTIONS_A_MERGE_OF_ALL = 128
+"""Fewer, where each question may have a thousand answers."""
 _REFUSED_A_FILE = 1 << 16
 
 
@@ -86,12 +89,13 @@ def _answered(
     merging: dict[str, Any] = {
         "config": theirs,
         "found": [shard.target for shard in sorted(todo, key=lambda shard: shard.index)],
-        "threshold": settings.no_answer_threshold,
+        "settings": settings,
         "texts": corpus.texts,
         "output": jsonl,
         "notes": notes,
     }
-    questions = shards.cut(corpus.questions, _QUESTIONS_A_MERGE, answers, "parquet")
+    together = _QUESTIONS_A_MERGE_OF_ALL if wants_all(config) else _QUESTIONS_A_MERGE
+    questions = shards.cut(corpus.questions, together, answers, "parquet")
     few = shards.Workers(actors=config.actors, threads=1)
     read = {name: counts[name] for name in ("pairs_read",) if name in counts}
     counts = shards.run(questions, Merger, merging, few, watch("ranking"))
@@ -141,7 +145,7 @@ def _refuse_documents(config: AnswerConfig, corpus: Corpus, cut: Plan, folder: s
     if not cut.unreadable:
         return 0
     names = ["document_id", "error", "meta"]
-    schema = PLACED if corpus.texts else ANSWERS
+    schema = schema_of(config, files=corpus.texts is not None)
     with tables.Parts(folder, schema, shards.ROWS_PER_GROUP, _REFUSED_A_FILE, stem="unreadable") as parts:
         for batch in tables.batches(corpus.documents, names, 1 << 12):
             for row in batch.filter(batch.column(1).is_valid()).to_pylist():

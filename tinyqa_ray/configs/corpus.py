@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from tinyqa_ray.configs.checks import at_least, share
 from tinyqa_ray.configs.data import WindowConfig
@@ -81,8 +82,13 @@ class AnswerConfig:
     index: str | None = execution(None)
     """Folder for the BM25 index, which is kept for other questions about the same documents. When not given,
     the index is within the output, and deleted at the end."""
-    top_k: int = 1
-    """Most answers to keep for each question."""
+    top_k: int | Literal["all"] = 1
+    """Most answers to keep for each question; 'all' are those that the model holds for an answer, each by
+    itself at the threshold, at most a hundred of a document (or of per_document_k) and a thousand in all."""
+    evidence: bool = False
+    """Whether equal answers become one row, with a column ``places`` of all documents and characters that
+    say it, and a score of them together. ``top_k`` then counts different answers, and ``per_document_k``
+    places."""
     per_document_k: int | None = None
     """Most answers to keep for each question from one document; as many as top_k when not given."""
     min_score: float = 0.0
@@ -109,7 +115,9 @@ class AnswerConfig:
     """GPUs of each actor; 0 runs on the CPU."""
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "top_k", "per_document_k", "max_answer_tokens", "rows_per_shard", "actors")
+        if self.top_k != "all":
+            at_least(self, 1, "top_k")
+        at_least(self, 1, "per_document_k", "max_answer_tokens", "rows_per_shard", "actors")
         at_least(self, 0, "threads", "num_gpus")
         share(self, "min_score")
         if self.pairs is None and (self.documents is None or self.questions is None):

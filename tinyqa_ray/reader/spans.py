@@ -208,19 +208,39 @@ def _distinct(spans: list[Span], top_k: int, least: float, context: str | None) 
     beside the two together: with "six hours" go "almost", and then "for".
     """
     kept: list[Span] = []
-    taken: list[tuple[int, int]] = []
+    regions = Regions()
     for span in sorted(spans, key=lambda span: (-span.score, span.start, span.end)):
-        if kept and span.score < least:
+        if len(kept) == top_k or (kept and span.score < least):
             break
-        if span.start >= span.end or any(span.start < end and start < span.end for start, end in taken):
-            continue
-        for place, (start, end) in enumerate(taken):
-            if context is not None and beside(context, span.start, span.end, start, end):
-                taken[place] = min(start, span.start), max(end, span.end)
-                break
-        else:
+        if span.start < span.end and regions.take(span.start, span.end, context):
             kept.append(span)
-            taken.append((span.start, span.end))
-        if len(kept) == top_k:
-            break
     return tuple(kept)
+
+
+class Regions:
+    """The characters of a text that answers have taken, with the fragments beside them."""
+
+    def __init__(self) -> None:
+        self._taken: list[tuple[int, int]] = []
+
+    @property
+    def kept(self) -> int:
+        """How many answers there are."""
+        return len(self._taken)
+
+    def take(self, start: int, end: int, context: str | None) -> bool:
+        """Take the characters [start, end) for a further answer, unless they belong to a better one.
+
+        Args:
+            start: first character.
+            end: one past the last.
+            context: the text; None to look only at overlaps.
+        """
+        if any(start < last and first < end for first, last in self._taken):
+            return False
+        for place, (first, last) in enumerate(self._taken):
+            if context is not None and beside(context, start, end, first, last):
+                self._taken[place] = min(first, start), max(last, end)
+                return False
+        self._taken.append((start, end))
+        return True
