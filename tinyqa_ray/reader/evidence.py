@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tinyqa_ray.models.settings import ModelSettings
 from tinyqa_ray.reader.answers import Answer
-from tinyqa_ray.reader.ranks import chances, same_answer
+from tinyqa_ray.reader.ranks import same_answer
 from tinyqa_ray.reader.sentences import sentence_around
 
 
@@ -99,11 +99,7 @@ def gathered(
     ordered = sorted(places, key=lambda each: -each.score)  # stable: of equal ones the earlier comes first
     for place in ordered:
         same.setdefault(same_answer(place.answer), []).append(place)
-    together = sorted(
-        ((combined([each.score for each in group]), group) for group in same.values()),
-        key=lambda each: -each[0],
-    )
-    scores = chances([score for score, _ in together], list(map(str, range(len(together)))), settings)
+    scores = shares([[each.score for each in group] for group in same.values()])
     made = [
         Evidence(
             answer=group[0].answer,
@@ -112,24 +108,39 @@ def gathered(
             na_prob=na_prob,
             document_id=group[0].document_id,
         )
-        for score, (_, group) in zip(scores, together, strict=True)
+        for score, group in zip(scores, same.values(), strict=True)
     ]
+    made.sort(key=lambda each: -each.score)
     kept = [each for each in made if each.score >= min_score]
     if na_prob > settings.no_answer_threshold or not kept:
-        score = 1.0 - made[0].score if made else 1.0
-        kept.insert(0, Evidence(answer=None, score=score, places=(), na_prob=na_prob))
+        none = max(1.0 - math.fsum(scores), 0.0)
+        kept.insert(0, Evidence(answer=None, score=none, places=(), na_prob=na_prob))
     return kept[:top_k]
 
 
-def combined(scores: Sequence[float]) -> float:
-    """The chance that an answer is right, by all its places: one minus the chance that each is wrong.
+def shares(groups: Sequence[Sequence[float]]) -> list[float]:
+    """The chance of each different answer that it is right: its share of the odds of all, and of no answer.
+
+    The odds of an answer are the root of the sum of the squares of its places' odds against no answer: more
+    than those of its best place, but less than if its places were independent, since a model that is wrong
+    at one place is often wrong in the same way at another. ``benchmarks/evidence.py`` compares the rules.
 
     Args:
-        scores: of each place alone, in [0, 1].
+        groups: for each answer, the scores of its places, in [0, 1].
+
+    Returns:
+        chances in [0, 1], which add up to at most 1. That of a single answer at a single place is its score.
     """
-    if len(scores) == 1:
-        return scores[0]
-    return -math.expm1(math.fsum(math.log1p(-min(score, _SURE)) for score in scores))
+    if len(groups) == 1 and len(groups[0]) == 1:
+        return [groups[0][0]]  # without rounding
+    odds = [math.hypot(*(_odds(score) for score in group)) for group in groups]
+    total = 1.0 + math.fsum(odds)
+    return [each / total for each in odds]
 
 
-_SURE = 1.0 - 2.0**-53
+def _odds(score: float) -> float:
+    return score / max(1.0 - score, _LEAST)
+
+
+_LEAST = 2.0**-53
+"""Stands for the chance of being wrong of an answer that cannot be."""
