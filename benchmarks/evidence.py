@@ -6,7 +6,8 @@ Ranks: each question is asked of its own paragraph, and the calibration error of
 is measured by both definitions: held against no answer alone, and ``reader.ranks.chances``. Evidence: each
 question is asked of the paragraphs that BM25 finds for it among those of its data, the places that the model
 holds for an answer are put together by each rule, and the calibration error and the Brier score of all
-answers are measured. The rule of the package was chosen on the data of ``--choose``; ``--data`` only measures.
+answers are measured. The rule of the package was chosen on the data of ``--choose``; that of ``--data`` only
+measures.
 """
 
 import argparse

@@ -12,8 +12,8 @@ from tinyqa_ray.answer.where import Stand, places
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.corpus.files import Texts
 from tinyqa_ray.models.settings import ModelSettings
-from tinyqa_ray.reader.answers import Answer, answers
-from tinyqa_ray.reader.evidence import Evidence, Place, gathered
+from tinyqa_ray.reader.answers import Answer
+from tinyqa_ray.reader.evidence import Evidence, Place, gathered, places_of
 from tinyqa_ray.reader.spans import Reading
 
 
@@ -27,11 +27,8 @@ def of_reading(
     reading: Reading, text: str, document_id: str | None, config: AnswerConfig, settings: ModelSettings
 ) -> list[Evidence]:
     """The answers to a question that is asked of one text."""
-    found = answers(reading, text, settings, "all", document_id)
-    if found[0].answer is None:
-        found = answers(reading, text, settings, 1, document_id)
-    best = [each for each in found if each.answer is not None]
-    return _gathered((Place.of(each, text) for each in best), reading.na_prob, config, settings)
+    held, best = places_of(reading, text, document_id, settings)
+    return _gathered(held or best, reading.na_prob, config, settings)
 
 
 def _gathered(

@@ -138,8 +138,27 @@ def _example(example: Example, corpus: Corpus, cut: Plan) -> str:
     return (
         f"<article><h3>{escape(example.question)}</h3><p><span class='tag'>{said}</span> "
         f"<span class='muted'>{of}, score {example.score:.3f}</span></p>"
-        f"<p class='passage'>{before}{passage}{after}</p>{picture}</article>"
+        f"<p class='passage'>{before}{passage}{after}</p>{picture}{_places(example)}</article>"
     )
+
+
+def _places(example: Example) -> str:
+    """The places that say an answer, if there are several: a line with the sentence for each."""
+    if example.places_in_all < 2:
+        return ""
+    lines = []
+    for place in example.places:
+        first = place["start"] - place["sentence_start"]
+        said = html.marked(place["sentence"], first, first + len(place["answer"]))
+        page = f", page {place['page']}" if place["page"] is not None else ""
+        name = escape(place["document_id"] or "")
+        lines.append(
+            f"<li dir='auto'>{said} <span class='muted'>{name}{page}, characters {place['start']}-{place['end']}, "
+            f"score {place['score']:.3f}</span></li>"
+        )
+    more = example.places_in_all - len(lines)
+    rest = f"<p class='muted'>and {more:,} more</p>" if more else ""
+    return f"<h4>{example.places_in_all:,} places</h4><ol>{''.join(lines)}</ol>{rest}"
 
 
 def _picture(texts: Texts, example: Example, boxes: Sequence[Box]) -> str:

@@ -71,6 +71,11 @@ def answers(
     return first_of(made, top_k)
 
 
+def of_text(found: Reading | str, context: str, settings: ModelSettings, top_k: TopK) -> list[Answer]:
+    """The answers from a reading, or the refusal that takes its place."""
+    return [refused(found)] if isinstance(found, str) else answers(found, context, settings, top_k)
+
+
 def held(reading: Reading, span: Span, threshold: float) -> bool:
     """Whether a span alone would be an answer at a threshold of the no-answer probability."""
     return sigmoid(reading.null_score - span.score) <= threshold

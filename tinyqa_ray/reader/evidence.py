@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tinyqa_ray.models.settings import ModelSettings
-from tinyqa_ray.reader.answers import Answer
+from tinyqa_ray.reader.answers import Answer, answers
 from tinyqa_ray.reader.ranks import same_answer
 from tinyqa_ray.reader.sentences import sentence_around
+from tinyqa_ray.reader.spans import Reading
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +73,50 @@ class Evidence:
     """Of the best place, or of the text that could not be asked."""
     error: str | None = None
     """Why a text could not be asked."""
+
+
+def gathered_from(
+    found: Sequence[Reading | str],
+    texts: Sequence[str],
+    names: Sequence[str | None],
+    settings: ModelSettings,
+    *,
+    top_k: int | None = None,
+    min_score: float = 0.0,
+) -> list[Evidence]:
+    """The answers to one question, asked of several texts, with their places.
+
+    For the arguments see ``ranks.best_of``.
+
+    Returns:
+        different answers, best first, at least one; after them one with ``error`` for each text that could
+        not be asked.
+    """
+    places: list[Place] = []
+    weak: list[Place] = []  # the best span of each text that holds no answer
+    refusals: list[Evidence] = []
+    na_prob = 1.0
+    for reading, text, name in zip(found, texts, names, strict=True):
+        if isinstance(reading, str):
+            error = Evidence(answer=None, score=0.0, places=(), na_prob=1.0, document_id=name, error=reading)
+            refusals.append(error)
+            continue
+        na_prob = min(na_prob, reading.na_prob)
+        here, best = places_of(reading, text, name, settings)
+        places += here
+        weak += best
+    made = gathered(places or weak, na_prob=na_prob, settings=settings, top_k=top_k, min_score=min_score)
+    return [*made, *refusals]
+
+
+def places_of(
+    reading: Reading, text: str, name: str | None, settings: ModelSettings
+) -> tuple[list[Place], list[Place]]:
+    """The places of a text that the model holds for an answer; where there are none, its best one apart."""
+    found = answers(reading, text, settings, "all", name)
+    if found[0].answer is not None:
+        return [Place.of(each, text) for each in found], []
+    return [], [Place.of(each, text) for each in answers(reading, text, settings, 1, name) if each.answer]
 
 
 def gathered(

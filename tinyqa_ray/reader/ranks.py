@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from tinyqa_ray.datasets.normalised import normalize_answer
 from tinyqa_ray.models.settings import ModelSettings
-from tinyqa_ray.reader.answers import Answer
-from tinyqa_ray.reader.spans import sigmoid
+from tinyqa_ray.reader.answers import Answer, TopK, of_text, ranked, with_document
+from tinyqa_ray.reader.spans import Reading, sigmoid
 
 
 def same_answer(text: str) -> str:
@@ -36,6 +36,30 @@ def rescored(found: Sequence[Answer], settings: ModelSettings) -> list[Answer]:
     new.sort(key=lambda each: -each.score)
     before = [each for each in found if each.answer is None and each.error is None]
     return [*before, *new, *(each for each in found if each.error is not None)]
+
+
+def best_of(
+    found: Sequence[Reading | str],
+    texts: Sequence[str],
+    names: Sequence[str | None],
+    settings: ModelSettings,
+    top_k: TopK,
+) -> list[Answer]:
+    """The answers to one question, asked of several texts, best first.
+
+    Args:
+        found: what was read in each text, or why it could not be asked.
+        texts: the texts.
+        names: of the texts, as ``document_id``.
+        settings: with the threshold: a None answer comes first when ``na_prob`` is above it in every text.
+        top_k: answers wanted.
+    """
+    always = settings if top_k == "all" else replace(settings, no_answer_threshold=1.0)
+    named = [
+        [with_document(each, name) for each in of_text(reading, text, always, top_k)]
+        for reading, text, name in zip(found, texts, names, strict=True)
+    ]
+    return rescored(ranked(named, settings.no_answer_threshold, top_k), settings)
 
 
 def chances(scores: Sequence[float], answers: Sequence[str], settings: ModelSettings) -> list[float]:

@@ -20,10 +20,10 @@ from tinyqa_ray.engines.load import fitting_window, load_engine
 from tinyqa_ray.models import families, pretrained
 from tinyqa_ray.models.settings import ModelSettings, keep_of, read_settings
 from tinyqa_ray.reader import answers as some
-from tinyqa_ray.reader.answers import Answer, TopK, answers, ranked, refusal, refused, with_document
+from tinyqa_ray.reader.answers import Answer, TopK, refusal
 from tinyqa_ray.reader.cascade import kept, margins
-from tinyqa_ray.reader.evidence import Evidence, Place, gathered
-from tinyqa_ray.reader.ranks import rescored
+from tinyqa_ray.reader.evidence import Evidence, gathered_from
+from tinyqa_ray.reader.ranks import best_of, rescored
 from tinyqa_ray.reader.spans import Reading, readings
 
 _PAIRS = 512
@@ -217,7 +217,7 @@ class Reader:
             least_margin=some.least_margin(top_k, settings.no_answer_threshold),
         )
         return [
-            some.at_least(rescored(_answers(each, context, settings, top_k), settings), min_score)
+            some.at_least(rescored(some.of_text(each, context, settings, top_k), settings), min_score)
             for each, (_, context) in zip(found, pairs, strict=True)
         ]
 
@@ -252,14 +252,8 @@ class Reader:
             InputError: the question cannot be asked, an option out of range, or ids that do not fit.
         """
         settings = self._checked(top_k, max_answer_tokens, threshold, min_score)
-        named = [
-            [with_document(answer, name) for answer in _spans(each, text, settings, top_k)]
-            for each, text, name in self._each(
-                question, contexts, document_ids, max_answer_tokens, top_k, settings
-            )
-        ]
-        found = rescored(ranked(named, settings.no_answer_threshold, top_k), settings)
-        return some.at_least(found, min_score)
+        found, texts, names = self._each(question, contexts, document_ids, max_answer_tokens, top_k, settings)
+        return some.at_least(best_of(found, texts, names, settings, top_k), min_score)
 
     def evidence(
         self,
@@ -291,32 +285,9 @@ class Reader:
             InputError: see ``answer``.
         """
         settings = self._checked(top_k, max_answer_tokens, threshold, min_score)
-        places: list[Place] = []
-        weak: list[Place] = []  # the best span of each text that holds no answer
-        refusals: list[Evidence] = []
-        na_prob = 1.0
-        for each, text, name in self._each(
-            question, contexts, document_ids, max_answer_tokens, "all", settings
-        ):
-            if isinstance(each, str):
-                refusals.append(
-                    Evidence(answer=None, score=0.0, places=(), na_prob=1.0, document_id=name, error=each)
-                )
-                continue
-            na_prob = min(na_prob, each.na_prob)
-            best, *others = answers(each, text, settings, "all", name)
-            if best.answer is not None:
-                places += [Place.of(answer, text) for answer in (best, *others)]
-            elif each.spans:
-                weak += [Place.of(answer, text) for answer in _spans(each, text, settings, 1)]
-        found = gathered(
-            places or weak,
-            na_prob=na_prob,
-            settings=settings,
-            top_k=None if top_k == "all" else top_k,
-            min_score=min_score,
-        )
-        return [*found, *refusals]
+        found, texts, names = self._each(question, contexts, document_ids, max_answer_tokens, "all", settings)
+        most = None if top_k == "all" else top_k
+        return gathered_from(found, texts, names, settings, top_k=most, min_score=min_score)
 
     def _each(
         self,
@@ -326,8 +297,8 @@ class Reader:
         max_answer_tokens: int,
         top_k: TopK,
         settings: ModelSettings,
-    ) -> Iterator[tuple[Reading | str, str, str | None]]:
-        """What is read in each context of one question, or why it is not, with its text and name."""
+    ) -> tuple[list[Reading | str], list[str], list[str | None]]:
+        """What is read in each context of one question, or why it is not; the texts and names of those."""
         texts = [contexts] if isinstance(contexts, str) else list(contexts)
         if (error := refusal(question, "")) is not None:
             raise InputError(error)
@@ -351,7 +322,7 @@ class Reader:
             top_k=some.spans_read(top_k),
             least_margin=some.least_margin(top_k, settings.no_answer_threshold),
         )
-        return zip(found, texts, ids, strict=True)
+        return found, texts, list(ids)
 
     def _near(self, first: Reader, pairs: Sequence[Pair], max_answer_tokens: int) -> list[int]:
         """Numbers of the contexts of one question that are near the best by the first pass."""
@@ -398,17 +369,6 @@ def chunks(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
             first, total = number, count
     if first < len(pairs):
         yield pairs[first:]
-
-
-def _answers(found: Reading | str, context: str, settings: ModelSettings, top_k: TopK) -> list[Answer]:
-    """The answers to one pair from what ``read_or_refuse`` returned for it."""
-    return [refused(found)] if isinstance(found, str) else answers(found, context, settings, top_k)
-
-
-def _spans(found: Reading | str, context: str, settings: ModelSettings, top_k: TopK) -> list[Answer]:
-    """The same for ``ranked``, which decides over all contexts whether there is no answer."""
-    always = settings if top_k == "all" else replace(settings, no_answer_threshold=1.0)
-    return _answers(found, context, always, top_k)
 
 
 def _numbered(contexts: str | Sequence[str], texts: Sequence[str]) -> list[str | None]:

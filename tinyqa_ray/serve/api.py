@@ -110,7 +110,8 @@ def create_api(
 
         Files (PDF, DOCX, PPTX, HTML, Markdown, EPUB, UTF-8 text) are read where they are sent as
         multipart/form-data: `files`, once for each, beside `question` or `questions` and, where wanted,
-        `contexts`, `top_k`, `no_answer`, `max_answer_len` and `pictures` (of PDF pages). Their answers say
+        `contexts`, `top_k`, `min_score`, `evidence`, `no_answer`, `max_answer_len` and `pictures` (of PDF
+        pages). Their answers say
         their page, their boxes on the page of a PDF, and their paragraph. A browser must send the header
         X-Requested-With with such a form.
         """

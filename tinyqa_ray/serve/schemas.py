@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -87,7 +87,17 @@ class AnswerRequest(_Strict):
     question: Question | None = Field(None, description="A question.")
     questions: list[Question] | None = Field(None, min_length=1, description="Several, instead of one.")
     contexts: list[Text | Context] = Field(min_length=1, description="Passages; answers are ranked over all.")
-    top_k: Count = Field(1, ge=1, le=MAX_TOP_K, description="Number of answers to each question, best first.")
+    top_k: Annotated[Count, Field(ge=1, le=MAX_TOP_K)] | Literal["all"] = Field(
+        1,
+        description="Number of answers to each question, best first; 'all' are those that the model holds "
+        "for an answer, each by itself.",
+    )
+    min_score: Annotated[float, BeforeValidator(_number)] = Field(
+        0.0, ge=0.0, le=1.0, description="Answers with a lower score are left out."
+    )
+    evidence: StrictBool = Field(
+        False, description="Whether equal answers become one, with every place that says it."
+    )
     no_answer: StrictBool = Field(True, description="Whether 'no answer' may be the answer.")
     max_answer_len: Count = Field(30, ge=1, le=512, description="Longest answer, in tokens.")
 
@@ -120,11 +130,29 @@ class UnreadableFile(BaseModel):
     error: str
 
 
+class Place(BaseModel):
+    """Where a passage says an answer."""
+
+    document_id: str | None = Field(description="The passage's id.")
+    answer: str = Field(description="As it stands there, context[start:end].")
+    score: float = Field(description="Its probability by this place alone, against no answer.")
+    start: int = Field(description="First character in its passage, counted in Unicode code points.")
+    end: int = Field(description="One past its last character.")
+    sentence: str = Field(description="The sentence around it.")
+    sentence_start: int = Field(description="Where that begins in the passage.")
+    meta: dict[str, Any] | None = Field(None, description="The passage's meta.")
+    page: int | None = Field(None, description="Page of the file; null if its format has none.")
+    boxes: list[Box] | None = Field(None, description="Where a PDF shows it, a box for each line.")
+
+
 class FoundAnswer(BaseModel):
     """An answer; if ``answer`` is null, there is none."""
 
     answer: str | None = Field(description="The text, context[start:end]; null when the passages hold none.")
-    score: float = Field(description="Its probability against no answer, 0 to 1, comparable across passages.")
+    score: float = Field(
+        description="The probability that it is right, 0 to 1: of the best one against no answer, of later "
+        "ones against better ones, too; with evidence, of an answer by all its places against all others."
+    )
     start: int = Field(description="First character in its passage, counted in Unicode code points.")
     end: int = Field(description="One past its last character.")
     na_prob: float = Field(description="Probability that its passage holds no answer, 0 to 1.")
@@ -137,6 +165,9 @@ class FoundAnswer(BaseModel):
         None
     )
     paragraph_start: Annotated[int | None, Field(description="Where that begins in the text.")] = None
+    places: Annotated[list[Place] | None, Field(description="With evidence: all its places, best first.")] = (
+        None
+    )
 
 
 class Usage(BaseModel):

@@ -20,7 +20,9 @@ from tinyqa_ray.datasets.windows import Tokens, Windower, Windows
 from tinyqa_ray.engines.load import fitting_window
 from tinyqa_ray.models import families, pretrained
 from tinyqa_ray.models.settings import read_settings
-from tinyqa_ray.reader.answers import Answer, answers, ranked, refusal, with_document
+from tinyqa_ray.reader.answers import Answer, TopK, at_least, least_margin, refusal, spans_read
+from tinyqa_ray.reader.evidence import Evidence, Place, gathered_from
+from tinyqa_ray.reader.ranks import best_of
 from tinyqa_ray.reader.reader import too_long_questions
 from tinyqa_ray.reader.spans import readings
 from tinyqa_ray.reader.transformers_pipeline.inputs import PipelineOptions
@@ -168,26 +170,32 @@ class Service:
         self, request: schemas.AnswerRequest, windows: Windows, logits: Logits
     ) -> list[list[schemas.FoundAnswer]]:
         """The answers to each question, ranked over the contexts."""
+        threshold = self.settings.no_answer_threshold if request.no_answer else 1.0
+        settings = replace(self.settings, no_answer_threshold=threshold)
+        wanted: TopK = "all" if request.evidence else request.top_k
+        texts = _texts(request)
         found = readings(
             windows,
             [each[0] for each in logits],
             [each[1] for each in logits],
             max_answer_tokens=request.max_answer_len,
-            top_k=request.top_k,
+            top_k=spans_read(wanted),
+            contexts=texts * len(request.asked),
+            least_margin=least_margin(wanted, settings.no_answer_threshold),
         )
-        texts = _texts(request)
-        always = replace(self.settings, no_answer_threshold=1.0)
-        threshold = self.settings.no_answer_threshold if request.no_answer else 1.0
+        # By position, not by id: a caller may give two passages the same id.
+        names = [str(place) for place in range(len(texts))]
         made = []
         for number in range(len(request.asked)):
             own = found[number * len(texts) : (number + 1) * len(texts)]
-            # By position, not by id: a caller may give two passages the same id.
-            placed = [
-                [with_document(each, str(place)) for each in answers(reading, text, always, request.top_k)]
-                for place, (reading, text) in enumerate(zip(own, texts, strict=True))
-            ]
-            best = ranked(placed, threshold, request.top_k)
-            made.append([_shown(each, request.contexts) for each in best])
+            if request.evidence:
+                top_k = None if request.top_k == "all" else request.top_k
+                grouped = gathered_from(own, texts, names, settings, top_k=top_k, min_score=request.min_score)
+                made.append([_shown_evidence(each, request.contexts) for each in grouped])
+            else:
+                best = best_of(own, texts, names, settings, request.top_k)
+                best = at_least(best, request.min_score)
+                made.append([_shown(each, request.contexts) for each in best])
         return made
 
     async def off_the_loop(
@@ -207,10 +215,7 @@ def _texts(request: schemas.AnswerRequest) -> list[str]:
 
 def _shown(answer: Answer, contexts: Sequence[str | schemas.Context]) -> schemas.FoundAnswer:
     """An answer whose ``document_id`` is the position of its context, if it has one."""
-    place, meta = answer.document_id, None
-    name = place
-    if place is not None and isinstance(context := contexts[int(place)], schemas.Context):
-        name, meta = place if context.id is None else context.id, context.meta
+    name, meta = _named(answer.document_id, contexts)
     return schemas.FoundAnswer(
         answer=answer.answer,
         score=answer.score,
@@ -220,6 +225,39 @@ def _shown(answer: Answer, contexts: Sequence[str | schemas.Context]) -> schemas
         document_id=name,
         meta=meta,
     )
+
+
+def _shown_evidence(found: Evidence, contexts: Sequence[str | schemas.Context]) -> schemas.FoundAnswer:
+    best = found.places[0] if found.places else None
+    start, end = (best.start, best.end) if best else (0, 0)
+    shown = _shown(Answer(found.answer, found.score, start, end, found.na_prob, found.document_id), contexts)
+    shown.places = [_shown_place(each, contexts) for each in found.places]
+    return shown
+
+
+def _shown_place(place: Place, contexts: Sequence[str | schemas.Context]) -> schemas.Place:
+    name, meta = _named(place.document_id, contexts)
+    shown = schemas.Place(
+        document_id=name,
+        answer=place.answer,
+        score=place.score,
+        start=place.start,
+        end=place.end,
+        sentence=place.sentence,
+        sentence_start=place.sentence_start,
+    )
+    if meta is not None:
+        shown.meta = meta
+    return shown
+
+
+def _named(
+    place: str | None, contexts: Sequence[str | schemas.Context]
+) -> tuple[str | None, dict[str, Any] | None]:
+    """The id and meta of a context, given by its position."""
+    if place is not None and isinstance(context := contexts[int(place)], schemas.Context):
+        return place if context.id is None else context.id, context.meta
+    return place, None
 
 
 def _runs(logits: Sequence[NDArray[np.float32]]) -> Iterator[Run]:

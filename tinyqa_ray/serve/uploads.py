@@ -25,7 +25,7 @@ FORM = re.compile(r"multipart/form-data", re.IGNORECASE)
 FILES = "files"
 _TEXTS = ("questions", "contexts")
 """Fields that may come several times; all others come once."""
-_ONE = ("question", "top_k", "no_answer", "max_answer_len", "pictures")
+_ONE = ("question", "top_k", "min_score", "evidence", "no_answer", "max_answer_len", "pictures")
 _UNPACKED_BYTES = 1 << 26
 _PAGES = 2000
 _CORE_S = 10.0
@@ -100,14 +100,18 @@ def _fields(form: FormData) -> dict[str, Any]:
 
 def _value(name: str, text: str) -> Any:
     """The value of a field, whose text is JSON for numbers and for true and false."""
-    if name in ("no_answer", "pictures") and text in ("true", "false"):
+    if name in ("no_answer", "pictures", "evidence") and text in ("true", "false"):
         return text == "true"
     if name in ("top_k", "max_answer_len") and re.fullmatch(r"\d{1,9}", text):
         return int(text)
+    if name == "min_score" and re.fullmatch(r"[01](\.\d{1,17})?|\.\d{1,17}", text):
+        return float(text)
+    if name == "top_k" and text == "all":
+        return text
     if name == "question":
         return text
     raise RequestError(
-        f"{name}: is not a {'number' if name in ('top_k', 'max_answer_len') else 'true or false'}"
+        f"{name}: is not a {'number' if name in ('top_k', 'min_score', 'max_answer_len') else 'true or false'}"
     )
 
 
@@ -182,16 +186,31 @@ def placed(found: schemas.AnswerResponse, upload: Upload) -> schemas.AnswerRespo
         document = upload.documents[place]
         if document is not None and answer.answer is not None:
             _place(answer, document, upload.pdfs.get(place))
+        for each in answer.places or ():
+            _name_place(each, upload)
     if upload.unreadable:
         found.unreadable = list(upload.unreadable)
     return found
+
+
+def _name_place(place: schemas.Place, upload: Upload) -> None:
+    at = int(place.document_id or 0)
+    place.document_id = upload.names[at]
+    if (document := upload.documents[at]) is not None:
+        place.page = document.places.page(place.start)
+        place.boxes = _boxes(document, place)
+
+
+def _boxes(document: Document, found: schemas.Place | schemas.FoundAnswer) -> list[schemas.Box] | None:
+    boxes = document.places.boxes(found.start, found.end)
+    return [schemas.Box(**asdict(box)) for box in boxes] or None
 
 
 def _place(answer: schemas.FoundAnswer, document: Document, pdf: bytes | None) -> None:
     text = document.text
     answer.page = document.places.page(answer.start)
     boxes = document.places.boxes(answer.start, answer.end)
-    answer.boxes = [schemas.Box(**asdict(box)) for box in boxes] or None
+    answer.boxes = _boxes(document, answer)
     first, last = max(0, answer.start - _AROUND), min(len(text), answer.end + _AROUND)
     if pdf is not None and boxes:
         own = DocumentLimits(
