@@ -152,10 +152,8 @@ def _places(example: Example) -> str:
         said = html.marked(place["sentence"], first, first + len(place["answer"]))
         page = f", page {place['page']}" if place["page"] is not None else ""
         name = escape(place["document_id"] or "")
-        lines.append(
-            f"<li dir='auto'>{said} <span class='muted'>{name}{page}, characters {place['start']}-{place['end']}, "
-            f"score {place['score']:.3f}</span></li>"
-        )
+        where = f"{name}{page}, characters {place['start']}-{place['end']}, score {place['score']:.3f}"
+        lines.append(f"<li dir='auto'>{said} <span class='muted'>{where}</span></li>")
     more = example.places_in_all - len(lines)
     rest = f"<p class='muted'>and {more:,} more</p>" if more else ""
     return f"<h4>{example.places_in_all:,} places</h4><ol>{''.join(lines)}</ol>{rest}"

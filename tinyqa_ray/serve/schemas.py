@@ -140,9 +140,9 @@ class Place(BaseModel):
     end: int = Field(description="One past its last character.")
     sentence: str = Field(description="The sentence around it.")
     sentence_start: int = Field(description="Where that begins in the passage.")
-    meta: dict[str, Any] | None = Field(None, description="The passage's meta.")
-    page: int | None = Field(None, description="Page of the file; null if its format has none.")
-    boxes: list[Box] | None = Field(None, description="Where a PDF shows it, a box for each line.")
+    meta: Annotated[dict[str, Any] | None, Field(description="The passage's meta.")] = None
+    page: Annotated[int | None, Field(description="Page of the file; null if its format has none.")] = None
+    boxes: Annotated[list[Box] | None, Field(description="Where a PDF shows it, a box for each line.")] = None
 
 
 class FoundAnswer(BaseModel):

@@ -110,9 +110,8 @@ def _value(name: str, text: str) -> Any:
         return text
     if name == "question":
         return text
-    raise RequestError(
-        f"{name}: is not a {'number' if name in ('top_k', 'min_score', 'max_answer_len') else 'true or false'}"
-    )
+    is_number = name in ("top_k", "min_score", "max_answer_len")
+    raise RequestError(f"{name}: is not a {'number' if is_number else 'true or false'}")
 
 
 def read_upload(fields: dict[str, Any], files: Sequence[tuple[str, bytes]], limits: LimitConfig) -> Upload:
