@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyqa_ray.datasets.windows import Int, Windows
-from tinyqa_ray.reader.spans import Float, Reading, Span, best_spans, readings, sigmoid
+from tinyqa_ray.reader.spans import Float, Reading, Span, beside, best_spans, readings, sigmoid
 
 # Halves are exact in float32, so that sums compare equal; ties are common on purpose.
 logit = st.integers(-20, 20).map(lambda n: n / 2)
@@ -190,3 +191,78 @@ def test_sigmoid_is_the_logistic_function(x: float) -> None:
 
 def test_sigmoid_does_not_overflow() -> None:
     assert (sigmoid(1e9), sigmoid(-1e9), sigmoid(math.inf), sigmoid(-math.inf)) == (1.0, 0.0, 1.0, 0.0)
+
+
+def words_window(text: str, scores: dict[str, float]) -> tuple[Windows, list[Float], list[Float]]:
+    """One window whose tokens are words and signs, the start and end logits of each as given, -9 if not."""
+    tokens = list(re.finditer(r"\w+|[^\w\s]", text))
+    logits = [0.0, *(scores.get(token.group(), -9.0) for token in tokens)]
+    windows, starts, ends = one_window(logits, logits)
+    windows.offsets[0] = np.array([token.span() for token in tokens], np.int32)
+    return windows, starts, ends
+
+
+def kept_words(text: str, scores: dict[str, float], top_k: int = 3) -> list[str]:
+    (reading,) = readings(*words_window(text, scores), max_answer_tokens=1, top_k=top_k, contexts=[text])
+    return [text[span.start : span.end] for span in reading.spans]
+
+
+def test_fragments_beside_a_better_answer_are_no_candidates() -> None:
+    text = "They turn for almost six, and burned in 1809."
+    assert kept_words(text, {"six": 8, "almost": 6, "for": 5, "1809": 4}) == ["six", "1809", "They"]
+    # A fragment counts from when it was looked at: what is better than it is not held against it.
+    assert kept_words(text, {"six": 8, "almost": 6, "for": 7})[:2] == ["six", "for"]
+
+
+def test_items_of_a_list_and_lines_are_candidates() -> None:
+    scores = {"Ann": 8.0, "Bob": 7.0, "Cy": 6.0}
+    for text in ("Ann, Bob and Cy", "Ann\nBob\nCy", "Ann (Bob) / Cy", "Ann; Bob: Cy"):
+        assert kept_words(text, scores) == ["Ann", "Bob", "Cy"]
+    for text in ("Ann Bob Cy", "Ann-Bob \u201cCy", "Ann\u00a0Bob\tCy"):
+        assert kept_words(text, scores) == ["Ann"]
+
+
+def test_fragments_do_not_take_the_places_of_answers() -> None:
+    text = " ".join(f"a{i} b{i}," for i in range(10))
+    scores = {
+        f"{letter}{i}": 9.0 - i + value for i in range(10) for letter, value in (("a", 0.5), ("b", 0.0))
+    }
+    assert kept_words(text, scores, top_k=5) == [f"a{i}" for i in range(5)]
+
+
+def test_without_a_text_only_overlaps_count() -> None:
+    case = words_window("for almost six", {"six": 8, "almost": 6, "for": 5})
+    (reading,) = readings(*case, max_answer_tokens=1, top_k=3)
+    assert [span.score for span in reading.spans] == [16.0, 12.0, 10.0]
+
+
+@settings(deadline=None, max_examples=100)
+@given(case=cut(), longest=st.integers(1, 5), top_k=st.integers(2, 6))
+def test_kept_spans_are_apart_in_the_text(
+    case: tuple[Windows, list[Float], list[Float]], longest: int, top_k: int
+) -> None:
+    windows, starts, ends = case
+    texts = [
+        "x, y- z\n"[: int(offsets[-1, 1])] + "x" * 20 if len(offsets) else "" for offsets in windows.offsets
+    ]
+    found = readings(windows, starts, ends, max_answer_tokens=longest, top_k=top_k, contexts=texts)
+    plain = readings(windows, starts, ends, max_answer_tokens=longest)
+    for reading, best, text in zip(found, plain, texts, strict=True):
+        assert reading.spans[:1] == best.spans
+        for one, two in pairwise(sorted(reading.spans, key=lambda span: span.start)):
+            assert one.end <= two.start
+            assert not beside(text, one.start, one.end, two.start, two.end)
+
+
+@settings(deadline=None, max_examples=100)
+@given(case=cut(), least=st.floats(-20, 20))
+def test_only_the_best_span_may_be_below_the_least_margin(
+    case: tuple[Windows, list[Float], list[Float]], least: float
+) -> None:
+    windows, starts, ends = case
+    every = readings(windows, starts, ends, max_answer_tokens=3, top_k=50)
+    for whole, found in zip(
+        every, readings(windows, starts, ends, max_answer_tokens=3, top_k=50, least_margin=least), strict=True
+    ):
+        good = [span for span in whole.spans[1:] if span.score - whole.null_score >= least]
+        assert list(found.spans) == [*whole.spans[:1], *good]
