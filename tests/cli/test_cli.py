@@ -146,6 +146,32 @@ def test_ask_reads_a_document_and_names_the_page(tiny_bert: str, capsys: pytest.
     assert "encrypted.pdf: is encrypted; save it without a password" in line
 
 
+def test_ask_prints_every_place_with_its_sentence(
+    tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "The bridge was built in 1871 by Edith Marlow. A storm broke it."
+    files = [tmp_path / "one.txt", tmp_path / "two.txt"]
+    for number, file in enumerate(files):
+        file.write_text("Once more. " * number + text)
+    asked = ["ask", "Who built it?", "--model", tiny_bert, "--threshold", "1", "--file", *map(str, files)]
+    main.main([*asked, "--evidence", "--top-k", "1"])
+    answer, details, *places = capsys.readouterr().out.splitlines()
+    found = [re.fullmatch(r"  characters (\d+)-(\d+) of (\S+): (.*\[.+\].*)", place) for place in places]
+    assert {match and match[3] for match in found} == set(map(str, files))
+    assert f", {len(places)} places, " in details
+    for match in found:
+        assert match
+        read = Path(match[3]).read_text()
+        assert read[int(match[1]) : int(match[2])].strip(".").lower() == answer.strip(".").lower()
+        assert f"[{read[int(match[1]) : int(match[2])]}]" in match[4]
+    main.main([*asked, "--top-k", "all", "--min-score", "0.001"])
+    lines = capsys.readouterr().out.splitlines()[1::2]
+    scores = [float(line.split()[1].strip(",")) for line in lines]
+    assert len(scores) > 1
+    assert sorted(scores, reverse=True) == scores
+    assert "min_score is 2.0; it must lie in [0, 1]" in refused(capsys, *asked, "--min-score", "2")
+
+
 def test_ask_takes_one_text(tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Missing from tinyqa ask: QUESTION (see tinyqa ask --help)" in refused(capsys, "ask")
     assert "--context or with --file" in refused(capsys, "ask", "Who?", "--model", tiny_bert)

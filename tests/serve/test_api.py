@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -115,6 +115,45 @@ def test_answers_are_those_of_the_reader(make: Make, tiny_bert: str, no_answer: 
         assert [mine[name] for name in names] == [getattr(theirs, name) for name in names]
         assert mine["score"] == pytest.approx(theirs.score, abs=1e-5)
         assert mine["na_prob"] == pytest.approx(theirs.na_prob, abs=1e-5)
+
+
+@pytest.mark.parametrize("top_k", [2, "all"])
+@pytest.mark.parametrize("threshold", [0.0, 0.9, 1.0])
+def test_evidence_is_that_of_the_reader(
+    make: Make, tiny_bert: str, top_k: int | Literal["all"], threshold: float
+) -> None:
+    contexts = [*PARAGRAPHS[:3], PARAGRAPHS[0], {"id": "seven", "text": PARAGRAPHS[3], "meta": {"n": 7}}]
+    texts = [*PARAGRAPHS[:3], PARAGRAPHS[0], PARAGRAPHS[3]]
+    client = make(threshold=threshold)
+    found = ask(client, question=QUESTION, contexts=contexts, top_k=top_k, evidence=True)["answers"]
+    expected = Reader.from_pretrained(tiny_bert).evidence(QUESTION, texts, top_k=top_k, threshold=threshold)
+    assert len(found) == len(expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine["answer"] == theirs.answer
+        assert mine["score"] == pytest.approx(theirs.score, abs=1e-5)
+        assert len(mine["places"]) == len(theirs.places)
+        for place, other in zip(mine["places"], theirs.places, strict=True):
+            text = texts[4 if place["document_id"] == "seven" else int(place["document_id"])]
+            assert text[place["start"] : place["end"]] == place["answer"] == other.answer
+            assert text[place["sentence_start"] :].startswith(place["sentence"])
+            assert place.get("meta") == ({"n": 7} if place["document_id"] == "seven" else None)
+    if theirs.places and threshold > 0:
+        assert any(len(each["places"]) > 1 for each in found)  # one text came twice
+    asked = ask(client, question=QUESTION, contexts=contexts)["answers"]
+    assert "places" not in asked[0]
+
+
+def test_all_answers_and_those_that_score_enough(make: Make, tiny_bert: str) -> None:
+    reader = Reader.from_pretrained(tiny_bert)
+    client = make(threshold=0.9)
+    every = ask(client, question=QUESTION, contexts=PARAGRAPHS, top_k="all")["answers"]
+    expected = reader.answer(QUESTION, PARAGRAPHS, top_k="all", threshold=0.9)
+    assert [each["answer"] for each in every] == [each.answer for each in expected]
+    least = (every[0]["score"] + every[-1]["score"]) / 2
+    some = ask(client, question=QUESTION, contexts=PARAGRAPHS, top_k="all", min_score=least)["answers"]
+    assert some == [each for each in every if each["score"] >= least] != every
+    assert "top_k" in refused(client, 422, "Validation", question=QUESTION, contexts=["a"], top_k="some")
+    assert "min_score" in refused(client, 422, "Validation", question=QUESTION, contexts=["a"], min_score=2)
 
 
 def test_several_questions_are_answered_as_each_alone(make: Make) -> None:

@@ -59,6 +59,28 @@ def test_answer_from_a_pdf_says_page_boxes_and_paragraph(client: TestClient) -> 
     assert "unreadable" not in reply.json()
 
 
+def test_places_in_files_and_texts_have_their_names_and_pages(client: TestClient) -> None:
+    name = "divided-words.pdf"
+    document = read_document(name, (FILES / name).read_bytes())
+    fields = {"question": QUESTION, "contexts": ["Ada opens it."], "evidence": "true", "no_answer": "false"}
+    reply = sent(client, name, **fields, top_k="all", min_score="0.0")
+    assert reply.status_code == 200, reply.text
+    places = [place for each in reply.json()["answers"] for place in each["places"]]
+    assert {place["document_id"] for place in places} == {"0", name}
+    for place in places:
+        text = document.text if place["document_id"] == name else "Ada opens it."
+        assert text[place["start"] : place["end"]] == place["answer"]
+        assert text[place["sentence_start"] :].startswith(place["sentence"])
+        assert ("page" in place) == ("boxes" in place) == (place["document_id"] == name)
+        if place["document_id"] == name:
+            assert place["page"] == document.places.page(place["start"])
+            assert place["boxes"]
+    assert "min_score: is not a number" in refused(sent(client, name, question=QUESTION, min_score="much"))
+    assert "evidence: is not a true or false" in refused(
+        sent(client, name, question=QUESTION, evidence="yes")
+    )
+
+
 def test_picture_of_the_page_comes_where_asked_for(client: TestClient) -> None:
     asked = {"question": QUESTION, "no_answer": "false"}
     drawn = sent(client, "divided-words.pdf", **asked, pictures="true").json()["answers"][0]["picture"]
