@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tinyqa_ray.models.settings import ModelSettings
 from tinyqa_ray.reader.answers import Answer, answers
@@ -116,7 +116,9 @@ def places_of(
     found = answers(reading, text, settings, "all", name)
     if found[0].answer is not None:
         return [Place.of(each, text) for each in found], []
-    return [], [Place.of(each, text) for each in answers(reading, text, settings, 1, name) if each.answer]
+    always = replace(settings, no_answer_threshold=1.0)
+    best = answers(reading, text, always, 1, name)
+    return [], [Place.of(each, text) for each in best if each.answer is not None]
 
 
 def gathered(

@@ -9,9 +9,7 @@ _END = re.compile(
     r"""[.!?\u2026]["'\u201d\u2019\u00bb)\]]*(?=\s+["'\u201c\u2018\u00ab(\[]*[^\Wa-z_])"""
     r"|[\u3002\uff01\uff1f][\u300d\u300f\u201d]*|\n\s*\n"
 )
-_SHORT = re.compile(
-    r"(?:\b(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|No|vs|etc|cf|ca|approx|e\.g|i\.e)|\.[A-Za-z])\.$"
-)
+_SHORT = re.compile(r"(?:\b(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|etc|cf|ca|approx|e\.g|i\.e)|\.[A-Za-z])\.$")
 """An abbreviation or an initial, after which a sentence goes on."""
 _AROUND = 400
 """Most characters of a sentence on either side of an answer; a longer one is cut between two words."""
