@@ -37,6 +37,7 @@ PLAN: dict[str, tuple[int, list[str]]] = {
     "exchange": (120, ["--part", "wire", "--layers", "1", "--batch-size", "16", "--wire-steps", "1"]),
     "quickstart": (360, []),
     "documents": (110, ["--repeats", "1"]),
+    "evidence": (90, ["--questions", "40", "--rank-questions", "100"]),
 }
 """Seconds and options of each script; together less than half an hour."""
 _NOT_HERE = {

@@ -16,6 +16,7 @@ from tinyqa_ray.answer import work as module
 from tinyqa_ray.answer.rows import ANSWERS, PLACES
 from tinyqa_ray.answer.stage import _ranks
 from tinyqa_ray.configs import AnswerConfig, CandidateConfig, WindowConfig
+from tinyqa_ray.core import html
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.stage_folder import SUCCESS
 from tinyqa_ray.models.settings import ModelSettings, write_settings
@@ -183,8 +184,13 @@ def test_page_lists_the_places_with_their_sentences(config: AnswerConfig, tmp_pa
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     best = [row for row in rows if row["rank"] == 0 and len(row["places"] or ()) > 1]
     assert best
-    for row in best:
-        assert f"{len(row['places'])} places" in page
+    # The page shows one question of each batch.
+    shown = [row for row in best if f"<h4>{len(row['places'])} places</h4>" in page]
+    assert shown
+    place = shown[0]["places"][1]
+    first = place["start"] - place["sentence_start"]
+    marked = html.marked(place["sentence"], first, first + len(place["answer"]))
+    assert f"{marked} <span class='muted'>{place['document_id']}, characters {place['start']}-" in page
 
 
 def test_run_of_an_earlier_version_is_known_again(
