@@ -87,7 +87,7 @@ class AnswerRequest(_Strict):
     question: Question | None = Field(None, description="A question.")
     questions: list[Question] | None = Field(None, min_length=1, description="Several, instead of one.")
     contexts: list[Text | Context] = Field(min_length=1, description="Passages; answers are ranked over all.")
-    top_k: Annotated[Count, Field(ge=1, le=MAX_TOP_K)] | Literal["all"] = Field(
+    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K), BeforeValidator(_number)] | Literal["all"] = Field(
         1,
         description="Number of answers to each question, best first; 'all' are those that the model holds "
         "for an answer, each by itself.",
