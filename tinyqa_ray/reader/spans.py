@@ -78,13 +78,14 @@ def readings(
         max_answer_tokens: longest span, in tokens.
         top_k: spans kept of each pair; fewer where the context holds fewer.
         contexts: P texts, to leave out fragments: spans right beside a better one, see ``beside``. When not
-            given, spans are only kept from overlapping.
+            given, spans are only kept from overlapping. A window of which most of the best spans are
+            fragments may give fewer spans than it holds.
         least_margin: besides the best one, only spans whose ``span - null`` is at least this are kept.
 
     Returns:
         P readings.
     """
-    of_a_window = top_k if top_k == 1 or contexts is None else min(4 * top_k + 8, _MOST_OF_A_WINDOW)
+    of_a_window = top_k if top_k == 1 or contexts is None else min(2 * top_k + 4, _MOST_OF_A_WINDOW)
     pairs = len(windows.offsets)
     found: list[list[Span]] = [[] for _ in range(pairs)]
     null = np.full(pairs, np.inf, dtype=np.float64)
