@@ -31,7 +31,8 @@ def drawn(count: int, settings: ModelSettings) -> list[Judged]:
 
 
 def test_scale_of_ranks_that_made_the_data_is_found() -> None:
-    true = ModelSettings(rank_temperatures=(0.8, 1.2), rank_shifts=(0.5, 1.0))
+    # With these, a third answer is seldom limited by the score of the second.
+    true = ModelSettings(rank_temperatures=(0.8, 1.2), rank_shifts=(0.5, 2.0))
     found = ranks.fitted(drawn(20_000, true), ModelSettings())
     assert found.rank_temperatures == pytest.approx(true.rank_temperatures, rel=0.15)
     assert found.rank_shifts == pytest.approx(true.rank_shifts, abs=0.25)
