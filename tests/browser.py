@@ -76,6 +76,8 @@ class Page:
     """A server's page, open in the browser."""
 
     browser: webdriver.Chrome
+    patience_s: float = 10
+    """How long to wait for what is expected."""
 
     def one(self, selector: str) -> WebElement:
         return self.browser.find_element(By.CSS_SELECTOR, selector)
@@ -97,7 +99,7 @@ class Page:
         return str(self.run("return document.activeElement.id"))
 
     def until(self, true: Callable[[], bool]) -> None:
-        WebDriverWait(self.browser, 10, poll_frequency=0.02).until(lambda _: true())
+        WebDriverWait(self.browser, self.patience_s, poll_frequency=0.02).until(lambda _: true())
 
     def fill(self, question: str, *passages: str) -> None:
         """Write a question and its passages, into as many fields."""

@@ -40,6 +40,7 @@ COMMANDS = (
     "push",
     "engines",
     "mcp",
+    "browser",
 )
 
 

@@ -231,6 +231,25 @@ def engines(
 
 
 @command
+def browser(
+    output: str,
+    model: str = bundled.MODEL,
+    precision: Literal["int8", "fp32"] = "int8",
+) -> None:
+    """Write a page that answers questions in the browser: a folder that anything can serve; needs npm.
+
+    Args:
+        output: Folder for the page, its model and its WebAssembly; python -m http.server serves it.
+        model: A folder that tinyqa export --format onnx wrote, or a model; int8 is made here of the shipped
+            model only.
+        precision: Of the model that the page fetches.
+    """
+    from tinyqa_ray.serve.browser import build
+
+    print(json.dumps(asdict(build(model, output, precision=precision)), indent=2))
+
+
+@command
 def push(
     model: str, repo: str, settings: str | None = None, private: bool = False, message: str | None = None
 ) -> None:

@@ -151,6 +151,11 @@ class Windower:
         self._pair_template = _pair_template(self._tokenizer)
         self._text_template = _text_template(self._tokenizer)
 
+    @property
+    def template(self) -> PairTemplate:
+        """What stands around a question and its context."""
+        return self._pair_template
+
     def questions(self, texts: Iterable[str]) -> Questions:
         """Token ids of each different question, cut to ``max_query_len`` where questions are cut."""
         longest = self.config.max_query_len if self.cut_questions else None
