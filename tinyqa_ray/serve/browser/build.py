@@ -78,7 +78,7 @@ def _files(model: str, exported: str, file: str, precision: str) -> Iterator[tup
     about = _about(model, exported, file, precision)  # first: it refuses what the page cannot read
     here = files("tinyqa_ray.serve")
     for name in _SCRIPTS:
-        yield f"reader/{name}", here.joinpath("browser", name).read_bytes()
+        yield f"reader/{name}", (here / "browser" / name).read_bytes()
     library = runtime.runtime()
     for name in runtime.FILES:
         yield f"reader/ort/{name}", (library / name).read_bytes()
@@ -86,7 +86,7 @@ def _files(model: str, exported: str, file: str, precision: str) -> Iterator[tup
         for name in (file, "config.json", "tokenizer.json", "tokenizer_config.json", "tinyqa.json"):
             yield f"model/{name}", (Path(folder) / name).read_bytes()
     yield "model/browser.json", json.dumps(about).encode()
-    page = here.joinpath("page.html").read_text(encoding="utf-8")
+    page = (here / "page.html").read_text(encoding="utf-8")
     assert page.count('<html lang="en">') == 1, "the page has its switch there"
     policy = f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     page = page.replace('<html lang="en">', _SWITCH).replace('<meta charset="utf-8">', policy)
