@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from peers.environment import AUGMENTERS, REQUIREMENTS
+from peers.environment import AUGMENTERS, OPTIMUM, REQUIREMENTS
 
 from tinyqa_ray.core import bundled
 
@@ -78,7 +78,8 @@ def _ran(name: str, seconds: int, options: list[str]) -> bool:
 
 def _absent_peers(name: str) -> list[str]:
     """Leave out the peers whose environments are not there."""
-    theirs = {"reader": REQUIREMENTS, "answer": REQUIREMENTS, "augment": AUGMENTERS}
+    readers = {**REQUIREMENTS, **OPTIMUM}
+    theirs = {"reader": readers, "answer": REQUIREMENTS, "augment": AUGMENTERS}
     peers = ("pipeline",) if name == "documents" else theirs.get(name, {})
     absent = [peer for peer in peers if not (ENVIRONMENTS / peer).is_dir()]
     if name == "train":

@@ -21,11 +21,21 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder with a question-answering head")
     parser.add_argument("--calibration", required=True, help="SQuAD JSON to export with")
     parser.add_argument("--data", required=True, help="SQuAD JSON to measure on")
+    parser.add_argument("--format", choices=["openvino", "onnx"], default="openvino")
+    parser.add_argument(
+        "--max-f1-drop", type=float, default=0.5, help="points that the export may lose (0.5)"
+    )
     parser.add_argument("--output", help="JSON file for the figures")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         int8 = str(Path(folder) / "int8")
-        export(ExportConfig(model=arguments.model, calibration=arguments.calibration), int8)
+        config = ExportConfig(
+            model=arguments.model,
+            calibration=arguments.calibration,
+            format=None if arguments.format == "openvino" else arguments.format,
+            max_f1_drop=arguments.max_f1_drop,
+        )
+        export(config, int8)
         reports = {
             name: evaluate(EvaluateConfig(model=model, data=arguments.data), str(Path(folder) / name))
             for name, model in (("fp32", arguments.model), ("int8-evaluation", int8))
@@ -38,7 +48,13 @@ def main() -> None:
         for name, report in reports.items()
     }
     questions = next(iter(reports.values())).questions
-    made = {"model": Path(arguments.model).name, "questions": questions, **figures}
+    made = {
+        "model": Path(arguments.model).name,
+        "format": arguments.format,
+        "questions": questions,
+        **figures,
+        "lost": {name: round(figures["fp32"][name] - figures["int8"][name], 2) for name in figures["int8"]},
+    }
     if arguments.output:
         text = json.dumps({"benchmark": "int8_f1", **made, "machine": machine()}, indent=2)
         Path(arguments.output).write_text(text + "\n")

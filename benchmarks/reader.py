@@ -3,7 +3,8 @@
 python benchmarks/reader.py --model FOLDER --documents passages.jsonl --questions questions.jsonl
 
 Every contestant has the same model, precision (int8 apart), threads and pairs, and its own process; all are
-measured in turn in each round. The first run makes the peers' environments: some GB, from PyPI.
+measured in turn in each round, and F1 stands beside every speed. The first run makes the peers' environments:
+some GB each, from PyPI; after that it ends within --minutes, by leaving out rounds.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,8 @@ from typing import Any
 from machine import machine, show
 from peak import peaks
 from peers import inputs
-from peers.contest import BATCH_SIZES, compare
-from peers.environment import REQUIREMENTS, interpreter
+from peers.contest import BATCH_SIZES, F1, compare
+from peers.environment import OPTIMUM, REQUIREMENTS, interpreter
 from peers.inputs import Model
 from rich.console import Console
 from rich.table import Table
@@ -27,10 +29,16 @@ from rich.table import Table
 from tinyqa_ray.configs import ExportConfig
 from tinyqa_ray.core import bundled, processor, storage
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.evaluate import measure
 from tinyqa_ray.export import export
 
 SEED = 13
-EXPORTS = ("fp32", "bf16", "int8") if processor.has_bf16() else ("fp32", "int8")
+PEERS = {**REQUIREMENTS, **OPTIMUM}
+CALIBRATION_PAIRS = 100
+_ROUNDS_SHARE = 0.7
+"""Share of a model's time that its rounds may take; the rest is for loading, F1 and shares."""
+EXPORTS = ("fp32", *(("bf16",) if processor.has_bf16() else ()), "int8", "onnx int8")
+"""Precisions of the exports that are made, to OpenVINO where they do not say onnx."""
 
 
 def main() -> None:
@@ -45,19 +53,32 @@ def main() -> None:
     )
     peers = {
         name: interpreter(name, Path(arguments.environments))
-        for name in REQUIREMENTS
-        if name not in arguments.skip
+        for name in PEERS
+        if name not in arguments.skip and (arguments.device == "cpu" or name not in OPTIMUM)
     }
+    began = time.monotonic()
     peak = peaks(arguments.threads) if arguments.device == "cpu" else {}
     settings = {name: getattr(arguments, name) for name in ("device", "precision", "threads")}
-    job = {**settings, "workloads": workloads}
+    asked = [each for each in measure.questions_of(arguments.f1_data) if each.question.answers]
+    asked = measure.spread(asked, arguments.f1_questions)
+    calibration = measure.spread(measure.questions_of(arguments.calibration), CALIBRATION_PAIRS)
+    job = {
+        **settings,
+        "workloads": {**workloads, F1: [(each.question.question, [each.context]) for each in asked]},
+        "calibration": [(each.question.question, each.context) for each in calibration],
+        "has": sorted(processor.features()),
+    }
+    golds = [[answer.text for answer in each.question.answers] for each in asked]
     with tempfile.TemporaryDirectory() as folder:
-        compared = [
-            compare(model, job, peers, peak, arguments.repeats) for model in _models(arguments, Path(folder))
-        ]
+        compared, models = [], _models(arguments, Path(folder))
+        for number, model in enumerate(models):
+            left_s = 60 * arguments.minutes - (time.monotonic() - began)
+            limit_s = _ROUNDS_SHARE * left_s / (len(models) - number)
+            compared.append(compare(model, job, peers, peak, arguments.repeats, limit_s, golds))
     figures = {
         **settings,
-        "rounds": arguments.repeats,
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "f1_questions": len(asked),
         "workloads": {
             name: {"queries": len(queries), "pairs": sum(len(contexts) for _, contexts in queries)}
             for name, queries in workloads.items()
@@ -94,7 +115,8 @@ def _models(arguments: argparse.Namespace, folder: Path) -> list[Model]:
 def _exported(arguments: argparse.Namespace, model: Model, precision: str, output: Path) -> str:
     config = ExportConfig(
         model=model.folder,
-        precision=precision,
+        precision=precision.split()[-1],  # type: ignore[arg-type]
+        format="onnx" if precision.startswith("onnx") else None,
         calibration=arguments.calibration,
         max_f1_drop=arguments.max_f1_drop,
     )
@@ -105,13 +127,16 @@ def _exported(arguments: argparse.Namespace, model: Model, precision: str, outpu
 
 
 def _table(compared: dict[str, Any]) -> Table:
-    table = Table("workload", "contestant", "pairs/s", "min–max", "to best peer", title=compared["model"])
+    columns = ("workload", "contestant", "pairs/s", "min–max", "to best peer", "forced F1")
+    table = Table(*columns, title=compared["model"])
     for workload, speeds in compared["pairs_per_s"].items():
         ratios = compared["ratio_to_best_peer"][workload]
         for name, speed in speeds.items():
             ratio = f"{ratios[name]:.2f}x" if name in ratios else ""
             spread = f"{speed['min']:.1f}–{speed['max']:.1f}"
-            table.add_row(workload, name, f"{speed['median']:.1f}", spread, ratio)
+            scored = compared["forced_f1"].get(name)
+            shown = "" if scored is None else f"{scored:.1f}"
+            table.add_row(workload, name, f"{speed['median']:.1f}", spread, ratio, shown)
     notes = {name: compared[name] for name in ("agreement", "tokenise_decode_share", "share_of_peak")}
     table.caption = "\n".join(f"{name}: {json.dumps(value)}" for name, value in notes.items() if value)
     return table
@@ -129,9 +154,12 @@ def _arguments() -> argparse.Namespace:
     add("--pairs", type=_count, default=300, help="pairs drawn (300)")
     add("--corpus-documents", type=_count, default=30, help="documents of a query in corpus mode (30)")
     add("--threads", type=_count, default=cores, help="of every contestant (all cores)")
-    add("--repeats", type=_count, default=3, help="rounds (3)")
+    add("--repeats", type=_count, default=3, help="most rounds (3)")
     add("--environments", default="runs/benchmarks/environments", help="where the peers are installed")
-    add("--skip", action="append", default=[], choices=["exports", *REQUIREMENTS, "6x768"])
+    add("--skip", action="append", default=[], choices=["exports", *PEERS, "6x768"])
+    add("--minutes", type=_count, default=20, help="that the run may take; rounds are left out for it (20)")
+    add("--f1-data", default=bundled.asset("squad2_dev.json"), help="SQuAD JSON to measure F1 on (bundled)")
+    add("--f1-questions", type=_count, default=300, help="most answerable questions of it (300)")
     add("--device", default="cpu", choices=[*BATCH_SIZES], help="cuda: no exports, larger batches (cpu)")
     add("--precision", default="fp32", choices=["fp32", "bf16", "fp16"], help="of torch models (fp32)")
     add("--output", help="JSON file for the figures")

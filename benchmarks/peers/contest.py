@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,14 +13,24 @@ from peers.inputs import Model
 from peers.process import Process, Reply
 from peers.protocol import Job
 from tinyqa_ray.core import storage
+from tinyqa_ray.evaluate.squad_metrics import f1
 
 BATCH_SIZES = {"cpu": (1, 16), "cuda": (1, 16, 64, 256)}
 """Of the pipeline."""
-_MODULES = {"pipeline": "transformers_pipeline", "haystack": "haystack_reader"}
+LOOP_SIZES = (1, 8, 32)
+"""Of optimum's models: 1 is the pipeline, the others are a loop, see ``optimum_calls``."""
+_MODULES = {
+    "pipeline": "transformers_pipeline",
+    "haystack": "haystack_reader",
+    "optimum-openvino": "optimum_openvino",
+    "optimum-onnx": "optimum_onnx",
+}
 _PEAKS = {"fp32": "fp32_gflops", "bf16": "bf16_gflops", "int8": "int8_gops"}
 _OURS = "tinyqa "
 """How the names of our contestants begin; their precision follows."""
 _WARM_UP_QUERIES = {"pairs": 8, "corpus": 1}
+F1 = "f1"
+"""Name of the workload that is asked once, for the answers; each question has one context."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +44,13 @@ class Contestant:
 
 
 def compare(
-    model: Model, job: Job, peers: dict[str, str], peak: dict[str, float], rounds: int
+    model: Model,
+    job: Job,
+    peers: dict[str, str],
+    peak: dict[str, float],
+    rounds: int,
+    limit_s: float,
+    golds: Sequence[Sequence[str]],
 ) -> dict[str, Any]:
     """Measure a model.
 
@@ -42,31 +59,38 @@ def compare(
         job: device, precision, threads and workloads.
         peers: name of each peer and the Python of its environment.
         peak: ``fp32_gflops`` and ``int8_gops`` of the machine, in 1e9 a second; empty where unknown.
-        rounds: how often each contestant is measured.
+        rounds: how often each contestant is measured, at most.
+        limit_s: no round begins that would end later.
+        golds: acceptable answers to each question of the workload ``F1``.
     """
     job = {**job, "model": model.folder}
     reference = f"{_OURS}torch {job['precision']}"
     ours = {reference: job}
     for precision, folder in model.exports.items():
-        ours[f"{_OURS}export {precision}"] = {**job, "model": folder, "precision": precision}
+        ours[f"{_OURS}export {precision}"] = {**job, "model": folder, "precision": precision.split()[-1]}
     contestants = _contestants([*ours], [*peers], BATCH_SIZES[job["device"]])
     with ExitStack() as stack:
         processes = {name: stack.enter_context(Process("tinyqa_reader", own)) for name, own in ours.items()}
         for name, python in peers.items():
             processes[name] = stack.enter_context(Process(_MODULES[name], job, python))
-        replies = _replies(contestants, processes, rounds)
+        texts = {} if model.random else {one: _best_texts(one, processes) for one in contestants}
+        replies = _replies(contestants, processes, rounds, limit_s)
     shares = {name: _shares(own) for name, own in ours.items()}
     speeds = {
         workload: {one.name: _speed(replies[one]) for one in contestants if one.workload == workload}
         for workload in job["workloads"]
+        if workload != F1
     }
-    texts = {one.name: replies[one][-1].result for one in contestants if one.workload == "pairs"}
+    forced = {one.name: _f1(found, golds) for one, found in texts.items() if one.workload == "pairs"}
+    said = {one.name: replies[one][-1].result for one in contestants if one.workload == "pairs"}
     return {
         "model": model.name,
         "random_weights": model.random,
+        "rounds": len(next(iter(replies.values()))),
+        "forced_f1": forced,
         "pairs_per_s": speeds,
         "ratio_to_best_peer": {workload: _ratios(of) for workload, of in speeds.items()},
-        "agreement": None if model.random else _agreement(reference, texts, shares[reference]),
+        "agreement": None if model.random else _agreement(reference, said, shares[reference]),
         "tokenise_decode_share": {
             name: round(share["tokenise_decode_share"], 3) for name, share in shares.items()
         },
@@ -94,23 +118,52 @@ def _contestants(ours: Sequence[str], peers: Sequence[str], batch_sizes: Sequenc
             Contestant(name=f"pipeline batch {size}", process="pipeline", workload="pairs", batch_size=size)
             for size in batch_sizes
         ]
+    pairs += [
+        Contestant(
+            name=f"{peer}, {'pipeline' if size == 1 else f'batches of {size}'}",
+            process=peer,
+            workload="pairs",
+            batch_size=size,
+        )
+        for peer in peers
+        if peer.startswith("optimum")
+        for size in LOOP_SIZES
+    ]
     haystack = ["haystack"] if "haystack" in peers else []
     pairs += [Contestant(name=name, process=name, workload="pairs") for name in haystack]
     return pairs + [Contestant(name=name, process=name, workload="corpus") for name in [*ours, *haystack]]
 
 
 def _replies(
-    contestants: Sequence[Contestant], processes: dict[str, Process], rounds: int
+    contestants: Sequence[Contestant], processes: dict[str, Process], rounds: int, limit_s: float
 ) -> dict[Contestant, list[Reply]]:
-    """Each contestant's replies, after a warm-up."""
+    """Each contestant's replies, after a warm-up; one round at least."""
     for one in contestants:
         limit = _WARM_UP_QUERIES[one.workload]
         processes[one.process].ask(one.workload, batch_size=one.batch_size, limit=limit)
     replies: dict[Contestant, list[Reply]] = {one: [] for one in contestants}
-    for _ in range(rounds):
+    began = time.perf_counter()
+    for number in range(rounds):
+        if number and (time.perf_counter() - began) * (number + 1) / number > limit_s:
+            break
         for one in contestants:
             replies[one].append(processes[one.process].ask(one.workload, batch_size=one.batch_size))
     return replies
+
+
+def _best_texts(one: Contestant, processes: dict[str, Process]) -> list[str | None]:
+    """Answers to the questions of the workload ``F1``."""
+    found: list[str | None] = processes[one.process].ask(F1, batch_size=one.batch_size).result
+    return found
+
+
+def _f1(texts: Sequence[str | None], golds: Sequence[Sequence[str]]) -> float:
+    """Forced F1, in percent: the questions are answerable, and nobody abstains."""
+    each = [
+        max(f1(gold, text or "") for gold in acceptable)
+        for text, acceptable in zip(texts, golds, strict=True)
+    ]
+    return round(100.0 * statistics.fmean(each), 2)
 
 
 def _shares(job: Job) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from tinyqa_ray.models.settings import read_settings
 def export(config: ExportConfig, output: str, progress: stage_folder.Progress | None = None) -> ExportReport:
     """Export ``config.model`` into ``output``, a folder that ``Reader.from_pretrained`` takes.
 
-    int8 is post-training quantisation: in OpenVINO, with NNCF, real windows of the calibration data determine
-    the ranges; in ONNX each batch does (dynamic quantisation). Attention maps, softmax and LayerNorm stay in
-    float. If that loses more F1 than is allowed, the matrix
-    products that lose most stay in float as well.
+    int8 is post-training quantisation, which learns from real windows of the calibration data: in OpenVINO,
+    with NNCF, the ranges of activations; in ONNX, where each batch has its own (dynamic quantisation), how
+    activations are evened out and how weights are rounded. Attention maps, softmax and LayerNorm stay in
+    float. If that loses more F1 than is allowed, the matrix products that lose most stay in float as well.
 
     Raises:
         InputError: the extra ``cpu`` is not installed, the model or data cannot be read, int8 has no

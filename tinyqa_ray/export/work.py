@@ -25,7 +25,7 @@ from tinyqa_ray.evaluate import measure
 from tinyqa_ray.export.onnx_format import down_projections_onnx, quantise_onnx, write_onnx
 from tinyqa_ray.export.quantise import converted, down_projections, quantised
 from tinyqa_ray.export.report import ExportReport, Figures
-from tinyqa_ray.models import hub, pretrained
+from tinyqa_ray.models import families, hub, pretrained
 from tinyqa_ray.models.settings import ModelSettings, write_settings
 from tinyqa_ray.reader.reader import Reader
 
@@ -83,7 +83,7 @@ def work(
     tried = []
     with tempfile.TemporaryDirectory() as scratch:
         if config.format == "onnx":
-            candidates = _onnx_candidates(config, network, Path(scratch))
+            candidates = _onnx_candidates(config, network, windower, seen, Path(scratch))
         else:
             candidates = _openvino_candidates(config, network, windower, seen)
         for made in candidates:
@@ -112,7 +112,6 @@ def _split(config: ExportConfig) -> tuple[list[measure.Asked], list[measure.Aske
             raise InputError("int8 has to see real windows; give SQuAD data with --calibration")
         return [], []
     asked = measure.questions_of(config.calibration)
-    # ONNX takes ranges from each batch, but is checked on the same questions as OpenVINO.
     wanted = config.calibration_questions if config.precision == "int8" else 0
     if len(asked) <= wanted:
         raise InputError(
@@ -141,12 +140,15 @@ def _openvino_candidates(
     if config.precision != "int8":
         yield made(model, _ALL)
         return
-    samples = list(_samples(windower, seen, model, network.config.pad_token_id or 0))
+    names = [port.get_any_name() for port in model.inputs]
+    samples = list(_samples(windower, seen, names, network.config.pad_token_id or 0))
     yield made(quantised(model, samples, []), _MAPS)
     yield made(quantised(model, samples, down_projections(model, network.config)), _MAPS_AND_OUTPUTS)
 
 
-def _onnx_candidates(config: ExportConfig, network: Any, scratch: Path) -> Iterator[_Made]:
+def _onnx_candidates(
+    config: ExportConfig, network: Any, windower: Windower, seen: Sequence[measure.Asked], scratch: Path
+) -> Iterator[_Made]:
     """Exports to ONNX to try, the fastest first; their files lie in ``scratch``."""
     name = ONNX_FILES[config.precision]
 
@@ -162,19 +164,20 @@ def _onnx_candidates(config: ExportConfig, network: Any, scratch: Path) -> Itera
     if config.precision == "fp32":
         yield made(plain, _ALL)
         return
+    names = families.input_names(network)
+    samples = list(_samples(windower, seen, names, network.config.pad_token_id or 0))
     outputs = down_projections_onnx(plain, network.config)
     for number, (products, left) in enumerate((([], _MAPS), (outputs, _MAPS_AND_OUTPUTS))):
         file = scratch / f"int8-{number}.onnx"
-        quantise_onnx(plain, file, products)
+        quantise_onnx(plain, file, products, samples)
         yield made(file, left)
 
 
 def _samples(
-    windower: Windower, seen: Sequence[measure.Asked], model: Any, pad_id: int
+    windower: Windower, seen: Sequence[measure.Asked], names: Sequence[str], pad_id: int
 ) -> Iterator[dict[str, Any]]:
     """Inputs for the exported model, one window at a time."""
     windows = windower.windows([(each.question.question, each.context) for each in seen])
-    names = [port.get_any_name() for port in model.inputs]
     for window in range(len(windows)):
         ids, mask, types = padded(windows, np.array([window]), pad_id)
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
