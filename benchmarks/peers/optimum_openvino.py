@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 
+import nncf
 import numpy as np
 from optimum.intel import OVConfig, OVModelForQuestionAnswering, OVQuantizationConfig, OVQuantizer
 from transformers import AutoTokenizer
@@ -14,15 +15,15 @@ from peers.protocol import Job, Prepare, serve
 
 def load(job: Job) -> Prepare:
     """Export, quantise (weights and activations, ranges from the calibration pairs) and compile a model."""
-    import datasets
-
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     exported = OVModelForQuestionAnswering.from_pretrained(job["model"], export=True, compile=False)
     windows = calibration_windows(tokenizer, [tuple(pair) for pair in job["calibration"]])
     options = {"INFERENCE_NUM_THREADS": str(job["threads"]), "PERFORMANCE_HINT": "LATENCY"}
     with tempfile.TemporaryDirectory() as folder:
         OVQuantizer.from_pretrained(exported).quantize(
-            calibration_dataset=datasets.Dataset.from_list(windows),
+            calibration_dataset=nncf.Dataset(
+                windows, lambda window: {name: np.array([values]) for name, values in window.items()}
+            ),
             ov_config=OVConfig(quantization_config=OVQuantizationConfig(bits=8, num_samples=len(windows))),
             save_directory=folder,
         )

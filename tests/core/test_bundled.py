@@ -166,6 +166,15 @@ def test_int8_that_is_slower_says_so_once(
     assert caplog.text.count("tinyqa-mini-int8 runs at 0.75 times the speed of tinyqa-mini") == 1
 
 
+def test_int8_where_nothing_can_be_kept_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"cannot be kept in [^\n]* set XDG_CACHE_HOME [^\n]*$"):
+        bundled.located(bundled.INT8)
+
+
 def test_int8_that_cannot_be_made_says_why(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engines = Engines(cache, monkeypatch, torch_fp32=40.0, openvino_int8=0.0)
     engines.candidates[1]["refusal"] = "int8 is made with NNCF, which …"

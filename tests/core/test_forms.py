@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,74 @@ def test_form_is_made_once_by_two_that_ask_at_once(cache: Path, exports: list[li
 def test_what_a_killed_process_left_is_not_a_form(cache: Path, exports: list[list[str]]) -> None:
     folder = Path(forms.made(bundled.MODEL, "onnx-int8"))
     (folder / "model").write_text("half")
-    folder.rename(f"{folder}.making")
+    folder.rename(f"{folder}.making-1")
     assert forms.at_hand(bundled.MODEL, "onnx-int8") is None
     assert (Path(forms.made(bundled.MODEL, "onnx-int8")) / "model").read_text() == "whole"
-    assert not Path(f"{folder}.making").exists()
+    assert not Path(f"{folder}.making-1").exists()
+
+
+def test_export_that_outlives_its_killed_parent_writes_elsewhere(
+    cache: Path, exports: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms.made(bundled.MODEL, "onnx-int8")
+    monkeypatch.setattr("os.getpid", lambda: 77)
+    forms.made(bundled.MODEL, "onnx-fp32")
+    folders = [command[command.index("--output") + 1] for command in exports]
+    assert folders[1].endswith("-onnx-fp32.making-77")
+    assert not folders[0].endswith("-77")
+
+
+def test_form_says_what_making_it_took(cache: Path, exports: list[list[str]]) -> None:
+    folder = forms.made(bundled.MODEL, "onnx-int8")
+    took = forms.took_s(folder)
+    assert took is not None
+    assert 0 <= took < 60
+    (Path(folder) / "made.json").unlink()
+    assert forms.took_s(folder) is None, "of an earlier version"
+
+
+ASK = """
+import subprocess, sys, time
+from pathlib import Path
+from tinyqa_ray.core import bundled, forms
+
+real = subprocess.Popen
+WORK = (
+    "import sys, time; from pathlib import Path; made = Path(sys.argv[1]); made.mkdir();"
+    "(made / 'model').write_text('half'); print('begun', flush=True); time.sleep(float(sys.argv[2]));"
+    "(made / 'model').write_text('whole')"
+)
+
+def slow(command, **options):
+    with open(sys.argv[2], "a") as log:
+        log.write("made\\n")
+    return real([sys.executable, "-c", WORK, command[command.index("--output") + 1], sys.argv[1]], **options)
+
+subprocess.Popen = slow
+folder = forms.made(bundled.MODEL, "onnx-int8")
+print((Path(folder) / "model").read_text())
+"""
+
+
+def asking(seconds: float, log: Path) -> subprocess.Popen[str]:
+    """A process that asks for the form, which takes so long to make."""
+    command = [sys.executable, "-c", ASK, str(seconds), str(log)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_at_once_make_it_once_and_a_kill_is_made_good(cache: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    first = asking(60, log)
+    deadline = time.monotonic() + 60
+    while not list(cache.glob("*.making-*/model")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert list(cache.glob("*.making-*/model")), "it has begun"
+    first.kill()
+    first.communicate()
+    assert forms.at_hand(bundled.MODEL, "onnx-int8") is None
+    both = [asking(0.5, log), asking(0.5, log)]
+    assert [each.communicate(timeout=60)[0].strip() for each in both] == ["whole", "whole"]
+    assert log.read_text().split() == ["made", "made"], "one by the killed process, one by the two"
 
 
 def test_form_that_cannot_be_made_says_why_and_is_not_tried_again(
@@ -84,6 +149,17 @@ def test_form_that_cannot_be_made_says_why_and_is_not_tried_again(
             forms.made(bundled.MODEL, "onnx-int8")
     assert len(exports) == 1
     assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("code", [-9, 75])
+def test_export_that_was_killed_or_met_a_fault_is_tried_again(
+    code: int, cache: Path, exports: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Export, "returncode", code)
+    with pytest.raises(InputError, match="could not be made"):
+        forms.made(bundled.MODEL, "onnx-int8")
+    monkeypatch.setattr(Export, "returncode", 0)
+    assert Path(forms.made(bundled.MODEL, "onnx-int8")).is_dir()
 
 
 def test_model_of_other_weights_or_settings_has_other_forms(tmp_path: Path, cache: Path) -> None:

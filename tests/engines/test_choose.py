@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from tinyqa_ray.cli import main
-from tinyqa_ray.core import bundled, forms
+from tinyqa_ray.core import bundled, forms, said
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.engines import choose
 from tinyqa_ray.engines.choose import Candidate
@@ -22,6 +22,7 @@ CONTEXTS = [row["context"] for article in tiny.squad_document()["data"] for row 
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(choose.FIXED)
+    said.say_once.cache_clear()
     return tmp_path / "tinyqa-ray"
 
 
@@ -139,6 +140,57 @@ def test_form_that_cannot_be_made_leaves_the_others(
     assert [(each.name, bool(each.refusal)) for each in found] == [("torch-fp32", False), ("onnx-fp32", True)]
     assert choose.best(found).name == "torch-fp32"
     assert "no such operator" in caplog.text
+
+
+def test_reason_why_a_form_cannot_be_made_is_said_once(
+    tiny_bert: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: Any) -> None:
+        raise InputError("onnx-fp32 could not be made (it is the second test)")
+
+    monkeypatch.setattr(forms, "_make", refused)
+    monkeypatch.setattr(choose, "_installed", lambda _: True)
+    for _ in range(3):
+        choose.candidates(tiny_bert, make=["onnx-fp32"])
+    assert caplog.text.count("it is the second test") == 1
+
+
+def test_form_that_is_cut_off_or_of_another_version_leaves_the_others(
+    form: str, tiny_bert: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = Path(form) / "onnx/model.onnx"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:1000])
+    assert Reader.from_pretrained(tiny_bert, device="cpu", precision="auto").engine.name.startswith("torch")
+    assert "onnx-fp32 of" in caplog.text
+    assert "ONNX Runtime cannot read it" in caplog.text
+    assert "cannot be read; delete the folder" in choose.candidates(tiny_bert)[1].refusal
+    file.write_bytes(whole)
+    (Path(form) / "_SUCCESS.json").write_text('{"report": {"model": {"accuracy": 1}}}')
+    (found,) = choose.candidates(tiny_bert)[1:]
+    assert "is not the report of an export of this version; delete the folder" in found.refusal
+
+
+def test_form_that_breaks_after_it_was_timed_is_replaced_by_torch(
+    form: str, tiny_bert: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(choose, "_timed", lambda *_: {"torch-fp32": 10.0, "onnx-fp32": 20.0})
+    assert choose.chosen(tiny_bert).name == "onnx-fp32"
+    (Path(form) / "onnx/model.onnx").write_bytes(b"broken")
+    for _ in range(2):
+        reader = Reader.from_pretrained(tiny_bert, device="cpu", precision="auto")
+        assert reader.engine.name.startswith("torch")
+    assert caplog.text.count("cannot be read, so torch runs it") == 1
+
+
+def test_cache_folder_that_cannot_be_written_is_done_without_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(choose, "_installed", lambda _: True)
+    assert choose.chosen(bundled.MODEL).name == "torch-fp32"
+    assert "forms of models cannot be kept there" in caplog.text
 
 
 def test_engines_shows_all_candidates_and_the_choice(

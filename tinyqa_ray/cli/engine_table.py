@@ -59,4 +59,7 @@ def text(made: Comparison) -> str:
         share = f"{each.windows_per_s / plain:.2f}" if plain else ""
         mark = "  <- auto" if each.name == made.chosen else ""
         lines.append(f"{each.name:14} {speed:>10} {share:>10} {lost:>8}{mark}")
-    return "\n".join(lines)
+    took = [
+        f"{each.name} in {each.made_in_s:.0f} s" for each in made.candidates if each.made_in_s is not None
+    ]
+    return "\n".join([*lines, *([f"made here: {', '.join(took)}"] if took else [])])

@@ -67,6 +67,19 @@ def _int8() -> Path:
     known = [__version__, *sorted(processor.features()), *_versions()]
     digest = hashlib.sha256(content + "|".join(known).encode()).hexdigest()[:12]
     kept = cache() / f"{INT8}-{digest}.json"
+    try:
+        found = _kept_or_chosen(kept)
+    except OSError as error:
+        raise InputError(
+            f"{INT8} is made on first use, but cannot be kept in {kept.parent} ({error.strerror}); set "
+            f"XDG_CACHE_HOME to a folder that can be written to, or use {MODEL}"
+        ) from None
+    if found["share_of_fp32"] < 1.0:
+        _say_slower(found["share_of_fp32"])
+    return Path(found["folder"])
+
+
+def _kept_or_chosen(kept: Path) -> dict[str, Any]:
     found = _read(kept)
     if found is None:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -77,9 +90,7 @@ def _int8() -> Path:
                 temporary = kept.with_name(f"{kept.name}.new")
                 temporary.write_text(json.dumps(found))
                 temporary.replace(kept)
-    if found["share_of_fp32"] < 1.0:
-        _say_slower(found["share_of_fp32"])
-    return Path(found["folder"])
+    return found
 
 
 def _chosen() -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,14 @@ NAMES = ("openvino-int8", "onnx-int8", "openvino-bf16", "openvino-fp32", "onnx-f
 _log = logging.getLogger(__name__)
 _SAID_EVERY_S = 10.0
 _SETTINGS = "tinyqa.json"
+_MAKING = "making"
+"""What comes after the dot in the name of a folder that a process makes a form in; its number follows."""
+_MADE = "made.json"
+"""File in a form's folder: what making it took."""
+_MISTAKE = 2
+"""Exit code of a refusal that another trial would repeat; a killed process ends with another one."""
+_SCHEME = "2"
+"""Changes with how forms are made, so that forms of before are made anew."""
 _SHIPPED = ("--calibration-questions", "100", "--check-questions", "200", "--max-f1-drop", "3")
 """Enough to detect a broken form of the shipped model; its loss of F1 was measured on more questions."""
 
@@ -33,7 +43,7 @@ def key(model: str) -> str:
         model: a folder or URL. A hub id is identified by its name, as the hub keeps its content.
     """
     source = bundled.source(model)
-    found = [contents.identity(source), __version__]
+    found = [contents.identity(source), __version__, _SCHEME]
     settings = storage.join(source, _SETTINGS)
     if storage.kind(settings) == "file":
         found.append(hashlib.sha256(storage.read_bytes(settings)).hexdigest())
@@ -46,11 +56,21 @@ def at_hand(model: str, name: str) -> str | None:
     return str(folder) if folder.is_dir() else None
 
 
+def took_s(folder: str) -> float | None:
+    """Seconds that making a form took; None where it does not say."""
+    file = storage.join(folder, _MADE)
+    if storage.kind(file) != "file":
+        return None
+    found = storage.read_json(file)
+    return float(found["seconds"]) if isinstance(found, dict) and "seconds" in found else None
+
+
 def made(model: str, name: str, calibration: str | None = None) -> str:
     """Folder of a form, which is made if it is absent; what is going on is logged.
 
     The process that makes it may be killed: what it left is deleted when the form is asked for again. If two
-    processes ask at once, one of them waits for the other.
+    processes ask at once, one of them waits for the other. A process that was killed may have left the
+    exporting one running; that writes into a folder of its own, which nobody takes for a form.
 
     Args:
         model: folder, URL or hub id of a model.
@@ -58,8 +78,8 @@ def made(model: str, name: str, calibration: str | None = None) -> str:
         calibration: SQuAD 2.0 data that int8 needs; not needed for the shipped model.
 
     Raises:
-        InputError: it cannot be made here; the reason is kept, and given again without another trial. Or the
-            cache folder cannot be written to.
+        InputError: it cannot be made here; the reason is kept, and given again without another trial, unless
+            the exporting process was killed. Or the cache folder cannot be written to.
     """
     assert name in NAMES, name
     folder = _folder(model, name)
@@ -74,7 +94,7 @@ def made(model: str, name: str, calibration: str | None = None) -> str:
                     raise InputError(refused.read_text())
                 try:
                     _make(model, name, calibration, folder)
-                except InputError as error:
+                except _RefusedError as error:
                     refused.write_text(str(error))
                     raise
                 refused.unlink(missing_ok=True)
@@ -86,6 +106,10 @@ def made(model: str, name: str, calibration: str | None = None) -> str:
     return str(folder)
 
 
+class _RefusedError(InputError):
+    """The export's own refusal."""
+
+
 def _folder(model: str, name: str) -> Path:
     return bundled.cache() / "forms" / f"{key(model)}-{name}"
 
@@ -93,8 +117,9 @@ def _folder(model: str, name: str) -> Path:
 def _make(model: str, name: str, calibration: str | None, folder: Path) -> None:
     """Export in a separate process, which keeps its memory and output apart; then move the result here."""
     runs_on, precision = name.split("-")
-    making = folder.with_name(f"{folder.name}.making")
-    shutil.rmtree(making, ignore_errors=True)  # a killed process may have left one
+    for left in folder.parent.glob(f"{folder.name}.{_MAKING}*"):  # by processes that were killed
+        shutil.rmtree(left, ignore_errors=True)
+    making = folder.with_name(f"{folder.name}.{_MAKING}-{os.getpid()}")
     command = [sys.executable, "-m", "tinyqa_ray", "export", "--output", str(making)]
     command += ["--model", model, "--format", runs_on, "--precision", precision]
     if precision == "int8" and model == bundled.MODEL:
@@ -118,6 +143,8 @@ def _make(model: str, name: str, calibration: str | None, folder: Path) -> None:
     if process.returncode:
         shutil.rmtree(making, ignore_errors=True)
         reason = (said.strip().splitlines() or ["no reason given"])[-1]
-        raise InputError(f"{name} of {model} could not be made ({reason.removeprefix('tinyqa: ')})")
+        why = f"{name} of {model} could not be made ({reason.removeprefix('tinyqa: ')})"
+        raise _RefusedError(why) if process.returncode == _MISTAKE else InputError(why)
+    (making / _MADE).write_text(json.dumps({"seconds": round(time.monotonic() - began, 1)}))
     making.rename(folder)
     _log.warning("made %s of %s in %.0f s", name, model, time.monotonic() - began)

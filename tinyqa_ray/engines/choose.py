@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
-import logging
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 
 from tinyqa_ray.core import bundled, forms, processor, storage
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.said import say_once
 from tinyqa_ray.datasets.squad import read_squad
 from tinyqa_ray.datasets.windows import Tokens, Windower
 from tinyqa_ray.engines.engine import Engine
@@ -40,7 +39,6 @@ _WINDOWS = 32
 _ROUNDS = 4
 _FEW_S = 1.0
 _PACKAGES = ("torch", "openvino", "onnxruntime")
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +52,8 @@ class Candidate:
     windows_per_s: float = 0.0
     f1_lost: float | None = 0.0
     """Points of F1, as its export measured it; None when it was not measured."""
+    made_in_s: float | None = None
+    """Seconds that making the form took on this machine; None for the model itself."""
     refusal: str = ""
     """Why it cannot run; empty when it can."""
 
@@ -70,7 +70,14 @@ def load(model: str, *, device: str = "auto", precision: str = "auto") -> tuple[
         InputError: as ``load_engine``, or the engine that was named cannot be made here.
     """
     if precision == "auto" and not is_exported(model) and _on_cpu(device):
-        return load_engine(chosen(model).folder, device="cpu")
+        best = chosen(model)
+        try:
+            return load_engine(best.folder, device="cpu")
+        except InputError as error:
+            if best.name == PLAIN:
+                raise
+            say_once(f"{best.name} of {model} cannot be read, so torch runs it: {error}")
+            return load_engine(model, device="cpu")
     if precision in NAMES:
         return load_engine(folder_of(model, precision), device="cpu")
     return load_engine(model, device=device, precision=precision)
@@ -125,14 +132,8 @@ def candidates(
     """
     found = [Candidate(name=PLAIN, folder=model)]
     for name in forms.NAMES:
-        try:
-            folder = _made(model, name, calibration) if name in make else forms.at_hand(model, name)
-        except InputError as error:
-            _log.warning("%s", error)
-            found.append(Candidate(name=name, folder="", refusal=str(error)))
-            continue
-        if folder is not None and _installed(name):
-            found.append(Candidate(name=name, folder=folder, f1_lost=_f1_lost(folder)))
+        form = _form(model, name, calibration, make=name in make)
+        found += [] if form is None else [form]
     able = [each for each in found if not each.refusal]
     if len(able) == 1 and not again:
         return found  # nothing to compare
@@ -143,11 +144,28 @@ def candidates(
         try:
             storage.write_json(kept, speeds)
         except (InputError, OSError) as error:
-            _log.warning("how fast engines are cannot be kept, and will be measured again: %s", error)
-    return [
-        each if each.refusal else Candidate(**{**asdict(each), "windows_per_s": speeds[each.name]})
-        for each in found
-    ]
+            say_once(f"how fast engines are cannot be kept, and will be measured again: {error}")
+    return [_with_speed(each, speeds) for each in found]
+
+
+def _with_speed(candidate: Candidate, speeds: Mapping[str, float]) -> Candidate:
+    if candidate.refusal:
+        return candidate
+    if candidate.name not in speeds:
+        return replace(candidate, refusal=f"{candidate.folder}: cannot be read; delete the folder")
+    return replace(candidate, windows_per_s=speeds[candidate.name])
+
+
+def _form(model: str, name: str, calibration: str | None, *, make: bool) -> Candidate | None:
+    """A form as a candidate; None where it is not there and not to be made. A refusal is said once."""
+    try:
+        folder = _made(model, name, calibration) if make else forms.at_hand(model, name)
+        if folder is None or not _installed(name):
+            return None
+        return Candidate(name=name, folder=folder, f1_lost=_f1_lost(folder), made_in_s=forms.took_s(folder))
+    except InputError as error:
+        say_once(str(error))
+        return Candidate(name=name, folder="", refusal=str(error))
 
 
 def _made(model: str, name: str, calibration: str | None) -> str:
@@ -189,16 +207,26 @@ def _read(file: str) -> dict[str, float] | None:
 
 def _f1_lost(folder: str) -> float | None:
     """Points of F1 that a form lost, with or without abstaining; None where that was not measured."""
-    report = json.loads(storage.read_bytes(storage.join(folder, "_SUCCESS.json")))["report"]
-    if report["model"] is None:
-        return 0.0 if report["precision"] == "fp32" else None
-    names = [name for name in ("f1", "forced_f1") if report["model"][name] is not None]
-    return float(max(report["model"][name] - report["export"][name] for name in names))
+    file = storage.join(folder, "_SUCCESS.json")
+    try:
+        report = storage.read_json(file)["report"]
+        if report["model"] is None:
+            return 0.0 if report["precision"] == "fp32" else None
+        names = [name for name in ("f1", "forced_f1") if report["model"][name] is not None]
+        return float(max(report["model"][name] - report["export"][name] for name in names))
+    except (KeyError, TypeError):
+        raise InputError(
+            f"{file}: is not the report of an export of this version; delete the folder"
+        ) from None
 
 
 def _timed(model: str, able: Sequence[Candidate]) -> dict[str, float]:
-    """Windows per second of each candidate: the best of a few rounds, in which they take turns."""
-    engines = {each.name: load_engine(each.folder, device="cpu") for each in able}
+    """Windows per second of each candidate: the best of a few rounds, in which they take turns.
+
+    A form that cannot be read (cut off, or of another processor) is left out, with a word.
+    """
+    loaded = {each.name: _loaded(model, each) for each in able}
+    engines = {name: each for name, each in loaded.items() if each is not None}
     windows = _some_windows(model, engines[PLAIN][1])
     best_s: dict[str, float] = {}
     for number in range(_ROUNDS + 1):
@@ -211,6 +239,16 @@ def _timed(model: str, able: Sequence[Candidate]) -> dict[str, float]:
             elif name == PLAIN and taken > _FEW_S:
                 windows = _first(windows, max(4, int(len(windows) * _FEW_S / taken)))
     return {name: round(len(windows) / seconds, 2) for name, seconds in best_s.items()}
+
+
+def _loaded(model: str, candidate: Candidate) -> tuple[Engine, Any] | None:
+    try:
+        return load_engine(candidate.folder, device="cpu")
+    except InputError as error:
+        if candidate.name == PLAIN:
+            raise
+        say_once(f"{candidate.name} of {model} is left out: {error}")
+        return None
 
 
 def _first(windows: Tokens, count: int) -> Tokens:
