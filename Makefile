@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: run test test-all test-ray test-rest lint bench clean help
+.PHONY: run test test-all test-ray test-rest lint bench browser clean help
 
 help: ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -34,6 +34,9 @@ lint: $(INSTALLED) ## format, style and types
 
 bench: $(INSTALLED) ## benchmarks, small, within half an hour: one JSON line each, with the machine and a ratio
 	$(BIN)/python benchmarks/all.py
+
+browser: $(INSTALLED) ## a page that answers in the browser, into build/browser; needs npm
+	$(BIN)/tinyqa browser --output build/browser
 
 clean: ## remove the environment, runs and caches
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

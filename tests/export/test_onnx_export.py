@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from tinyqa_ray import pipeline
 from tinyqa_ray.configs import ExportConfig, WindowConfig
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Windower, Windows
+from tinyqa_ray.engines.engine import padded
 from tinyqa_ray.engines.torch_engine import TorchEngine
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.reader import Reader
@@ -29,7 +31,8 @@ import onnxruntime
 
 from tinyqa_ray.engines.onnx_engine import OnnxEngine
 from tinyqa_ray.export import export
-from tinyqa_ray.export.onnx_format import down_projections_onnx, write_onnx
+from tinyqa_ray.export.onnx_easing import ease
+from tinyqa_ray.export.onnx_format import down_projections_onnx, quantise_onnx, write_onnx
 from tinyqa_ray.export.report import Figures
 
 CONTEXTS = [row["context"] for article in tiny.squad_document()["data"] for row in article["paragraphs"]]
@@ -251,3 +254,33 @@ def test_onnx_folder_at_a_url_is_read(fp32: str, bucket: str) -> None:
         storage.write_atomic(f"{bucket}/onnx-model/{file.relative_to(fp32)}", file.read_bytes())
     reader = Reader.from_pretrained(f"{bucket}/onnx-model", window=SMALL)
     assert reader.engine.name.startswith("ONNX Runtime fp32")
+
+
+def test_easing_keeps_what_the_file_computes_in_float(tiny_bert: str, tmp_path: Path) -> None:
+    """Some products get factors; the logits stay, and the integers stand for the weights."""
+    network = pretrained.load_qa_model(tiny_bert)
+    with torch.no_grad():
+        for name, each in network.named_parameters():
+            if "LayerNorm.weight" in name:
+                each[3] = 20.0  # an input of the next products that is much larger than the others
+    write_onnx(network, tmp_path / "plain.onnx")
+    windows = some_windows(tiny_bert)
+    feeds = []
+    for window in range(len(windows)):
+        ids, mask, types = padded(windows, np.array([window]), 0)
+        feeds.append({"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
+    model = onnx.load(str(tmp_path / "plain.onnx"))
+    kept = down_projections_onnx(tmp_path / "plain.onnx", network.config)
+    integers = ease(model, feeds, kept)
+    assert len(integers) == 2 * 5 + 1, "all but those that stay in float"
+    assert [node.name for node in model.graph.node if node.name.endswith("_eased/Mul")]
+    onnx.save(model, str(tmp_path / "eased.onnx"))
+    plain, eased = (
+        OnnxEngine(tmp_path / f"{name}.onnx", network.config).logits(windows) for name in ("plain", "eased")
+    )
+    for one, two in zip(plain[0] + plain[1], eased[0] + eased[1], strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-3)
+    quantise_onnx(tmp_path / "plain.onnx", tmp_path / "int8.onnx", kept, feeds)
+    arrays = {each.name: each for each in onnx.load(str(tmp_path / "int8.onnx")).graph.initializer}
+    for name, whole in integers.items():
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(arrays[f"{name}_quantized"]), whole)
