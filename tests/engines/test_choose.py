@@ -214,9 +214,13 @@ def test_engines_of_an_export_are_refused(form: str) -> None:
         main.main(["engines", "--model", form])
 
 
-def test_forms_are_made_for_the_shipped_model_only_and_the_one_that_loses_is_not_chosen_for_it(
-    tiny_bert: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("features", "int8"), [(("avx2",), "onnx-int8"), (("avx2", "avx512", "vnni"), "openvino-int8")]
+)
+def test_forms_are_made_for_the_shipped_model_only_and_in_the_int8_that_is_faster_here(
+    features: tuple[str, ...], int8: str, tiny_bert: str, has: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    has(*features)
     asked = []
 
     def watched(model: str, make: tuple[str, ...]) -> list[Candidate]:
@@ -224,8 +228,5 @@ def test_forms_are_made_for_the_shipped_model_only_and_the_one_that_loses_is_not
         return [candidate("torch-fp32", 1), candidate("openvino-fp32", 2), candidate("onnx-int8", 3)]
 
     monkeypatch.setattr(choose, "candidates", watched)
-    assert [choose.chosen(model).name for model in (bundled.MODEL, tiny_bert)] == [
-        "openvino-fp32",
-        "onnx-int8",
-    ]
-    assert asked == [(bundled.MODEL, ("openvino-int8", "openvino-fp32")), (tiny_bert, ())]
+    assert [choose.chosen(model).name for model in (bundled.MODEL, tiny_bert)] == ["onnx-int8"] * 2
+    assert asked == [(bundled.MODEL, (int8, "openvino-fp32")), (tiny_bert, ())]

@@ -27,12 +27,6 @@ from tinyqa_ray.models import families, pretrained
 PLAIN = "torch-fp32"
 """The engine of a model that is not exported."""
 NAMES = (PLAIN, *forms.NAMES)
-_SHIPPED_FORMS = ("openvino-int8", "openvino-fp32")
-"""What is made of the shipped model: int8 for processors with VNNI, and fp32, which loses nothing, for
-others."""
-_LOSES = "onnx-int8"
-"""Never chosen for the shipped model, even where it is at hand: it loses 0.8 points of forced F1 on 1,298
-questions."""
 FIXED = "TINYQA_ENGINE"
 """Environment variable that fixes what ``auto`` chooses to one of ``NAMES``."""
 _WINDOWS = 32
@@ -92,7 +86,7 @@ def chosen(model: str) -> Candidate:
     """The fastest engine for a model on this CPU that the loss of F1 allows.
 
     The candidates are torch in fp32 and the forms that were made before, by ``tinyqa engines``; for the
-    shipped model, ``_SHIPPED_FORMS`` are made here. They are timed once for a model, a processor and versions
+    shipped model, ``_shipped_forms`` are made here. They are timed once for a model, a processor and versions
     of libraries, with as many threads as torch has, and the result is kept in the cache folder.
     ``TINYQA_ENGINE`` fixes the choice.
     """
@@ -101,9 +95,16 @@ def chosen(model: str) -> Candidate:
         if fixed not in NAMES:
             raise InputError(f"{FIXED} is {fixed!r}; it must be one of {', '.join(NAMES)}")
         return Candidate(name=fixed, folder=folder_of(model, fixed))
-    is_shipped = model == bundled.MODEL
-    found = candidates(model, make=_SHIPPED_FORMS if is_shipped else ())
-    return best([each for each in found if not (is_shipped and each.name == _LOSES)])
+    return best(candidates(model, make=_shipped_forms() if model == bundled.MODEL else ()))
+
+
+def _shipped_forms() -> tuple[str, ...]:
+    """What is made of the shipped model: fp32, which loses nothing, and the int8 that is faster here.
+
+    Each takes its time to make, so the other int8 is timed only where ``tinyqa engines`` made it. With VNNI
+    OpenVINO's is the faster one, without it ONNX Runtime's: ``benchmarks/engines.py``.
+    """
+    return ("openvino-int8" if "vnni" in processor.features() else "onnx-int8", "openvino-fp32")
 
 
 def best(found: Sequence[Candidate]) -> Candidate:
