@@ -1,12 +1,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Everything is installed once a change of these files.
+# Both are made once a change of pyproject.toml or constraints.txt.
 INSTALLED := $(VENV)/.installed
+FOR_TESTS := $(VENV)/.installed-for-tests
 
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: run test test-all test-ray test-rest lint bench browser clean help
+.PHONY: run test test-all test-ray test-rest lint bench browser docs wheel clean help
 
 help: ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -14,34 +15,44 @@ help: ## show this help
 run: $(INSTALLED) ## the whole job on bundled data: make a small model, answer a corpus
 	$(BIN)/tinyqa quickstart
 
-test: $(INSTALLED) ## the tests that keep every promise, within ten minutes on two cores
+test: $(FOR_TESTS) ## the tests that keep every promise, within ten minutes on two cores
 	+$(MAKE) --jobs 2 --keep-going --output-sync=target SLOW="and not slow" test-ray test-rest
 
-test-all: $(INSTALLED) ## every test
+test-all: $(FOR_TESTS) ## every test
 	+$(MAKE) --jobs 2 --keep-going --output-sync=target test-ray test-rest
 
 # What starts Ray runs beside the rest, as much of it waits.
-test-ray: $(INSTALLED)
+test-ray: $(FOR_TESTS)
 	$(BIN)/python -m pytest -m "ray $(SLOW)"
 
-test-rest: $(INSTALLED)
+test-rest: $(FOR_TESTS)
 	$(BIN)/python -m pytest -m "not ray $(SLOW)"
 
-lint: $(INSTALLED) ## format, style and types
+lint: $(FOR_TESTS) ## format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED) ## benchmarks, small, within half an hour: one JSON line each, with the machine and a ratio
+bench: $(FOR_TESTS) ## benchmarks, small, within half an hour: one JSON line each, with the machine and a ratio
 	$(BIN)/python benchmarks/all.py
 
-browser: $(INSTALLED) ## a page that answers in the browser, into build/browser; needs npm
+browser: $(FOR_TESTS) ## a page that answers in the browser, into build/browser; needs npm
 	$(BIN)/tinyqa browser --output build/browser
 
+docs: $(FOR_TESTS) ## the documentation as a site, in site/
+	$(BIN)/mkdocs build --strict
+
+wheel: $(FOR_TESTS) ## a wheel and an sdist, in dist/
+	$(BIN)/python -m build
+
 clean: ## remove the environment, runs and caches
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(FOR_TESTS): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[quickstart,dev]'
 	touch $@

@@ -66,15 +66,15 @@ def _finite(values: Mapping[str, float | None]) -> dict[str, float]:
 
 
 class TensorBoard:
-    """Event files in one folder, written without torch.
+    """Event files in one folder, which tensorboardX writes: TensorBoard itself need not be installed.
 
     Files of earlier attempts are deleted, so log every row again after opening.
     """
 
     def __init__(self, folder: str) -> None:
         """Start a file in ``folder``, local or a URL; to a URL it is copied about every ``COPY_S``."""
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
 
         for path in storage.list_files(folder):
             if path.rsplit("/", 1)[-1].startswith("events.out.tfevents."):
@@ -83,8 +83,9 @@ class TensorBoard:
         self._url = None if storage.is_local(folder) else folder
         self._scratch = tempfile.TemporaryDirectory() if self._url else None
         self._folder = self._scratch.name if self._scratch else storage.resolve(folder)[1]
+        Path(self._folder).mkdir(parents=True, exist_ok=True)
         self._event = Event
-        self._writer = EventFileWriter(self._folder, flush_secs=5)
+        self._writer = EventsWriter(str(Path(self._folder) / "events"))
         self._copied = time.monotonic()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -94,9 +95,9 @@ class TensorBoard:
         event = self._event(wall_time=time.time(), step=step)
         for name, value in values.items():
             event.summary.value.add(tag=name, simple_value=value)
-        self._writer.add_event(event)
+        self._writer.write_event(event)
+        self._writer.flush()
         if self._url and time.monotonic() - self._copied >= COPY_S:
-            self._writer.flush()
             self._copy(self._url)
 
     def close(self, *, failed: bool = False) -> None:

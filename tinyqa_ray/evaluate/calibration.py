@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
 
 Float = NDArray[np.float64]
 
 _BETAS = (0.01, 100.0)
 """Smallest and largest 1 / temperature."""
 _BINS = 10
+_STEPS = 100
+_SMALL = 1e-8
+"""A gradient below this, of a loss whose values are about 1, ends the search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +26,7 @@ class Scale:
 
     def scores(self, margins: Float) -> Float:
         """Scores in [0, 1], of the shape of the margins."""
-        scores: Float = special.expit((margins - self.shift) / self.temperature)
-        return scores
+        return _sigmoid((margins - self.shift) / self.temperature)
 
 
 def best_scale(margins: Float, right: Float) -> Scale:
@@ -46,22 +47,53 @@ def best_scale(margins: Float, right: Float) -> Scale:
     centre, spread = float(margins.mean()), float(margins.std()) or 1.0
     z = (margins - centre) / spread  # standardised, so that the search converges well
 
-    def loss(slope_and_bias: Float) -> tuple[float, list[float]]:
-        """The cross entropy of ``sigmoid(slope * z + bias)`` and its gradient."""
-        slope, bias = slope_and_bias
-        logits = slope * z + bias
-        over = special.expit(logits) - right
-        # log(1 + e^x) - right * x, without overflow
-        entropy = np.mean(np.logaddexp(0.0, logits) - right * logits)
-        return float(entropy), [float(np.mean(over * z)), float(np.mean(over))]
-
-    slopes = tuple(beta * spread for beta in _BETAS)
-    found = optimize.minimize(
-        loss, (slopes[0], 0.0), jac=True, bounds=(slopes, (None, None)), method="L-BFGS-B"
-    )
-    slope, bias = map(float, found.x)
+    slope, bias = _fitted(z, right, (_BETAS[0] * spread, _BETAS[1] * spread))
     temperature = spread / slope
     return Scale(temperature=temperature, shift=centre - bias * temperature)
+
+
+def _fitted(z: Float, right: Float, slopes: tuple[float, float]) -> tuple[float, float]:
+    """Slope and bias with the smallest cross entropy of ``sigmoid(slope * z + bias)`` against ``right``.
+
+    Newton's method, with the slope held within its bounds (Bertsekas 1982, projected Newton methods).
+    """
+    lowest, highest = slopes
+    at = np.array([lowest, 0.0])
+
+    def loss(point: Float) -> float:
+        logits = point[0] * z + point[1]
+        # log(1 + e^x) - right * x, without overflow
+        return float(np.mean(np.logaddexp(0.0, logits) - right * logits))
+
+    for _ in range(_STEPS):
+        chance = _sigmoid(at[0] * z + at[1])
+        gradient = np.array([np.mean((chance - right) * z), np.mean(chance - right)])
+        weights = chance * (1.0 - chance)
+        mixed = np.mean(weights * z)
+        curvature = np.array([[np.mean(weights * z * z), mixed], [mixed, np.mean(weights)]])
+        held = (at[0] <= lowest and gradient[0] > 0) or (at[0] >= highest and gradient[0] < 0)
+        if held:  # only the bias can still fall
+            gradient[0], curvature[0, 1], curvature[1, 0] = 0.0, 0.0, 0.0
+        if np.abs(gradient).max() < _SMALL:
+            break
+        step = np.linalg.solve(curvature + 1e-12 * np.eye(2), gradient)
+        before, share = loss(at), 1.0
+        while True:
+            tried = at - share * step
+            tried[0] = min(max(tried[0], lowest), highest)
+            if loss(tried) < before:
+                break
+            share /= 2
+            if share < _SMALL:  # rounding is all that is left to gain
+                return float(at[0]), float(at[1])
+        at = tried
+    return float(at[0]), float(at[1])
+
+
+def _sigmoid(logits: Float) -> Float:
+    """``1 / (1 + exp(-logits))`` without overflow."""
+    values: Float = np.exp(-np.logaddexp(0.0, -logits))
+    return values
 
 
 @dataclass(frozen=True, slots=True)
