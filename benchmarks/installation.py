@@ -25,6 +25,7 @@ from typing import Any
 import tomllib
 from machine import show
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 PINS = ROOT / "constraints.txt"
@@ -127,17 +128,20 @@ def pins_for(python: str) -> str:
         if line and not line.startswith("#"):
             pin = Requirement(line)
             if pin.marker is None or pin.marker.evaluate(
-                {"python_version": python, "python_full_version": f"{python}.1"}
+                {"python_version": python, "python_full_version": f"{python}.9"}
             ):
                 lines.append(line.partition(";")[0])
     return "\n".join(lines)
 
 
-def resolved(python: str) -> dict[str, Any]:
-    """Whether every dependency of the default set has a wheel for a Python, at the pinned versions.
+def resolved(python: str, extras: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Whether every dependency has a wheel for a Python, at the pinned versions.
 
-    pip judges the markers of dependencies by the Python that it runs on.
+    pip judges the markers of dependencies, and what Python they require, by the Python that it runs on; the
+    latter is checked here instead.
     """
+    chosen = [PROJECT["optional-dependencies"][extra] for extra in extras]
+    dependencies = [text for each in (PROJECT["dependencies"], *chosen) for text in each]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "pins.txt").write_text(pins_for(python), encoding="utf-8")
@@ -145,7 +149,7 @@ def resolved(python: str) -> dict[str, Any]:
             [
                 *(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--report", "report.json"),
                 *("--only-binary", ":all:", "--python-version", python, "--target", "target"),
-                *("-c", "pins.txt", *PROJECT["dependencies"]),
+                *("--ignore-requires-python", "-c", "pins.txt", *dependencies),
             ],
             cwd=folder,
             capture_output=True,
@@ -153,9 +157,19 @@ def resolved(python: str) -> dict[str, Any]:
             check=False,
         )
         if ran.returncode:
-            return {"resolves": False, "said": ran.stderr.strip().splitlines()[-2:]}
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        return {"resolves": True, "packages": len(report["install"])}
+            errors = [line for line in ran.stderr.splitlines() if line.startswith("ERROR")]
+            return {"resolves": False, "said": errors[-2:]}
+        installs = json.loads((folder / "report.json").read_text(encoding="utf-8"))["install"]
+    wrong = [
+        each["metadata"]["name"]
+        for each in installs
+        if not SpecifierSet(each["metadata"].get("requires_python") or "").contains(f"{python}.9")
+    ]
+    return {
+        "resolves": not wrong,
+        "packages": len(installs),
+        **({"need_another_python": wrong} if wrong else {}),
+    }
 
 
 def main() -> None:
@@ -170,6 +184,9 @@ def main() -> None:
     if asked.install:
         figures["installed"] = installed()
     figures["python"] = {python: resolved(python) for python in asked.resolve}
+    figures["python_with_cpu_and_documents"] = {
+        python: resolved(python, ("cpu", "documents")) for python in asked.resolve
+    }
     show("installation", figures)
 
 

@@ -13,8 +13,8 @@ from tinyqa_ray.cli import main
 WIDTH = "96"
 ABOUT = """# Commands
 
-What `tinyqa COMMAND --help` prints, in whole. An option with `(required)` behind it must be given. Every stage
-is also a job with the same options ([jobs](../how-to/clusters.md#jobs)), and its config a
+What `tinyqa COMMAND --help` prints, in whole. An option with `(required)` behind it must be given. Every
+stage is also a job with the same options ([jobs](../how-to/clusters.md#jobs)), and its config a
 [Python dataclass](configs.md) with the same fields.
 
 | exit code | |

@@ -1,0 +1,120 @@
+"""The tables of docs/benchmarks.md, and of README, show the figures of benchmarks/results/."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pages
+import pytest
+
+PAGE = pages.ROOT / "docs" / "benchmarks.md"
+README = pages.ROOT / "README.md"
+
+
+def results(name: str) -> Any:
+    return json.loads((pages.ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def cells(page: Any, start: str) -> list[list[str]]:
+    """The cells of the rows whose first cell begins so."""
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    split = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return [row for row in split if row[0].startswith(start)]
+
+
+def numbers(text: str) -> list[float]:
+    return [float(each.replace(",", "")) for each in re.findall(r"\d[\d,]*\.?\d*", text)]
+
+
+def reader_rows() -> Iterator[tuple[str, list[float]]]:
+    small, base = (each["pairs_per_s"] for each in results("reader")["models"])
+    names = {
+        "this reader, torch fp32": "tinyqa torch fp32",
+        "exported fp32": "tinyqa export fp32",
+        "exported bf16": "tinyqa export bf16",
+        "exported int8": "tinyqa export int8",
+        "Haystack `TransformersExtractiveReader`": "haystack",
+    }
+    for row, name in names.items():
+        at = ((small, "pairs"), (base, "pairs"), (small, "corpus"))
+        yield row, [speeds[kind][name]["median"] for speeds, kind in at]
+
+
+@pytest.mark.parametrize(("start", "expected"), reader_rows())
+def test_speeds_of_reading_are_those_measured(start: str, expected: list[float]) -> None:
+    row = next(row for row in cells(PAGE, start) if len(row) == 4)
+    assert [numbers(cell)[0] for cell in row[1:]] == pytest.approx(expected, abs=0.06)
+
+
+def test_what_each_part_of_distillation_adds_is_what_was_measured() -> None:
+    measured = results("distillation")
+    names = {
+        "labels alone": "a",
+        "labels alone, as many": "a+",
+        "the teacher's predictions": "b",
+        "its layers": "c",
+        "the same on augmented": "d",
+        "relations": "e",
+    }
+    for start, arm in names.items():
+        row = cells(PAGE, start)[0]
+        for cell, figure in zip(row[1:], ("forced_f1", "f1"), strict=True):
+            found = measured["arms"][arm][figure]
+            assert numbers(cell) == pytest.approx([found["mean"], found["std"]], abs=0.06), start
+    assert numbers(cells(PAGE, "teacher")[0][1]) == pytest.approx(
+        [measured["teacher"]["forced_f1"]["mean"]], abs=0.06
+    )
+
+
+def test_speeds_of_answering_are_those_measured() -> None:
+    stages = results("answer")["speed"]["stages"]
+    for form in ("torch fp32", "export int8"):
+        row = cells(PAGE, f"`tinyqa answer`, {form.replace('export', 'exported')}")[0]
+        stage = stages[f"stage, {form}"]
+        expected = [stage["pairs_per_s"]["median"], stage["pairs_per_s_without_start_up"]["median"]]
+        assert [numbers(cell)[0] for cell in row[1:]] == pytest.approx(expected, abs=0.06)
+
+
+def test_speeds_of_serving_are_those_measured() -> None:
+    served = results("serve")
+    row = cells(PAGE, "requests/s of one passage")[0]
+    expected = [
+        served["plain server"]["requests_per_s"],
+        *(served[form]["saturation"]["requests_per_s"] for form in ("torch fp32", "export int8")),
+    ]
+    assert [numbers(cell)[0] for cell in row[1:]] == pytest.approx(expected, abs=0.06)
+
+
+def readme_figures() -> dict[str, tuple[float, float]]:
+    """Ours and the best peer's, by the first words of a row of README's table."""
+    reading = results("reader")["models"][0]["pairs_per_s"]["pairs"]
+    served, mini = results("serve"), results("mini")["figures"]["student"]
+    augment = results("augment")["copies_per_s"]
+    train = results("train")["peer"]["samples_per_s"]
+    corpus = results("answer")["speed"]["pairs_per_s"]
+    return {
+        "pairs of a question and a paragraph": (
+            reading["tinyqa export int8"]["median"],
+            reading["haystack"]["median"],
+        ),
+        "the same over a corpus": (
+            corpus["stage, export int8"]["median"],
+            corpus["pipeline, batch 1"]["median"],
+        ),
+        "requests per second": (
+            served["export int8"]["saturation"]["requests_per_s"],
+            served["plain server"]["requests_per_s"],
+        ),
+        "windows distilled": (train["tinyqa"]["whole"], train["farm"]["whole"]),
+        "augmented copies": (augment["tinyqa"]["median"], augment["farm"]["median"]),
+        "the package's model": (mini["forced_f1"], mini["f1"]),
+    }
+
+
+@pytest.mark.parametrize("start", readme_figures())
+def test_figures_of_readme_are_those_measured(start: str) -> None:
+    (row,) = cells(README, start)
+    assert [numbers(cell)[0] for cell in row[1:3]] == pytest.approx(readme_figures()[start], abs=0.06)
