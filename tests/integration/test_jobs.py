@@ -30,7 +30,7 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
-VERSION = "0.1.0+uploaded"
+VERSION = "0.2.0+uploaded"
 """Of the package in the checkout that is submitted: tells it from the installed one."""
 WINDOW = "--max-seq-len 64 --doc-stride 16 --max-query-len 16"
 HIDDEN = ("out/model/model.safetensors", "runs/x/_SUCCESS.json", ".venv/lib/a.py", ".git/HEAD", "train.json")
@@ -128,8 +128,8 @@ def make_checkout(folder: Path) -> Path:
         (folder / name).write_text("not for a job")
     package = folder / "tinyqa_ray" / "core" / "version.py"
     text = package.read_text()
-    assert '__version__ = "0.1.0"' in text
-    package.write_text(text.replace('__version__ = "0.1.0"', f'__version__ = "{VERSION}"'))
+    assert '__version__ = "0.2.0"' in text
+    package.write_text(text.replace('__version__ = "0.2.0"', f'__version__ = "{VERSION}"'))
     return folder
 
 
