@@ -81,7 +81,7 @@ def main() -> None:
     if "training" in arguments.part:
         figures["training"] = training(arguments, work)
     if "wire" in figures:
-        figures["tinyroberta on four p3.2xlarge"] = estimate(figures["wire"]["settings"])
+        figures["estimated: tinyroberta on four p3.2xlarge"] = estimate(figures["wire"]["settings"])
     if arguments.output:
         storage.write_json(arguments.output, {"benchmark": "exchange", **figures, "machine": machine()})
     show("exchange", figures)
@@ -114,28 +114,38 @@ def wire(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     }
 
 
+STAGES = {"intermediate": (57_000, 1_270.0), "student": (5_430, 2_120.0)}
+"""Steps of the recipe tinyroberta's two trainings, and the windows per second of four V100 without a network."""
+OTHER_HOURS = 0.53
+"""Its other stages, and the start of the nodes (docs/scale.md)."""
+USD_AN_HOUR = 12.62
+
+
 def estimate(settings: dict[str, Any]) -> dict[str, Any]:
-    """Hours of the recipe tinyroberta on four V100 in nodes of their own, by setting and bandwidth.
+    """Hours and price of the recipe tinyroberta on four V100 in nodes of their own, by setting and bandwidth.
 
     Nothing here is measured but the bytes: four workers send 1.5 times what two do, in a ring. Without
     compression and in half precision the exchange goes on beside two thirds of the arithmetic, the backward
     pass, but for the rows, which follow it. In low rank nothing overlaps.
     """
-    steps, arithmetic_s, rest_h = 57_000, 96 / 1_270, 3.4 - 57_000 * 96 / 1_270 / 3_600
-    hours: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, row in settings.items():
-        hours[name] = {}
+        found[name] = {}
         for gbit in (10.0, 2.5):
             sent_s = 1.5 * row["sent_mb"] * 8e6 / (gbit * 1e9)
-            beside = 0.0 if "powersgd" in name else min(sent_s, arithmetic_s * 2 / 3)
-            step_s = arithmetic_s + sent_s - beside
-            hours[name][f"{gbit:g} Gbit/s"] = {
+            hours = {}
+            for stage, (steps, windows_per_s) in STAGES.items():
+                arithmetic_s = 96 / windows_per_s
+                beside = 0.0 if "powersgd" in name else min(sent_s, arithmetic_s * 2 / 3)
+                hours[stage] = steps * (arithmetic_s + sent_s - beside) / 3_600
+            all_h = sum(hours.values()) + OTHER_HOURS
+            found[name][f"{gbit:g} Gbit/s"] = {
                 "exchange_s": round(sent_s, 3),
-                "step_s": round(step_s, 3),
-                "intermediate_h": round(steps * step_s / 3_600, 1),
-                "all_h": round(steps * step_s / 3_600 + rest_h, 1),
+                "intermediate_h": round(hours["intermediate"], 1),
+                "all_h": round(all_h, 1),
+                "usd": round(all_h * USD_AN_HOUR),
             }
-    return hours
+    return found
 
 
 def training(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
