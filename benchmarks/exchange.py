@@ -115,7 +115,7 @@ def wire(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 STAGES = {"intermediate": (57_000, 1_270.0), "student": (5_430, 2_120.0)}
-"""Steps of the recipe tinyroberta's two trainings, and the windows per second of four V100 without a network."""
+"""Steps of the two trainings of recipe tinyroberta, and windows per second of four V100 without a network."""
 OTHER_HOURS = 0.53
 """Its other stages, and the start of the nodes (docs/scale.md)."""
 USD_AN_HOUR = 12.62

@@ -528,7 +528,7 @@ def test_truncated_parquet_is_refused_by_name(config: AnswerConfig, tmp_path: Pa
         ({"documents": None}, "documents not given; give documents and questions, or pairs"),
         ({"documents": None, "questions": None}, "documents and questions not given"),
         ({"pairs": "p"}, "leave out documents and questions"),
-        ({"index": "i"}, "index is where candidates are looked up; give candidates"),
+        ({"index": "i"}, "index has no effect without candidates; give candidates"),
         ({"per_document_k": 0}, "per_document_k is 0"),
         ({"min_score": 1.5}, "min_score is 1.5"),
     ],

@@ -296,7 +296,7 @@ def test_teacher_is_asked_for_gold_answers_only(tiny_bert: str, originals: list[
     [
         ({"embeddings": None}, "nothing proposes words"),
         ({"embeddings": None, "masked_lm": "none"}, "nothing proposes words"),
-        ({"keep_if_teacher_agrees": True}, "asks a teacher"),
+        ({"keep_if_teacher_agrees": True}, "needs a teacher"),
         ({"masked_share": 1.5}, r"masked_share is 1.5; it must lie in \[0, 1\]"),
         ({"candidates": 0}, "candidates is 0"),
     ],

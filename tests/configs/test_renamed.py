@@ -120,7 +120,7 @@ def test_teachers_are_not_taken_for_what_once_had_their_name(capsys: pytest.Capt
     with pytest.raises(SystemExit):
         main.main(line.split())
     told = capsys.readouterr().err
-    assert told.startswith("tinyqa: teachers is ('a', 'b', 'apart'); it names models now, and what")
+    assert told.startswith("tinyqa: teachers is ('a', 'b', 'apart'); it must name models (what")
     assert "is called combine" in told
     with pytest.raises(InputError, match="is called combine"):
         configs.TeacherLogitsConfig(data="d", tokenizer="t", teachers="average")  # type: ignore[arg-type]

@@ -90,7 +90,7 @@ def test_question_that_nobody_annotated_is_unlabelled(tmp_path: Path) -> None:
         (task([{"type": "choices", "value": {"choices": ["No"]}}]), "is no span of its text"),
         (line([0, 99, "A"]), "is no span of its text .start 0, end 99.; label spans"),
         (line("positive"), "is no span of its text"),
-        (line([0, 9, "PERSON"], [36, 41, "PLACE"]), "its spans are labelled PERSON, PLACE; leave those"),
+        (line([0, 9, "PERSON"], [36, 41, "PLACE"]), "its spans have labels PERSON, PLACE; keep only"),
         ({**task(), "annotations": {}}, "its annotations are not a list"),
         (task(None), "its labels are no list of spans"),
         (task([region(text="Ida")]), "has the answer 'Ida' at 0, where its context reads 'Ada'"),

@@ -212,14 +212,14 @@ def engines(
 ) -> None:
     """Time every engine that can run a model on this CPU, and show which one 'auto' takes.
 
-    Forms of the model that are not there yet are made first, into the cache folder; afterwards precision
-    'auto', tinyqa serve and tinyqa answer know them.
+    Exports of the model that are not there yet are made first and kept in the cache folder, where precision
+    'auto', tinyqa serve and tinyqa answer find them.
 
     Args:
         model: Folder, URL or hub id of a model with a question-answering head.
-        calibration: SQuAD 2.0 data similar to what the model will read, without which no int8 form is made;
-            the shipped model has its own.
-        forms: Precisions of the forms to make; those made before are timed in any case.
+        calibration: SQuAD 2.0 data similar to what the model will read, which int8 needs; without it no int8
+            export is made. The shipped model has its own.
+        forms: Precisions of the exports to make; those made before are timed in any case.
         threads: Threads to time with; 0 uses the machine's cores.
         again: Time engines that were timed before, too.
         json_: Print JSON.
@@ -283,7 +283,7 @@ def convert(model: str, output: str) -> None:
 
 @command
 def gather(config: configs.GatherConfig, output: str) -> None:
-    """Put SQuAD data of several sources together, with questions made unanswerable, articles left out.
+    """Put SQuAD data of several sources together; leave articles out, or make unanswerable questions.
 
     Args:
         config: What to gather.
@@ -296,7 +296,7 @@ def gather(config: configs.GatherConfig, output: str) -> None:
 
 @command
 def augment(config: configs.AugmentConfig, output: str) -> None:
-    """Multiply SQuAD paragraphs: answer-safe copies, their words replaced by a masked LM's or by neighbours.
+    """Make copies of SQuAD paragraphs with some words replaced by others that fit; answers stay as they are.
 
     Args:
         config: How to multiply.

@@ -64,8 +64,8 @@ class AnswerConfig:
     """Folder or hub id of a smaller model, or an export, that reads all pairs first. ``model`` then reads
     only the texts that may hold the best answer; the others count as texts without an answer."""
     first_pass_keep: float | None = None
-    """Texts that ``model`` reads: those whose log odds of an answer are, by the first pass, at most this far
-    below the best of the question. When not given, as ``tinyqa evaluate --fit-first-pass`` fitted it."""
+    """How far below the best text of a question, in the first pass's log odds of an answer, a text may be for
+    ``model`` to read it, too. When not given, as ``tinyqa evaluate --fit-first-pass`` fitted it."""
     documents: str | None = None
     """Parquet, JSONL, CSV or TSV with columns ``id`` and ``text`` (other columns are copied to the answers),
     a folder of such files, or a folder of .txt files. Or documents as people have them: PDF, DOCX, PPTX,
@@ -124,15 +124,17 @@ class AnswerConfig:
             absent = [name for name in ("documents", "questions") if getattr(self, name) is None]
             raise InputError(f"{' and '.join(absent)} not given; give documents and questions, or pairs")
         if self.pairs is not None and (self.documents is not None or self.questions is not None):
-            raise InputError("pairs hold their own questions and texts; leave out documents and questions")
+            raise InputError("pairs have their own questions and texts; leave out documents and questions")
         if self.pairs is not None and self.selection.candidates:
-            raise InputError("candidates select among documents, but pairs name their text; leave them out")
+            raise InputError(
+                "candidates are chosen from documents, but pairs have their texts; leave candidates out"
+            )
         at_least(self, 0, "first_pass_keep")
         if self.first_pass is not None and self.pairs is not None:
             raise InputError(
-                "first_pass chooses among the texts of a question, but pairs have one; leave it out"
+                "first_pass chooses among several texts of a question, but pairs have one each; leave it out"
             )
         if self.first_pass_keep is not None and self.first_pass is None:
-            raise InputError("first_pass_keep is how much a first pass keeps; give first_pass, too")
+            raise InputError("first_pass_keep has no effect without first_pass; give first_pass, too")
         if self.index is not None and not self.selection.candidates:
-            raise InputError("index is where candidates are looked up; give candidates, too")
+            raise InputError("index has no effect without candidates; give candidates, too")

@@ -50,7 +50,7 @@ class GatherConfig:
     contains none of its answers."""
     other_paragraph: Literal["same-article", "most-similar"] = "same-article"
     """Which paragraph that is. same-article: one of its article, drawn at random. most-similar: of all
-    articles, the one that is most similar to the question by BM25, which is harder to see through."""
+    articles, the one that is most similar to the question by BM25, which is harder to tell apart."""
     documents: str | None = None
     """Passages that ``questions`` are asked of: Parquet, JSONL or CSV with columns ``id`` and ``text``."""
     questions: str | None = None
@@ -137,7 +137,7 @@ class AugmentConfig:
         if not (self.masked_lm or self.word_vectors or self.embeddings):
             raise InputError("nothing proposes words; give masked_lm, word_vectors or embeddings")
         if self.keep_if_teacher_agrees and self.teacher is None:
-            raise InputError("keep_if_teacher_agrees asks a teacher; give one with teacher")
+            raise InputError("keep_if_teacher_agrees needs a teacher; give one with teacher")
         at_least(self, 1, "candidates", "rows_per_shard", "actors", "max_batch_tokens")
         at_least(self, 2, "max_word_vectors")
         share(self, "replace_probability", zero=False)
@@ -187,7 +187,7 @@ class TeacherLogitsConfig:
         given: object = self.teachers
         if given in ("average", "apart") or {"average", "apart"} & set(self.teachers):
             raise InputError(
-                f"teachers is {given!r}; it names models now, and what is kept of several is called combine"
+                f"teachers is {given!r}; it must name models (what is kept of several is called combine)"
             )
         if isinstance(given, str):  # a string is a sequence of names too, of one letter each
             raise InputError(f"teachers is {given!r}; it must be a tuple of folders or hub ids: ({given!r},)")

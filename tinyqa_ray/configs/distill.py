@@ -83,7 +83,7 @@ class DistillConfig:
     seed: int = 42
     """Seed of the order of windows, of new heads, and of dropout."""
     dev: str | None = None
-    """SQuAD 2.0 data on which each checkpoint is measured, by the workers, each its part."""
+    """SQuAD 2.0 data on which each checkpoint is measured; each worker measures a part of the questions."""
     baseline: str | None = None
     """Model to compare with on ``dev`` at the end, such as the same student taught by labels alone."""
     publish: Literal["last", "best"] = "last"
@@ -102,8 +102,8 @@ class DistillConfig:
     fp16 with a loss scale if there is an older one (V100). bf16 falls back likewise where a GPU or processor
     would only emulate it."""
     gradient_compression: Literal["none", "fp16", "bf16", "powersgd"] = execution("none")
-    """How workers of strategy 'ddp' exchange gradients: as they are, in half precision, or in low rank, with
-    what that misses added to the next step's (PowerSGD, arXiv 1905.13727)."""
+    """How workers of strategy 'ddp' exchange gradients: as they are, in half precision, or in low rank, where
+    what is left out is added to the next step's gradient (PowerSGD, arXiv 1905.13727)."""
     powersgd_rank: int = execution(32)
     """Rank of 'powersgd': a gradient of n x m numbers is sent as (n + m) x rank."""
     embedding_gradients: Literal["rows", "dense"] = execution("rows")

@@ -35,10 +35,10 @@ class EvaluateConfig:
     the output, which --settings accepts."""
     fit_temperature: str | None = None
     """Other SQuAD 2.0 data, on which the temperature and shift of scores are fitted, of best answers and of
-    later ones, and then written likewise."""
+    later ones. They are written to the same file."""
     fit_first_pass: str | None = None
-    """Other SQuAD 2.0 data, on which it is fitted what a first pass may leave out in tinyqa answer, and then
-    written likewise. ``first-pass.json`` has the whole curve."""
+    """Other SQuAD 2.0 data, to fit how many texts a first pass may leave unread in tinyqa answer. This is
+    written to the same file; ``first-pass.json`` has the whole curve."""
     first_pass: str | None = None
     """Folder or hub id of the smaller model that reads first."""
     first_pass_loss: float | None = None

