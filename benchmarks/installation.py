@@ -145,17 +145,21 @@ def resolved(python: str, extras: tuple[str, ...] = ()) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "pins.txt").write_text(pins_for(python), encoding="utf-8")
-        ran = subprocess.run(
-            [
-                *(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--report", "report.json"),
-                *("--only-binary", ":all:", "--python-version", python, "--target", "target"),
-                *("--ignore-requires-python", "-c", "pins.txt", *dependencies),
-            ],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        # With pins, pip refuses some of its own choices because of the Python that it runs on.
+        for ignoring in ((), ("--ignore-requires-python",)):
+            ran = subprocess.run(
+                [
+                    *(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run"),
+                    *("--report", "report.json", "--only-binary", ":all:", "--python-version", python),
+                    *("--target", "target", "-c", "pins.txt", *ignoring, *dependencies),
+                ],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if "requires a different Python" not in ran.stderr:
+                break
         if ran.returncode:
             errors = [line for line in ran.stderr.splitlines() if line.startswith("ERROR")]
             return {"resolves": False, "said": errors[-2:]}
