@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shlex
 from pathlib import Path
@@ -141,13 +140,3 @@ def test_quick_commands_run(capsys: pytest.CaptureFixture[str]) -> None:
         context = words[words.index("--context") + 1]
         start, end = map(int, re.findall(r"characters (\d+)-(\d+)", where)[0])
         assert answer == context[start:end], words
-
-
-def run_here(command: list[str], folder: Path) -> None:
-    """Run one command of the tutorial in a folder, as its reader would."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        main.main(command)
-    finally:
-        os.chdir(before)

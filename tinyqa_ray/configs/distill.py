@@ -121,8 +121,8 @@ class DistillConfig:
     use_gpu: bool = execution(False)
     """Give each worker one GPU."""
     mlflow: str | None = execution(None)
-    """Tracking URI of MLflow, where the training curves go, too; needs the extra 'mlflow'. TensorBoard files
-    are always written."""
+    """Tracking URI of MLflow, where the training curves go, too; needs the extra 'mlflow'. Files for
+    TensorBoard (extra 'tensorboard') are always written."""
 
     def __post_init__(self) -> None:
         positive(self, "temperature", "epochs", "learning_rate", "max_grad_norm")
