@@ -24,6 +24,9 @@ OF_EXTRAS = {
     "deepspeed": {"deepspeed"},
     "documents": {"PIL", "lxml", "markdown_it", "pypdfium2"},
     "haystack": {"haystack", "haystack_integrations"},
+    "langchain": {"langchain_core"},
+    "llamaindex": {"llama_index"},
+    "mcp": {"mcp"},
     "mlflow": {"mlflow"},
 }
 WHERE = {
@@ -31,6 +34,9 @@ WHERE = {
     "deepspeed": ("distill",),
     "documents": ("documents",),
     "haystack": ("integrations",),
+    "langchain": ("integrations",),
+    "llamaindex": ("integrations",),
+    "mcp": ("integrations",),
     "mlflow": ("distill",),
 }
 """Folders that may import the modules of an extra."""

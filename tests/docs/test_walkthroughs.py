@@ -14,7 +14,7 @@ import pytest
 WALKS = {
     "README.md": ["augment", "teacher-logits", "distill", "evaluate", "answer"],
     "docs/tutorial.md": [
-        *("augment", "teacher-logits", "distill", "distill", "evaluate", "answer", "export"),
+        *("augment", "teacher-logits", "distill", "evaluate", "answer", "export"),
     ],
 }
 """Stages of each page, in order; ``ask`` is run by another test, ``serve`` by those of the server."""
