@@ -193,7 +193,7 @@ def export(config: configs.ExportConfig, output: str) -> None:
     """Export a model for CPUs, in int8, and check what that costs in F1; needs the extra 'cpu'.
 
     Args:
-        config: What to export, and how far it may fall.
+        config: What to export, and how much F1 it may lose.
         output: Folder for the export, which every command takes as --model.
     """
     from tinyqa_ray.export import export as stage
@@ -260,7 +260,7 @@ def push(
         repo: Id on the hub, such as user/name; made where it is not there yet.
         settings: Threshold and scale of scores to upload with it: the output of tinyqa evaluate, or a
             settings file; those beside the model, if any, when not given.
-        private: Show the repository to its owners only.
+        private: Make a repository that only its owners see.
         message: What the commit says.
     """
     from tinyqa_ray.models.push import push as upload
@@ -299,7 +299,7 @@ def augment(config: configs.AugmentConfig, output: str) -> None:
     """Make copies of SQuAD paragraphs with some words replaced by others that fit; answers stay as they are.
 
     Args:
-        config: How to multiply.
+        config: How copies are made.
         output: Folder for the paragraphs; run again, it continues.
     """
     from tinyqa_ray.augment import augment as stage
@@ -312,7 +312,7 @@ def teacher_logits(config: configs.TeacherLogitsConfig, output: str) -> None:
     """Write windows of tokens with labels and, with --teachers, the logits of one or several teachers.
 
     Args:
-        config: What to window, and with which teachers.
+        config: What is cut into windows, and which teachers read them.
         output: Folder for the windows; run again, it continues.
     """
     from tinyqa_ray.teacher_logits import teacher_logits as stage
@@ -324,7 +324,7 @@ def teacher_logits(config: configs.TeacherLogitsConfig, output: str) -> None:
 def distill(config: configs.DistillConfig, output: str) -> None:
     """Train a student on Ray Train: on labels, a teacher's layers, or its predictions.
 
-    With --recipe tinyroberta, tinybert or quickstart it runs the stages of a recipe instead:
+    With --recipe tinyroberta, tinybert, mini or quickstart it runs the stages of a recipe instead:
     tinyqa distill --recipe tinyroberta --help.
 
     Args:
