@@ -22,10 +22,14 @@ import venv
 from pathlib import Path
 from typing import Any
 
-import tomllib
 from machine import show
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 PINS = ROOT / "constraints.txt"
