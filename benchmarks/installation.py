@@ -34,7 +34,10 @@ else:
 ROOT = Path(__file__).parents[1]
 PINS = ROOT / "constraints.txt"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = ("cpu", "documents", "haystack", "deepspeed", "mlflow", "quickstart", "tensorboard", "docs", "dev")
+EXTRAS = (
+    *("cpu", "documents", "mcp", "langchain", "llamaindex", "haystack", "deepspeed", "mlflow", "quickstart"),
+    *("tensorboard", "docs", "dev"),
+)
 RUN_ON = "{}.{}".format(*sys.version_info[:2])
 ASK = (
     *("ask", "Who proved that air is necessary for combustion?"),

@@ -15,7 +15,8 @@ from tinyqa_ray.core import bundled
 
 PYTHON = pages.blocks("python")
 NOT_RUN = re.compile(
-    r"s3://|http://127|LARGE|serve\.run|out/mini|EvaluateConfig\(data|first_pass="  # a store, a server, hours
+    # A store, a server, hours, a file or an index of one's own.
+    r"s3://|http://127|LARGE|serve\.run|out/mini|EvaluateConfig\(data|first_pass=|mill\.pdf|retriever"
 )
 
 
