@@ -22,6 +22,7 @@ from tinyqa_ray.configs import AnswerConfig, CandidateConfig, DocumentLimits, Wi
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.corpus import files
 from tinyqa_ray.documents import isolated, read_document
+from tinyqa_ray.models.settings import ModelSettings, write_settings
 
 MADE = Path(__file__).parents[1] / "documents" / "files"
 GOOD = ("browser.pdf", "divided-words.pdf", "slides.pptx", "page.html", "notes.md", "plain.txt", "book.epub")
@@ -114,6 +115,27 @@ def test_answers_of_files_say_where_they_stand(config: AnswerConfig, tmp_path: P
         assert (report.documents, report.unreadable_documents, report.pages) == (10, 3, 7)
         lines = [json.loads(line) for path in (out / "answers-jsonl").iterdir() for line in path.open()]
         assert sorted(str(line["boxes"]) for line in lines) == sorted(str(row["boxes"]) for row in rows)
+
+
+def test_places_of_evidence_in_files_say_their_page(config: AnswerConfig, tmp_path: Path) -> None:
+    write_settings(str(tmp_path / "fitted"), ModelSettings(no_answer_threshold=0.95))
+    asked = replace(config, evidence=True, settings=str(tmp_path / "fitted"), jsonl=True)
+    pages = set()
+    for number, each in enumerate((asked, routed(asked, tmp_path))):
+        out = tmp_path / str(number)
+        answer(each, str(out))
+        rows = table(out, FOLDER)
+        assert {row["document_id"] for row in rows if row["error"]} == set(ERRORS)
+        for place in (place for row in rows for place in row["places"] or ()):
+            name, start, end = place["document_id"], place["start"], place["end"]
+            document = read_document(name, (MADE / name).read_bytes())
+            assert document.text[start:end] == place["answer"]
+            assert document.text[place["sentence_start"] :].startswith(place["sentence"])
+            assert place["page"] == document.places.page(start)
+            pages.add(place["page"])
+        lines = [json.loads(line) for path in (out / "answers-jsonl").iterdir() for line in path.open()]
+        assert sorted(str(line["places"]) for line in lines) == sorted(str(row["places"]) for row in rows)
+    assert len(pages) > 2
 
 
 @pytest.mark.parametrize("mode", ["every", "routed", "candidates"])

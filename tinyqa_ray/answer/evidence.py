@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from tinyqa_ray.answer.found import as_place
-from tinyqa_ray.answer.rows import Row
+from tinyqa_ray.answer.rows import PLACES, Row
 from tinyqa_ray.answer.where import Stand, places
 from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.corpus.files import Texts
@@ -64,7 +63,8 @@ def place_columns(
         rows: the row of the document of each place of each answer.
         texts: the texts of documents that are files, which say on which page a place is.
     """
-    made = [[{**asdict(place), "page": None} for place in each.places] for each in found]
+    names = [field.name for field in PLACES.type.value_type]
+    made = [[{name: getattr(place, name) for name in names} for place in each.places] for each in found]
     if texts is not None:
         flat = [place for each in made for place in each]
         stands: list[Stand] = [
