@@ -37,7 +37,9 @@ class FoundAnswer(BaseModel):
     """An answer, quoted as it stands, and the places that say it."""
 
     answer: str
-    score: float = Field(description="Chance that it is right, against there being no answer.")
+    score: float = Field(
+        description="Chance that it is right, by all its places and against all other answers."
+    )
     places: list[Place]
 
 

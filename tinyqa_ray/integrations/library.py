@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tinyqa_ray.corpus.terms import Analyzer
 from tinyqa_ray.corpus.texts import index_of
 from tinyqa_ray.documents import Places, UnreadableError, read_isolated
 from tinyqa_ray.integrations.evidence import Found, FoundAnswer, MarkedBox, Place, Unreadable, place
-from tinyqa_ray.reader import Reader
+from tinyqa_ray.reader import Reader, evidence
 
 _MOST_ANSWERS = 100
 _MOST_FILES = 100
@@ -107,22 +108,27 @@ class Library:
             return found
         numbers = [str(number) for number in range(len(passages))]
         with self._lock:
-            answers = self.reader.answer(
-                question, [each.text for each in passages], document_ids=numbers, top_k=top_k
-            )
-        found.no_answer = min((each.na_prob for each in answers if each.error is None), default=1.0)
-        if answers[0].answer is None:
+            asked = self.reader.evidence(question, [each.text for each in passages], document_ids=numbers)
+        found.no_answer = min((each.na_prob for each in asked if each.error is None), default=1.0)
+        if asked[0].answer is None:
             return found
-        seen: set[tuple[str, int, int]] = set()
-        for each in answers:
-            if each.answer is None:  # a text that could not be asked
-                continue
+        # Passages of a document overlap: a place that two of them show counts once.
+        held: dict[tuple[str, int, int], tuple[evidence.Place, Place]] = {}
+        for each in (each for answer in asked for each in answer.places):
             own = passages[int(str(each.document_id))]
             where = place(own.document_id, own.text, each.start, each.end, own.places, own.start)
-            # Passages of a document overlap.
-            if (key := (where.document, where.start, where.end)) not in seen:
-                seen.add(key)
-                found.answers.append(FoundAnswer(answer=each.answer, score=each.score, places=[where]))
+            key = (where.document, where.start, where.end)
+            if key not in held or held[key][0].score < each.score:
+                held[key] = replace(each, document_id=where.document, start=key[1], end=key[2]), where
+        for answer in evidence.gathered(
+            (each for each, _ in held.values()),
+            na_prob=found.no_answer,
+            settings=self.reader.settings,
+            top_k=top_k,
+        ):
+            assert answer.answer is not None
+            places = [held[str(each.document_id), each.start, each.end][1] for each in answer.places]
+            found.answers.append(FoundAnswer(answer=answer.answer, score=answer.score, places=places))
         return found
 
 
@@ -165,16 +171,21 @@ class Answered:
 
 
 def _stored(row: dict[str, Any]) -> FoundAnswer:
+    """An answer as it was written: with evidence it has several places, else one, perhaps with boxes."""
     boxes = [MarkedBox(**box) for box in row.get("boxes") or ()]
-    where = Place(
-        document=row["document_id"] or "",
-        start=row["start"],
-        end=row["end"],
-        page=row.get("page"),
-        boxes=boxes or None,
-        passage=row["answer"],
-    )
-    return FoundAnswer(answer=row["answer"], score=row["score"], places=[where])
+    stands = row.get("places") or [row]
+    places = [
+        Place(
+            document=each["document_id"] or "",
+            start=each["start"],
+            end=each["end"],
+            page=each.get("page"),
+            boxes=boxes if boxes and number == 0 else None,
+            passage=each.get("sentence", each["answer"]),
+        )
+        for number, each in enumerate(stands)
+    ]
+    return FoundAnswer(answer=row["answer"], score=row["score"], places=places)
 
 
 def _table(file: str) -> pa.Table:
