@@ -26,7 +26,7 @@ OF_EXTRAS = {
     "haystack": {"haystack", "haystack_integrations"},
     "langchain": {"langchain_core"},
     "llamaindex": {"llama_index"},
-    "mcp": {"mcp"},
+    "mcp": {"mcp", "uvicorn"},
     "mlflow": {"mlflow"},
 }
 WHERE = {

@@ -43,7 +43,7 @@ def smaller(words: list[str]) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", WALKS)
 def test_page_can_be_followed_to_its_end(page: str, tmp_path: Path) -> None:
     commands = stages(page)
