@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerFast
 
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.datasets import squad
+from tinyqa_ray.datasets.normalised import normalize_answer
 from tinyqa_ray.datasets.windows import Pair, Tokens, Windower, Windows, labels
 from tinyqa_ray.engines.engine import Engine
 from tinyqa_ray.engines.load import load_engine
-from tinyqa_ray.evaluate.squad_metrics import normalize_answer
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.teacher_logits.projection import (
     Projector,
