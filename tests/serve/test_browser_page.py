@@ -9,12 +9,14 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import browser as chromium
+import numpy as np
 import pytest
 from browser import Page
 from selenium.webdriver import Chrome
@@ -26,7 +28,10 @@ from tinyqa_ray.core.errors import InputError, StoreError
 from tinyqa_ray.datasets.squad import read_squad
 from tinyqa_ray.datasets.windows import Windower
 from tinyqa_ray.models import pretrained
+from tinyqa_ray.models.settings import read_settings
 from tinyqa_ray.reader import Reader
+from tinyqa_ray.reader.ranks import best_of
+from tinyqa_ray.reader.spans import readings
 
 pytest.importorskip("onnx", reason="needs the extra cpu")
 pytest.importorskip("onnxruntime", reason="needs the extra cpu")
@@ -193,6 +198,67 @@ def test_tokens_and_places_are_those_of_the_tokenizer(page: Page, exported: str)
         assert list(zip(made["starts"], made["ends"], strict=True)) == [
             tuple(row) for row in offsets.tolist()
         ]
+
+
+DECODE = """
+(async () => {
+  const { ranked, reading } = await import(new URL('reader/spans.js', document.baseURI).href);
+  const { texts, settings, top_k } = JSON.parse(args[0]);
+  const found = texts.map(({ id, text, context, read }) => {
+    const letters = Array.from(text), floats = values => Float32Array.from(values);
+    const logits = read.map(each => ({ ...each, start: floats(each.start), end: floats(each.end) }));
+    return { id, letters, reading: reading(logits, context, letters, 30, top_k) };
+  });
+  return ranked(found, settings, top_k);
+})()
+"""
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 5])
+@pytest.mark.parametrize("seed", range(3))
+def test_answers_from_the_same_logits_are_those_of_the_reader(
+    page: Page, exported: str, seed: int, top_k: int
+) -> None:
+    """Few words, short windows, and logits that are often equal: fragments, equal answers, ties."""
+    rng, draw = random.Random(seed), np.random.default_rng(seed)
+    words = ["the mill", "Mill", "six", "hours", "almost", "-", ",", "“", "”", "\n", "and", "😀", "é", "a"]
+    texts = [" ".join(rng.choices(words, k=40)) for _ in range(3)]
+    windower = Windower(
+        pretrained.load_tokenizer(exported),
+        WindowConfig(max_seq_len=32, max_query_len=8, doc_stride=8),
+        cut_questions=False,
+    )
+    cut = windower.windows([("how long", text) for text in texts])
+    lengths = [int(at + count) + 1 for at, count in zip(cut.context_start, cut.context_tokens, strict=True)]
+    starts, ends = ([draw.integers(-4, 9, n).astype(np.float32) / 2 for n in lengths] for _ in range(2))
+    settings = replace(read_settings(exported), no_answer_threshold=[1.0, 0.3, 0.07][seed])
+    found = readings(cut, starts, ends, max_answer_tokens=30, top_k=top_k, contexts=texts)
+    names = list(map(str, range(len(texts))))
+    body: list[dict[str, Any]] = []
+    for number, text in enumerate(texts):
+        offsets, mine = cut.offsets[number], np.flatnonzero(cut.pair == number)
+        read = [
+            {
+                "window": {
+                    "first": int(cut.first_token[w]),
+                    "contextStart": int(cut.context_start[w]),
+                    "contextTokens": int(cut.context_tokens[w]),
+                },
+                "start": starts[w].tolist(),
+                "end": ends[w].tolist(),
+            }
+            for w in mine
+        ]
+        context = {"starts": offsets[:, 0].tolist(), "ends": offsets[:, 1].tolist()}
+        body.append({"id": names[number], "text": text, "context": context, "read": read})
+    asked = {"texts": body, "settings": asdict(settings), "top_k": top_k}
+    replied = later(page.browser, DECODE, json.dumps(asked))
+    wanted = best_of(found, texts, names, settings, top_k)
+    assert [(each["answer"], each["start"], each["end"], each["document_id"]) for each in replied] == [
+        (each.answer, each.start, each.end, each.document_id) for each in wanted
+    ]
+    for name in ("score", "na_prob"):
+        assert [each[name] for each in replied] == pytest.approx([getattr(each, name) for each in wanted])
 
 
 def compare(page: Page, exported: str, precision: str, score_differs: float) -> None:

@@ -21,6 +21,7 @@ from tinyqa_ray.serve.browser import runtime
 from tinyqa_ray.serve.browser.characters import characters
 
 _SCRIPTS = ("worker.js", "reader.js", "spans.js", "wordpiece.js")
+_SETTINGS = ("no_answer_threshold", "temperature", "score_shift", "rank_temperatures", "rank_shifts")
 _SWITCH = '<html lang="en" data-reader="reader/worker.js">'
 # The page itself asks nobody but its own server, for its own files.
 _POLICY = (
@@ -111,11 +112,7 @@ def _about(model: str, exported: str, file: str, precision: str) -> dict[str, An
         "bytes": storage.size(storage.join(exported, file)),
         "window": {"max_seq_len": window.max_seq_len, "doc_stride": window.doc_stride},
         "template": _template(Windower(tokenizer, window, cut_questions=False).template),
-        "settings": {
-            name: value
-            for name, value in asdict(settings).items()
-            if name in ("no_answer_threshold", "temperature", "score_shift")
-        },
+        "settings": {name: value for name, value in asdict(settings).items() if name in _SETTINGS},
         "wordpiece": {
             "prefix": pieces["continuing_subword_prefix"],
             "unknown_id": pieces["vocab"][pieces["unk_token"]],

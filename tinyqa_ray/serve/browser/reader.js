@@ -39,7 +39,8 @@ export class Reader {
         usage.windows += 1;
         usage.tokens += window.ids.length;
       }
-      found.push({ id, letters: Array.from(text), reading: reading(read, context, MAX_ANSWER_TOKENS, topK) });
+      const letters = Array.from(text);
+      found.push({ id, letters, reading: reading(read, context, letters, MAX_ANSWER_TOKENS, topK) });
     }
     const answers = ranked(found, this.about.settings, topK);
     const seconds = (performance.now() - began) / 1000;
@@ -59,7 +60,8 @@ export class Reader {
 }
 
 async function fetched(url) {
-  const reply = await fetch(url);
+  // Asks the server whether a file of an earlier visit still holds: files of two builds are never mixed.
+  const reply = await fetch(url, { cache: 'no-cache' });
   if (!reply.ok) throw new Error(`${url.pathname} cannot be fetched (${reply.status}); build the page again`);
   return reply;
 }

@@ -1,4 +1,10 @@
-// Tokens → windows, and logits → answers: the rules of datasets/windows.py, reader/spans.py and reader/answers.py.
+// Tokens → windows, and logits → answers: the rules of datasets/windows.py and of reader/spans.py,
+// reader/answers.py and reader/ranks.py.
+
+const MOST_OF_A_WINDOW = 256, JOINED_CHARACTERS = 8;
+const SPACES = '[^\\S\\n\\r\\u2028\\u2029]*';
+const JOINED = new RegExp(`^${SPACES}[-\\u2010\\u2011'"\\u2018-\\u201d\\u00ab\\u00bb]?${SPACES}$`, 'u');
+const ARTICLES = /(?<![\p{L}\p{N}_])(?:a|an|the)(?![\p{L}\p{N}_])/gu;
 
 // The windows of a question and a context.
 //
@@ -28,14 +34,15 @@ export function windows(question, context, sizes, template) {
 
 // What the model read of one context: { spans: [{ start, end, score }], nullScore }, the best span first.
 //
-// read: [{ window, start, end }], the logits of every window of it. Sums are rounded to 32 bits, as numpy's are.
-export function reading(read, context, maxAnswerTokens, topK) {
-  const spans = [];
+// read: [{ window, start, end }], the logits of every window of it; letters: the code points of the context. Sums are
+// rounded to 32 bits, as numpy's are. More spans of a window are looked at than wanted, as some are fragments.
+export function reading(read, context, letters, maxAnswerTokens, topK) {
+  const ofWindow = topK === 1 ? 1 : Math.min(2 * topK + 4, MOST_OF_A_WINDOW), spans = [];
   let nullScore = Infinity;
   for (const { window, start, end } of read) {
     nullScore = Math.min(nullScore, Math.fround(start[0] + end[0]));
     const from = window.contextStart, to = from + window.contextTokens;
-    for (const found of bestSpans(start.slice(from, to), end.slice(from, to), maxAnswerTokens, topK)) {
+    for (const found of bestSpans(start.slice(from, to), end.slice(from, to), maxAnswerTokens, ofWindow)) {
       spans.push({
         start: context.starts[window.first + found.first],
         end: context.ends[window.first + found.last],
@@ -43,7 +50,7 @@ export function reading(read, context, maxAnswerTokens, topK) {
       });
     }
   }
-  return { spans: distinct(spans, topK), nullScore };
+  return { spans: distinct(spans, topK === 1 ? null : letters, topK), nullScore };
 }
 
 // The k best spans that share no token; of equal scores the shorter one comes first, then the earlier.
@@ -65,14 +72,29 @@ export function bestSpans(starts, ends, maxAnswerTokens, k) {
   return found;
 }
 
-function distinct(spans, topK) {
-  const kept = [];
+// The best spans, none of which overlaps a better one or is a fragment beside it; letters: null to look at overlaps only.
+function distinct(spans, letters, topK) {
+  const kept = [], taken = [];
   for (const span of [...spans].sort((a, b) => b.score - a.score || a.start - b.start || a.end - b.end)) {
-    if (kept.some(other => span.start < other.end && other.start < span.end)) continue;
-    kept.push(span);
     if (kept.length === topK) break;
+    if (taken.some(other => span.start < other.end && other.start < span.end)) continue;
+    const whole = letters && taken.find(other => beside(letters, span, other));
+    if (whole) {
+      // What stands beside the two together is a fragment as well.
+      whole.start = Math.min(whole.start, span.start);
+      whole.end = Math.max(whole.end, span.end);
+      continue;
+    }
+    taken.push({ start: span.start, end: span.end });
+    kept.push(span);
   }
   return kept;
+}
+
+// Whether two spans are parts of one expression: only spaces, a hyphen or a quotation mark stand between them.
+function beside(letters, one, other) {
+  const [first, last] = one.end <= other.start ? [one.end, other.start] : [other.end, one.start];
+  return last - first <= JOINED_CHARACTERS && JOINED.test(letters.slice(first, last).join(''));
 }
 
 export function sigmoid(x) {
@@ -98,10 +120,43 @@ export function ranked(read, settings, topK) {
     }
   }
   made.sort((a, b) => b.score - a.score);
-  const naProb = Math.min(1, ...all);
+  const naProb = Math.min(1, ...all), none = [];
   if (naProb > settings.no_answer_threshold || !made.length) {
     const score = made.length ? 1 - made[0].score : 1;
-    made.unshift({ answer: null, score, start: 0, end: 0, na_prob: naProb, document_id: null });
+    none.push({ answer: null, score, start: 0, end: 0, na_prob: naProb, document_id: null });
   }
-  return made.slice(0, topK);
+  return [...none, ...rescored(made.slice(0, topK - none.length), settings)];
+}
+
+// Answers, best first, with the chance that each is right, held against every better answer that says something else.
+function rescored(answers, settings) {
+  const rivals = new Map();
+  let left = 1, free = 1, least = 1;
+  const made = answers.map(found => {
+    const key = sameAnswer(found.answer), known = rivals.has(key);
+    if (!known) rivals.set(key, { rank: rivals.size, share: left });
+    const { rank, share } = rivals.get(key);
+    let score = rank === 0 ? found.score : Math.min(scaled(found.score * share, rank, settings), least);
+    if (!known) {
+      score = Math.min(score, free);
+      left *= 1 - found.score;
+      free = Math.max(free - score, 0);
+      least = score;
+    }
+    return { ...found, score };
+  });
+  return made.sort((a, b) => b.score - a.score);
+}
+
+// A chance as the scale that was fitted for the answer's rank, from 0 for the best, corrects it.
+function scaled(chance, rank, { rank_temperatures: temperatures, rank_shifts: shifts }) {
+  if (rank === 0 || !temperatures.length || chance <= 0 || chance >= 1) return chance;
+  const place = Math.min(rank, temperatures.length) - 1;
+  return sigmoid((Math.log(chance) - Math.log1p(-chance) - shifts[place]) / temperatures[place]);
+}
+
+// A key that is equal for answers that SQuAD's evaluator takes for equal.
+function sameAnswer(text) {
+  const words = text.toLowerCase().replace(/[!-/:-@[-`{-~]/g, '').replace(ARTICLES, ' ');
+  return words.split(/\s+/u).filter(word => word).join(' ') || text;
 }
