@@ -348,8 +348,11 @@ def test_weak_answers_and_no_answers_can_be_left_out(
 ) -> None:
     for number, each in enumerate((config, corpus)):
         every, before = made(each, tmp_path / f"every-{number}")
-        scores = sorted(row["score"] for row in every if row["answer"] is not None)
-        bar = scores[len(scores) // 2]
+        best: dict[Any, float] = {}
+        for row in (row for row in every if row["answer"] is not None):
+            best[row["question_id"]] = max(row["score"], best.get(row["question_id"], 0.0))
+        # Second answers score far less, so the bar is one for the best of each question.
+        bar = sorted(best.values())[len(best) // 2]
         rows, report = made(replace(each, min_score=bar), tmp_path / f"bar-{number}")
         strong = [row for row in every if row["answer"] is not None and row["score"] >= bar]
         assert [row["answer"] for row in rows if row["answer"] is not None] == [

@@ -165,7 +165,7 @@ def test_run_of_an_earlier_version_without_a_first_pass_is_still_its_own(
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"pairs": "p", "documents": None, "questions": None}, "pairs have one; leave it out"),
+        ({"pairs": "p", "documents": None, "questions": None}, "pairs have one each; leave it out"),
         ({"first_pass": None}, "give first_pass, too"),
         ({"first_pass_keep": -1.0}, "first_pass_keep is -1.0; it must be at least 0"),
     ],
