@@ -59,6 +59,7 @@ def command(tmp_path: Path) -> list[str]:
     return [
         *("-m", "tinyqa_ray", "answer", "--documents", str(folder)),
         *("--questions", str(questions), "--top-k", "3", "--rows-per-shard", "4", "--threads", "1"),
+        "--evidence",
         *("--max-unpacked-bytes", str(1 << 23), "--max-file-memory-bytes", str(1 << 27), "--output"),
     ]
 
@@ -88,6 +89,9 @@ def test_bad_files_are_rows_and_killed_run_goes_on_to_the_same_bytes(
     assert {row["document_id"] for row in answered} <= set(GOOD)
     texts = {row["document_id"]: row["text"] for row in pads.dataset(calm / "texts").to_table().to_pylist()}
     assert all(texts[row["document_id"]][row["start"] : row["end"]] == row["answer"] for row in answered)
+    places = [place for row in answered for place in row["places"]]
+    assert all(texts[each["document_id"]][each["start"] : each["end"]] == each["answer"] for each in places)
+    assert all(each["answer"] in each["sentence"] for each in places)
     page = (calm / "report.html").read_text()
     best = {row["question"]: row["answer"] for row in rows if row["question"] and row["rank"] == 0}
     assert "Ines Adair" in best[ASKED[0]]

@@ -32,20 +32,20 @@ class About:
 
 
 ABOUT: Mapping[str, About] = {
-    "first-answers": About(purpose="the model of the package answers a small corpus", seconds=14),
+    "first-answers": About(purpose="the model of the package answers a small corpus", seconds=12),
     "windows": About(purpose="questions and texts become tokens with their answers", seconds=10),
     "teacher": About(purpose="the encoder learns from labels, to be the teacher", seconds=300),
-    "augmented": About(purpose="copies with other words: more to learn from than people wrote", seconds=10),
+    "augmented": About(purpose="copies with other words: more to learn from than people wrote", seconds=7),
     "teacher-logits": About(
-        purpose="the teacher says how sure it is of every token as an answer", seconds=45
+        purpose="the teacher says how sure it is of every token as an answer", seconds=36
     ),
     "baseline": About(purpose="the same student learns from labels alone, to compare with", seconds=100),
-    "student": About(purpose="the student learns what the teacher answers", seconds=100),
+    "student": About(purpose="the student learns what the teacher answers", seconds=75),
     "teacher-evaluation": About(
-        purpose="how well the teacher answers questions that are new to it", seconds=5
+        purpose="how well the teacher answers questions that are new to it", seconds=4
     ),
     "student-evaluation": About(purpose="how well the student does; its threshold is fitted", seconds=5),
-    "answers": About(purpose="the student answers the corpus", seconds=8),
+    "answers": About(purpose="the student answers the corpus", seconds=6),
 }
 """What each stage that a quickstart may have is for."""
 
