@@ -95,9 +95,10 @@ def test_bad_files_are_rows_and_killed_run_goes_on_to_the_same_bytes(
     best = {row["question"]: row["answer"] for row in rows if row["question"] and row["rank"] == 0}
     assert "Ines Adair" in best[ASKED[0]]
     assert best[ASKED[1]] == "1809"
-    shown = [row for row in answered if row["rank"] == 0 and row["document_id"].endswith(".pdf")]
-    assert shown
-    assert page.count(".pdf, the answer marked") == len(shown), "a picture for each"
+    # Some questions are shown as examples.
+    shown = page.count("of browser.pdf, page 1, score")
+    assert shown > 0
+    assert page.count("page 1 of browser.pdf, the answer marked") == shown, "a picture for each"
     assert "<mark" in page
     for place in ("texts/part-*.parquet", "_work/found/*.parquet"):
         with fire.Driver(*command, str(killed)) as driver:
