@@ -3,7 +3,7 @@
 python benchmarks/layers.py [--keep 4]
 
 Measured on questions that the student learns from, so that no dev question chooses. The recipe of the
-quickstart takes the best choice of four.
+quickstart takes one of the best choices of four.
 """
 
 import argparse

@@ -18,8 +18,8 @@ from tinyqa_ray.models import pretrained
 from tinyqa_ray.recipes.recipe import Recipe, Stages, with_baseline
 
 _KEPT = (0, 2, 3, 4)
-"""Layers of the shipped model of which a student is made: of all choices of four, the one that reads best
-before any training, with 83 % of the teacher's forced F1; the worst has 15 % (``benchmarks/layers.py``)."""
+"""Layers of the shipped model of which a student is made: one of the two choices of four that read best
+before any training, with 80 % of the teacher's forced F1; the worst has 16 % (``benchmarks/layers.py``)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +65,7 @@ def quickstart(
         data: SQuAD 2.0 data to learn from; the bundled excerpt when not given.
         dev: SQuAD 2.0 data to measure on; the bundled excerpt when not given.
         student_layers: Layers of the teacher that the student keeps, from 0; when not given, of the
-            shipped model those four that read best as they are, of others every second.
+            shipped model four that read well as they are, of others every second.
         baseline: Also teach the same student by labels alone, to compare with.
     """
     start = teacher or bundled.MODEL
