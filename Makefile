@@ -33,7 +33,7 @@ lint: $(FOR_TESTS) ## format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(FOR_TESTS) ## benchmarks, small, within half an hour: one JSON line each, with the machine and a ratio
+bench: $(FOR_TESTS) ## benchmarks, small, within three quarters of an hour: one JSON line each, with the machine and a ratio
 	$(BIN)/python benchmarks/all.py
 
 browser: $(FOR_TESTS) ## a page that answers in the browser, into build/browser; needs npm

@@ -1,10 +1,10 @@
-"""Every benchmark, small, one after the other within half an hour on any two cores: one JSON line each.
+"""Every benchmark, small, within three quarters of an hour on any two cores: one JSON line each.
 
 python benchmarks/all.py
 
-Each has its share of the time: one that takes longer is stopped, and its line says so. README has the figures
-of larger runs, by the options of each script. The environments of peers are not made here: a peer takes part
-where an earlier run of a script made its environment.
+Each has its share of the time: one that takes longer is stopped, and its line says so. docs/benchmarks.md has
+figures of larger runs, by the options of each script. The environments of peers are not made here: a peer
+takes part where an earlier run of a script made its environment.
 """
 
 import json
@@ -35,13 +35,13 @@ PLAN: dict[str, tuple[int, list[str]]] = {
     "ray_data": (180, ["--rows", "120", "--rounds", "1", "--memory-rows", "0"]),
     "training_step": (120, ["--steps", "4"]),
     "exchange": (120, ["--part", "wire", "--layers", "1", "--batch-size", "16", "--wire-steps", "1"]),
-    "quickstart": (360, []),
+    "quickstart": (300, []),
     "documents": (110, ["--repeats", "1"]),
     "evidence": (90, ["--questions", "40", "--rank-questions", "100"]),
     "installation": (60, []),
     "rewriting": (60, []),
 }
-"""Seconds and options of each script; together less than half an hour."""
+"""Seconds and options of each script; together less than three quarters of an hour."""
 _NOT_HERE = {
     "cascade": "needs a first model",
     "deberta": "needs the pipeline of transformers 4",

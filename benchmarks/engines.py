@@ -109,7 +109,7 @@ def every(network: Any, windower: Windower, folder: Path, *, variants: bool) -> 
     yield "OpenVINO int8", OpenVinoEngine(quantised(converted(network, "int8"), samples, []), config)
     plain, int8 = folder / "plain.onnx", folder / "int8.onnx"
     write_onnx(network, plain)
-    quantise_onnx(plain, int8, [])
+    quantise_onnx(plain, int8, [], samples)
     yield "ONNX fp32", OnnxEngine(plain, config)
     yield "ONNX int8", OnnxEngine(int8, config)
     if variants:

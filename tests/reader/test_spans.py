@@ -236,7 +236,7 @@ def test_without_a_text_only_overlaps_count() -> None:
     assert [span.score for span in reading.spans] == [16.0, 12.0, 10.0]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=100)
 @given(case=cut(), longest=st.integers(1, 5), top_k=st.integers(2, 6))
 def test_kept_spans_are_apart_in_the_text(
     case: tuple[Windows, list[Float], list[Float]], longest: int, top_k: int
@@ -248,8 +248,7 @@ def test_kept_spans_are_apart_in_the_text(
     found = readings(windows, starts, ends, max_answer_tokens=longest, top_k=top_k, contexts=texts)
     plain = readings(windows, starts, ends, max_answer_tokens=longest)
     for reading, best, text in zip(found, plain, texts, strict=True):
-        # Of spans with equal scores another one may come first.
-        assert [span.score for span in reading.spans[:1]] == [span.score for span in best.spans]
+        assert reading.spans[:1] == best.spans
         for one, two in pairwise(sorted(reading.spans, key=lambda span: span.start)):
             assert one.end <= two.start
             assert not beside(text, one.start, one.end, two.start, two.end)

@@ -102,7 +102,8 @@ def _shipped_forms() -> tuple[str, ...]:
     """What is made of the shipped model: fp32, which loses nothing, and the int8 that is faster here.
 
     Each takes its time to make, so the other int8 is timed only where ``tinyqa engines`` made it. With VNNI
-    OpenVINO's is the faster one, without it ONNX Runtime's: ``benchmarks/engines.py``.
+    OpenVINO's is the faster one (``benchmarks/engines.py``). Without it, it was slower than fp32 where others
+    measured it, and ONNX Runtime's was not; this was not measured with the forms of today.
     """
     return ("openvino-int8" if "vnni" in processor.features() else "onnx-int8", "openvino-fp32")
 

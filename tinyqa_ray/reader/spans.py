@@ -87,7 +87,7 @@ def readings(
     """
     of_a_window = top_k if top_k == 1 or contexts is None else min(2 * top_k + 4, _MOST_OF_A_WINDOW)
     pairs = len(windows.offsets)
-    found: list[list[Span]] = [[] for _ in range(pairs)]
+    found: list[list[tuple[Span, int]]] = [[] for _ in range(pairs)]
     null = np.full(pairs, np.inf, dtype=np.float64)
     np.minimum.at(
         null, windows.pair, np.array([s[0] + e[0] for s, e in zip(start_logits, end_logits, strict=True)])
@@ -106,9 +106,8 @@ def readings(
         for w, a, b, value in zip(rows[window], first, last, score, strict=True):
             offsets = windows.offsets[windows.pair[w]]
             token = windows.first_token[w]
-            found[windows.pair[w]].append(
-                Span(int(offsets[token + a, 0]), int(offsets[token + b, 1]), float(value))
-            )
+            span = Span(int(offsets[token + a, 0]), int(offsets[token + b, 1]), float(value))
+            found[windows.pair[w]].append((span, int(b - a)))
     texts = [None] * pairs if contexts is None or top_k == 1 else contexts
     return [
         Reading(_distinct(spans, top_k, float(score) + least_margin, text), float(score))
@@ -202,15 +201,20 @@ def _context_logits(windows: Windows, logits: Sequence[Float], rows: Index) -> F
     return block
 
 
-def _distinct(spans: list[Span], top_k: int, least: float, context: str | None) -> tuple[Span, ...]:
-    """The best spans without overlap, or at least different; of equal ones the earlier, then the shorter.
+def _distinct(
+    spans: list[tuple[Span, int]], top_k: int, least: float, context: str | None
+) -> tuple[Span, ...]:
+    """The best spans, each with its tokens after the first, without overlap.
+
+    Of equal ones the one of fewer tokens comes first, then the earlier: the order of ``best_spans``, so that
+    the best span does not depend on how many are kept.
 
     A span beside a better one is a fragment of the same expression. It is left out, and so is what stands
     beside the two together: with "six hours" go "almost", and then "for".
     """
     kept: list[Span] = []
     regions = Regions()
-    for span in sorted(spans, key=lambda span: (-span.score, span.start, span.end)):
+    for span, _ in sorted(spans, key=lambda each: (-each[0].score, each[1], each[0].start, each[0].end)):
         if len(kept) == top_k or (kept and span.score < least):
             break
         if span.start < span.end and regions.take(span.start, span.end, context):

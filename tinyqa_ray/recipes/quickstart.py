@@ -28,7 +28,7 @@ class About:
 
     purpose: str
     seconds: float
-    """What it took on two quiet cores (``benchmarks/quickstart.py``): its share of the time that is left."""
+    """About what it takes on two cores, for an estimate of the time that is left; what ran corrects it."""
 
 
 ABOUT: Mapping[str, About] = {

@@ -32,7 +32,7 @@ export function windows(question, context, sizes, template) {
   }
 }
 
-// What the model read of one context: { spans: [{ start, end, score }], nullScore }, the best span first.
+// What the model read of one context: { spans: [{ start, end, score, more }], nullScore }, the best span first.
 //
 // read: [{ window, start, end }], the logits of every window of it; letters: the code points of the context. Sums are
 // rounded to 32 bits, as numpy's are. More spans of a window are looked at than wanted, as some are fragments.
@@ -47,6 +47,7 @@ export function reading(read, context, letters, maxAnswerTokens, topK) {
         start: context.starts[window.first + found.first],
         end: context.ends[window.first + found.last],
         score: found.score,
+        more: found.last - found.first,
       });
     }
   }
@@ -72,10 +73,13 @@ export function bestSpans(starts, ends, maxAnswerTokens, k) {
   return found;
 }
 
+// The better span first; of equal ones that of fewer tokens, then the earlier.
+const order = (a, b) => b.score - a.score || a.more - b.more || a.start - b.start || a.end - b.end;
+
 // The best spans, none of which overlaps a better one or is a fragment beside it; letters: null to look at overlaps only.
 function distinct(spans, letters, topK) {
   const kept = [], taken = [];
-  for (const span of [...spans].sort((a, b) => b.score - a.score || a.start - b.start || a.end - b.end)) {
+  for (const span of [...spans].sort(order)) {
     if (kept.length === topK) break;
     if (taken.some(other => span.start < other.end && other.start < span.end)) continue;
     const whole = letters && taken.find(other => beside(letters, span, other));
