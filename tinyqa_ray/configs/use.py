@@ -73,15 +73,17 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig:
-    """How a model is exported for CPUs."""
+    """How a model is exported: for CPUs, or as a smaller folder of weights."""
 
     model: str = bundled.MODEL
     """Folder or hub id of a model with a question-answering head."""
-    precision: Literal["int8", "bf16", "fp32"] = "int8"
-    """Precision of the matrix products; a bf16 export runs in fp32 on CPUs without bf16."""
-    format: Literal["openvino", "onnx"] | None = None
+    precision: Literal["int8", "bf16", "fp32", "fp16"] = "int8"
+    """Precision of the matrix products; a bf16 export runs in fp32 on CPUs without bf16. For safetensors,
+    the type of the stored weights, of which fp16 is half as large as fp32."""
+    format: Literal["openvino", "onnx", "safetensors"] | None = None
     """What the export runs on: OpenVINO, also when not given, or ONNX Runtime, in fp32 or int8. Files of
-    an ONNX folder have the names that optimum and transformers.js look for."""
+    an ONNX folder have the names that optimum and transformers.js look for. safetensors is a model of
+    transformers in fp32, bf16 or fp16; everything that reads the model reads it."""
     settings: str | None = None
     """Threshold and scale of scores to store in the export: the output of an evaluation, or a settings file.
     When not given, those beside the model are used, if any."""
@@ -105,7 +107,15 @@ class ExportConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "calibration_questions", "check_questions", "max_answer_tokens")
         at_least(self, 0, "max_f1_drop", "seed")
-        if self.format == "onnx" and self.precision == "bf16":
-            raise InputError("precision is 'bf16', but ONNX Runtime has none on CPUs; use fp32 or int8")
+        if self.format == "onnx" and self.precision in ("bf16", "fp16"):
+            raise InputError(
+                f"precision is {self.precision!r}, but ONNX Runtime has none on CPUs; use fp32 or int8"
+            )
+        if self.format == "safetensors" and self.precision == "int8":
+            raise InputError("precision is 'int8', but weights are stored in fp32, bf16 or fp16")
+        if self.format in (None, "openvino") and self.precision == "fp16":
+            raise InputError(
+                "precision is 'fp16', but OpenVINO has none on CPUs; use bf16, or format 'safetensors'"
+            )
         if self.model == bundled.MODEL and self.precision == "int8":
             default(self, "calibration", bundled.asset("squad2_train.json"))

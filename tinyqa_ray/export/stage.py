@@ -1,4 +1,4 @@
-"""The export stage: a model → an export for CPUs, and its loss of F1."""
+"""The export stage: a model → an export for CPUs or smaller weights, and the loss of F1."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def export(config: ExportConfig, output: str, progress: stage_folder.Progress | 
     """
     if config.format == "onnx":
         _require_onnx()
-    else:
+    elif config.format != "safetensors":
         require_openvino()
     if config.precision == "int8" and config.format != "onnx" and importlib.util.find_spec("nncf") is None:
         raise InputError("int8 is made with NNCF, which is not installed; pip install 'tinyqa-ray[cpu]'")

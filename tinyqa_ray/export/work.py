@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tinyqa_ray.configs import ExportConfig
 from tinyqa_ray.core import stage_folder, storage
@@ -41,7 +43,7 @@ class _Made:
     float_products: str
     """Which matrix products stayed in float."""
     write: Callable[[Path], None]
-    """Writes its files into a folder."""
+    """Writes its files and its configuration into a folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,9 @@ def work(
     wanted = figures(TorchEngine(network, device="cpu"))
     tried = []
     with tempfile.TemporaryDirectory() as scratch:
-        if config.format == "onnx":
+        if config.format == "safetensors":
+            candidates = _weights(config, network)
+        elif config.format == "onnx":
             candidates = _onnx_candidates(config, network, windower, seen, Path(scratch))
         else:
             candidates = _openvino_candidates(config, network, windower, seen)
@@ -93,7 +97,7 @@ def work(
             tried.append(trial)
         else:
             raise InputError(_too_much_lost(config, wanted, tried, len(held_out)))
-        megabytes = _save(trial.made, config.model, network.config, settings, stage)
+        megabytes = _save(trial.made, config.model, settings, stage)
     return ExportReport(
         format=config.format or "openvino",
         precision=config.precision,
@@ -131,10 +135,11 @@ def _openvino_candidates(
     import openvino
 
     def made(model: Any, left: str) -> _Made:
-        engine = OpenVinoEngine(model, network.config)
-        return _Made(
-            engine, left, lambda folder: openvino.save_model(model, folder / FILE, compress_to_fp16=False)
-        )
+        def write(folder: Path) -> None:
+            openvino.save_model(model, folder / FILE, compress_to_fp16=False)
+            network.config.save_pretrained(folder)
+
+        return _Made(OpenVinoEngine(model, network.config), left, write)
 
     model = converted(network, config.precision)
     if config.precision != "int8":
@@ -144,6 +149,17 @@ def _openvino_candidates(
     samples = list(_samples(windower, seen, names, network.config.pad_token_id or 0))
     yield made(quantised(model, samples, []), _MAPS)
     yield made(quantised(model, samples, down_projections(model, network.config)), _MAPS_AND_OUTPUTS)
+
+
+def _weights(config: ExportConfig, network: Any) -> Iterator[_Made]:
+    """The model with weights of another type, which engines read back in their own."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+    stored = copy.deepcopy(network).to(dtype)
+    for name, weight in stored.named_parameters():
+        if not weight.isfinite().all():
+            raise InputError(f"{config.model}: {name} has values that {config.precision} cannot hold; use bf16")
+    read_back = copy.deepcopy(stored).float()
+    yield _Made(TorchEngine(read_back, device="cpu"), _ALL, stored.save_pretrained)
 
 
 def _onnx_candidates(
@@ -156,6 +172,7 @@ def _onnx_candidates(
         def write(folder: Path) -> None:
             (folder / name).parent.mkdir()
             shutil.copyfile(file, folder / name)
+            network.config.save_pretrained(folder)
 
         return _Made(OnnxEngine(file, network.config), left, write)
 
@@ -217,13 +234,12 @@ def _both(figures: Figures | None) -> str:
     return f"F1 {figures.f1:.2f}{forced}"
 
 
-def _save(made: _Made, name: str, config: Any, settings: ModelSettings, stage: stage_folder.Stage) -> float:
-    """Write the model with its configuration, tokenizer and settings; return its size in megabytes."""
+def _save(made: _Made, name: str, settings: ModelSettings, stage: stage_folder.Stage) -> float:
+    """Write the model with its tokenizer and settings; return its size in megabytes."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         made.write(folder)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-        config.save_pretrained(folder)
         pretrained.load_tokenizer(name).save_pretrained(folder)
         for file in sorted(each for each in folder.rglob("*") if each.is_file()):
             storage.write_atomic(stage.path(file.relative_to(folder).as_posix()), file.read_bytes())
