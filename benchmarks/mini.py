@@ -1,10 +1,11 @@
-"""The model that the package ships beside its teachers and its int8 form: quality, speed, scores, failures.
+r"""The model that the package ships beside its teacher and its int8 form: quality, speed, scores, failures.
 
     python jobs/pipeline.py --recipe mini --data train.json --dev dev.json … --output out/mini
-    python benchmarks/mini.py --run out/mini --dev dev.json --output mini.json --plot mini.svg
+    python benchmarks/mini.py --run out/mini --dev dev.json --before FOLDER \
+        --elsewhere nq_open_oracle.json quoref_contrast.json --output mini.json --plot mini.svg
 
-The quality of the teachers is what the run's own evaluations measured; that of the package's models is
-measured here. All are at thresholds fitted on articles that nobody learned from. Speeds are taken in turns.
+All are measured here, at thresholds that were fitted on articles nobody learned from; nothing is fitted on
+what is measured elsewhere. Speeds are taken in turns.
 """
 
 import argparse
@@ -20,13 +21,20 @@ from matplotlib.figure import Figure
 
 from tinyqa_ray.configs import EvaluateConfig
 from tinyqa_ray.core import bundled, storage
-from tinyqa_ray.engines.ensemble import load_mean
 from tinyqa_ray.evaluate import calibration, evaluate, measure
 from tinyqa_ray.reader import Reader
 
-TEACHERS = ("teacher-a", "teacher-b")
-MODELS = {"student": bundled.MODEL, "student, int8": bundled.INT8}
-KEPT = ("exact", "f1", "has_ans_f1", "no_ans_f1", "forced_exact", "forced_f1", "calibration_error")
+STUDENTS = {"student": bundled.MODEL, "student, int8": bundled.INT8}
+KEPT = (
+    "exact",
+    "f1",
+    "has_ans_f1",
+    "no_ans_f1",
+    "answerable_left_unanswered",
+    "forced_exact",
+    "forced_f1",
+    "calibration_error",
+)
 SETTINGS = ("no_answer_threshold", "temperature", "score_shift")
 MAX_ANSWER_TOKENS = 30
 ROUNDS = 3
@@ -39,27 +47,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--run", required=True, help="folder of the finished run that made the model")
     parser.add_argument("--dev", required=True, help="SQuAD JSON that the run was measured on")
+    parser.add_argument("--before", help="model of the edition before, with its settings, to compare with")
+    parser.add_argument("--elsewhere", nargs="*", default=[], help="SQuAD JSON of other kinds of text")
     parser.add_argument("--questions", type=int, default=300, help="questions of a round of timing")
     parser.add_argument("--output", help="JSON file for the figures")
     parser.add_argument("--plot", help="SVG file: how right answers are against their score")
     arguments = parser.parse_args()
     run, asked = Path(arguments.run), measure.questions_of(arguments.dev)
-    figures = {name: measured(run / f"{name}-evaluation") for name in ("teachers", *TEACHERS)}
+    teacher = str(run / "teacher" / "model")
+    fitted = {teacher: str(run / "teacher-evaluation")}
+    models = {"teacher": teacher, **STUDENTS}
+    if arguments.before:
+        models["edition before"] = arguments.before
     with tempfile.TemporaryDirectory() as folder:
-        for name, model in MODELS.items():
-            evaluate(EvaluateConfig(model=model, data=arguments.dev), str(Path(folder) / name))
-            figures[name] = measured(Path(folder) / name)
-    speeds = questions_per_s(run, asked[: arguments.questions])
-    reader = Reader.from_pretrained()
+
+        def figures_on(data: str) -> dict[str, dict[str, float]]:
+            found = {}
+            for name, model in models.items():
+                output = str(Path(folder) / f"{name} on {Path(data).stem}")
+                evaluate(EvaluateConfig(model=model, data=data, settings=fitted.get(model)), output)
+                found[name] = measured(Path(output), measure.questions_of(data))
+            return found
+
+        figures = figures_on(arguments.dev)
+        elsewhere = {Path(data).stem: figures_on(data) for data in arguments.elsewhere}
+    speeds = questions_per_s(models, asked[: arguments.questions])
+    reader = Reader.from_pretrained(precision="fp32")
     scored = measure.Scored.of(asked, measure.read(reader, asked, MAX_ANSWER_TOKENS)[0])
     made = {
         "figures": figures,
+        "elsewhere": elsewhere,
         "kept": {
-            name: round(100 * figures["student"][name] / figures["teachers"][name], 1)
+            name: round(100 * figures["student"][name] / figures["teacher"][name], 1)
             for name in ("f1", "best_f1", "forced_f1")
         },
         "questions_per_s": speeds,
-        "speed_of_student_to_teachers": round(speeds["student"] / speeds["teachers"], 2),
+        "speed_of_student_to_teacher": round(speeds["student"] / speeds["teacher"], 2),
+        "speed_of_int8_student_to_teacher": round(speeds["student, int8"] / speeds["teacher"], 2),
         "failures": failures(reader, scored),
     }
     if arguments.plot:
@@ -70,21 +94,25 @@ def main() -> None:
     show("mini", made)
 
 
-def measured(folder: Path) -> dict[str, float]:
+def measured(folder: Path, asked: Sequence[measure.Asked]) -> dict[str, float]:
     """Figures of a finished evaluation, in percent."""
     found = storage.read_json(str(folder / "metrics.json"))
     best = {name: found["official"][name] for name in ("best_exact", "best_f1")}
+    na_probs = storage.read_json(str(folder / "na_probs.json"))
+    answerable = [na_probs[each.question.id] for each in asked if each.question.answers]
+    unanswered = sum(na_prob > found["no_answer_threshold"] for na_prob in answerable)
+    found["answerable_left_unanswered"] = 100 * unanswered / len(answerable)
     shown = {name: found[name] for name in KEPT} | best | {"always_abstain": found["always_abstain"]}
-    return {name: round(value, 2) for name, value in shown.items()} | {name: found[name] for name in SETTINGS}
+    # Data without unanswerable questions has no figure for them.
+    found_there = {name: round(value, 2) for name, value in shown.items() if value is not None}
+    return found_there | {name: found[name] for name in SETTINGS}
 
 
-def questions_per_s(run: Path, asked: Sequence[measure.Asked]) -> dict[str, float]:
-    """Questions read per second; the best of ``ROUNDS`` rounds."""
-    teachers = Reader.from_pretrained(str(run / TEACHERS[0] / "model"))
-    teachers.engine = load_mean([str(run / name / "model") for name in TEACHERS], device="cpu")
+def questions_per_s(models: dict[str, str], asked: Sequence[measure.Asked]) -> dict[str, float]:
+    """Questions read per second, by torch in fp32 or as the int8 form; the best of ``ROUNDS``."""
     readers = {
-        "teachers": teachers,
-        **{name: Reader.from_pretrained(model) for name, model in MODELS.items()},
+        name: Reader.from_pretrained(model, **({} if model == bundled.INT8 else {"precision": "fp32"}))
+        for name, model in models.items()
     }
     best = dict.fromkeys(readers, float("inf"))
     for _ in range(ROUNDS):

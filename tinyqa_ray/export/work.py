@@ -157,7 +157,9 @@ def _weights(config: ExportConfig, network: Any) -> Iterator[_Made]:
     stored = copy.deepcopy(network).to(dtype)
     for name, weight in stored.named_parameters():
         if not weight.isfinite().all():
-            raise InputError(f"{config.model}: {name} has values that {config.precision} cannot hold; use bf16")
+            raise InputError(
+                f"{config.model}: {name} has values that {config.precision} cannot hold; use bf16"
+            )
     read_back = copy.deepcopy(stored).float()
     yield _Made(TorchEngine(read_back, device="cpu"), _ALL, stored.save_pretrained)
 

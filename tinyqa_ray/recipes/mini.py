@@ -16,8 +16,6 @@ from tinyqa_ray.gather.stage import HELD_OUT
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.recipes.recipe import Recipe, Stages
 
-_TEACHERS = ("teacher-a", "teacher-b")
-
 
 def mini(
     data: str = "rajpurkar/squad_v2:train",
@@ -26,57 +24,56 @@ def mini(
     documents: str | None = None,
     questions: str | None = None,
     hold_out: tuple[str, ...] = (),
-    encoder: str | None = None,
+    encoder: str = "sentence-transformers/all-mpnet-base-v2",
+    start: str | None = None,
     copies: int = 0,
     baseline: bool = False,
     exported: bool = False,
 ) -> Recipe:
-    """A 6 x 384 student of two teachers of its own size: it learns their mean, and runs at half their cost.
+    """A 6 x 384 student of a 12 x 768 teacher that has another vocabulary.
 
-    The teachers are the same encoder, taught by labels with two seeds. The student starts from the mean of
-    their weights and learns the mean of their logits, also on questions without answers. If articles are held
-    out, the teachers abstain on questions without answers by the thresholds that are fitted on them.
+    The teacher learns from labels, also that questions asked of the most similar other paragraph have no
+    answer. The student learns the teacher's logits on the same questions and on questions without labels. If
+    articles are held out, thresholds are fitted on them, and the teacher abstains by its own on questions
+    without labels.
 
     Args:
         data: SQuAD 2.0 data to learn from.
         dev: SQuAD 2.0 data to measure on; nothing is learned from it.
-        more: Other data in SQuAD's format, which the teachers learn from as well.
+        more: Other data in SQuAD's format to learn from.
         documents: Passages that ``questions`` are asked of.
-        questions: Questions without answers, which the student learns from its teachers alone.
+        questions: Questions without answers, which the student learns from its teacher alone.
         hold_out: Titles of articles of ``data`` that no model learns from: thresholds and temperatures are
             fitted on them.
-        encoder: Encoder that all models start from; MiniLM-L6 of the ``quickstart`` extra when not given.
+        encoder: Encoder that the teacher starts from.
+        start: Encoder or question-answering model that the student starts from; MiniLM-L6 of the
+            ``quickstart`` extra when not given.
         copies: Augmented copies of each paragraph that the student learns from.
         baseline: Also teach the same student by labels alone, to compare with.
-        exported: Run the teachers as bf16 exports, which are twice as fast on a CPU; needs the extra ``cpu``.
+        exported: Run the teacher as a bf16 export, which is twice as fast on a CPU; needs the extra ``cpu``.
     """
-    start = encoder or pretrained.default_encoder()
+    start = start or pretrained.default_encoder()
     gathered = GatherConfig(
-        data=(data, *more), hold_out=hold_out, questions_per_paragraph=40, made_unanswerable=0.25
+        data=(data, *more), hold_out=hold_out, made_unanswerable=0.4, other_paragraph="most-similar"
     )
-    # The student learns from data like that on which it is measured, and from questions without answers.
-    asked = replace(gathered, data=(data,), documents=documents, questions=questions)
-    taught = DistillConfig(
+    teacher = DistillConfig(
         data="@windows",
-        student=start,
+        student=encoder,
         objective=("labels",),
-        epochs=2,
+        epochs=1,
         batch_size=16,
-        learning_rate=1.5e-4,
+        learning_rate=5e-5,
         attention_dropout=0.0,
         precision="bf16",
-        dev=dev,
-        checkpoint_steps=500,
+        checkpoint_steps=50,
     )
-    teachers: Stages = tuple((name, replace(taught, seed=seed)) for seed, name in enumerate(_TEACHERS, 1))
     student = DistillConfig(
         data="@teacher-logits",
-        student=f"@{_TEACHERS[0]}/model",
-        soup_with=tuple(f"@{name}/model" for name in _TEACHERS[1:]),
+        student=start,
         objective=("prediction",),
-        # At 1, teachers as sure as these would teach little more than their best answer.
+        # At 1, a teacher as sure as this would teach little more than its best answer.
         temperature=2.0,
-        epochs=3,
+        epochs=2,
         batch_size=16,
         learning_rate=1e-4,
         attention_dropout=0.0,
@@ -85,51 +82,54 @@ def mini(
         checkpoint_steps=500,
     )
     # Labels alone cannot teach the questions without answers in "asked".
-    labels_alone = replace(student, data="@windows", objective=("labels",), temperature=1.0)
+    labels_alone = replace(student, data="@gathered-windows", objective=("labels",), temperature=1.0)
     fitted = f"@gathered/{HELD_OUT}" if hold_out else None
+    read = "@teacher-export" if exported else "@teacher/model"
 
-    def evaluation(name: str) -> tuple[str, EvaluateConfig]:
-        config = EvaluateConfig(
-            model=f"@{name}/model", data=dev, fit_threshold=fitted, fit_temperature=fitted
-        )
+    def evaluation(name: str, model: str) -> tuple[str, EvaluateConfig]:
+        config = EvaluateConfig(model=model, data=dev, fit_threshold=fitted, fit_temperature=fitted)
         return f"{name}-evaluation", config
 
-    exports: Stages = tuple(
-        (f"{name}-export", ExportConfig(model=f"@{name}/model", precision="bf16")) for name in _TEACHERS
-    )
-    thresholds = tuple(f"@{name}-evaluation" for name in _TEACHERS) if hold_out else ()
+    export: Stages = (("teacher-export", ExportConfig(model="@teacher/model", precision="bf16")),)
     copied: Stages = (("augmented", AugmentConfig(data="@asked", embeddings=start, copies=copies)),)
+    compared: Stages = (
+        ("gathered-windows", TeacherLogitsConfig(data="@gathered", tokenizer=start)),
+        ("baseline", labels_alone),
+        evaluation("baseline", "@baseline/model"),
+    )
     return Recipe(
         name="mini",
         stages=(
             ("gathered", gathered),
-            ("windows", TeacherLogitsConfig(data="@gathered", tokenizer=start)),
-            *teachers,
-            *map(evaluation, _TEACHERS),
-            ("asked", asked),
+            ("windows", TeacherLogitsConfig(data="@gathered", tokenizer=encoder)),
+            ("teacher", teacher),
+            *(export if exported else ()),
+            evaluation("teacher", read),
+            ("asked", replace(gathered, documents=documents, questions=questions)),
             *(copied if copies else ()),
-            *(exports if exported else ()),
             (
                 "teacher-logits",
                 TeacherLogitsConfig(
                     data="@augmented" if copies else "@asked",
-                    teachers=tuple(f"@{name}-export" if exported else f"@{name}/model" for name in _TEACHERS),
+                    tokenizer=start,
+                    teachers=(read,),
                     abstain_at_threshold=bool(hold_out),
-                    settings=thresholds,
+                    settings=("@teacher-evaluation",) if hold_out else (),
                 ),
             ),
-            *((("baseline", labels_alone),) if baseline else ()),
+            *(compared if baseline else ()),
             ("student", replace(student, baseline="@baseline/model") if baseline else student),
+            evaluation("student", "@student/model"),
             (
-                "teachers-evaluation",
-                EvaluateConfig(
-                    model=f"@{_TEACHERS[0]}/model",
-                    ensemble_with=tuple(f"@{name}/model" for name in _TEACHERS[1:]),
-                    data=dev,
-                    fit_threshold=fitted,
-                    fit_temperature=fitted,
+                "student-fp16",
+                ExportConfig(
+                    model="@student/model",
+                    format="safetensors",
+                    precision="fp16",
+                    settings="@student-evaluation",
+                    calibration=dev,
+                    calibration_questions=1,
                 ),
             ),
-            *map(evaluation, ("baseline", "student") if baseline else ("student",)),
         ),
     )
