@@ -14,6 +14,7 @@ from tinyqa_ray.datasets import squad
 from tinyqa_ray.datasets.squad import Paragraph, Question
 from tinyqa_ray.gather import gather
 from tinyqa_ray.gather.stage import HELD_OUT
+from tinyqa_ray.models import hub
 
 
 @pytest.fixture
@@ -54,6 +55,24 @@ def test_sources_come_one_after_the_other_with_all_they_have(data: str, tmp_path
     assert len({each.paragraph_id for each in made}) == len(made) == report.paragraphs
     assert report.questions == len(questions(sources))
     assert report.made_unanswerable == report.unlabelled == report.held_out == 0
+
+
+def test_data_of_the_hub_is_read_at_a_commit_that_the_run_keeps(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    known = squad.read_squad(data)
+
+    def read(name: str) -> list[Paragraph]:
+        asked.append(name)
+        return known
+
+    monkeypatch.setattr(hub, "commit", lambda name, *, is_data=False: "a" * 40 if is_data else None)
+    monkeypatch.setattr(squad, "read_squad", read)
+    gather(GatherConfig(data=("rajpurkar/squad_v2:train",)), str(tmp_path / "out"))
+    assert asked == [f"rajpurkar/squad_v2@{'a' * 40}:train"]
+    published = json.loads((tmp_path / "out" / "_SUCCESS.json").read_text())
+    assert published["commits"] == {"rajpurkar/squad_v2:train": "a" * 40}
 
 
 def test_run_again_it_is_finished_and_the_same(data: str, tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ def work(
     progress: stage_folder.Progress | None,
 ) -> EvaluateReport:
     """Measure the model, write its answers and the page, and return its figures."""
-    config = hub.pinned(config, stage, "model", data=("data",))
+    data = ("data", "fit_threshold", "fit_temperature", "fit_first_pass")
+    config = hub.pinned(config, stage, "model", "ensemble_with", data=data)
     asked = measure.questions_of(config.data)
     reader = _reader(config)
     reader.settings = _fitted(reader, settings, config, {each.question.id for each in asked})

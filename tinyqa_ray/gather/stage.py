@@ -15,6 +15,7 @@ from tinyqa_ray.corpus import sources
 from tinyqa_ray.datasets import squad
 from tinyqa_ray.datasets.squad import Paragraph, Question
 from tinyqa_ray.gather import unanswerable
+from tinyqa_ray.models import hub
 
 HELD_OUT = "held-out.json"
 """File with the articles that are left out, within the stage's folder."""
@@ -52,6 +53,7 @@ def gather(config: GatherConfig, output: str, progress: stage_folder.Progress | 
     with stage_folder.stage(output, config, inputs=("data", "documents", "questions")) as stage:
         if stage.finished:
             return stage.report(GatherReport)
+        config = hub.pinned(config, stage, data=("data",))
         kept, left_out = _parted(_sources(config), config.hold_out)
         fewer = [_some_questions(each, config) for each in kept]
         made = list(_MADE[config.other_paragraph](fewer, config.made_unanswerable, config.seed))
