@@ -4,10 +4,11 @@ BIN := $(VENV)/bin
 # Both are made once a change of pyproject.toml or constraints.txt.
 INSTALLED := $(VENV)/.installed
 FOR_TESTS := $(VENV)/.installed-for-tests
+ENGINES := tests/engines tests/export tests/models
 
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: run test test-all test-ray test-rest lint bench browser docs wheel clean help
+.PHONY: run test test-all test-ray test-rest test-engines lint bench browser docs wheel clean help
 
 help: ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -16,17 +17,21 @@ run: $(INSTALLED) ## the whole job on bundled data: make a small model, answer a
 	$(BIN)/tinyqa quickstart
 
 test: $(FOR_TESTS) ## the tests that keep every promise, in about a quarter of an hour on two cores
-	+$(MAKE) --jobs 2 --keep-going --output-sync=target SLOW="and not slow" test-ray test-rest
+	+$(MAKE) --jobs 2 --keep-going --output-sync=target SLOW="and not slow" test-ray test-rest test-engines
 
 test-all: $(FOR_TESTS) ## every test
-	+$(MAKE) --jobs 2 --keep-going --output-sync=target test-ray test-rest
+	+$(MAKE) --jobs 2 --keep-going --output-sync=target test-ray test-rest test-engines
 
 # What starts Ray runs beside the rest, as much of it waits.
 test-ray: $(FOR_TESTS)
 	$(BIN)/python -m pytest -m "ray $(SLOW)"
 
 test-rest: $(FOR_TESTS)
-	$(BIN)/python -m pytest -m "not ray $(SLOW)"
+	$(BIN)/python -m pytest -m "not ray $(SLOW)" $(ENGINES:%=--ignore=%)
+
+# Begins when one of the two others has ended, so that both cores have work to the end.
+test-engines: $(FOR_TESTS)
+	$(BIN)/python -m pytest -m "not ray $(SLOW)" $(ENGINES)
 
 lint: $(FOR_TESTS) ## format, style and types
 	$(BIN)/ruff format --check .
