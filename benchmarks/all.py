@@ -49,6 +49,7 @@ _NOT_HERE = {
     "fidelity": "trains for minutes, for its result only",
     "int8_f1": "needs a model",
     "mini": "needs the run of a recipe",
+    "mini_card": "writes figures of mini into the card",
 }
 """Scripts that are left out, and why."""
 

@@ -25,7 +25,8 @@ from tinyqa_ray.datasets import squad
 from tinyqa_ray.evaluate import first_pass, measure
 from tinyqa_ray.evaluate.first_pass import Pair
 from tinyqa_ray.reader import Reader
-from tinyqa_ray.reader.cascade import kept, margins
+from tinyqa_ray.reader.cascade import FirstReader, Float, kept
+from tinyqa_ray.reader.reader import first_reader
 from tinyqa_ray.reader.spans import Reading
 
 
@@ -58,10 +59,12 @@ def main() -> None:
     fit_large = _read(large, fit_pairs)
     firsts = []
     for name in arguments.first:
-        first = Reader.from_pretrained(name)
+        first = first_reader(name)
         threshold = large.settings.no_answer_threshold
         fitted = first_pass.curve(
-            first_pass.judged(fit_chosen, fit_pairs, _read(first, fit_pairs), fit_large, threshold=threshold)
+            first_pass.judged(
+                fit_chosen, fit_pairs, _margins(first, fit_pairs), fit_large, threshold=threshold
+            )
         )
         place = fitted.within(arguments.loss)
         seconds, readings, share = _in_turns(first, large, pairs, float(fitted.keep[place]), arguments.rounds)
@@ -70,7 +73,7 @@ def main() -> None:
         firsts.append(
             {
                 "first": Path(name).name,
-                "engine": first.engine.name,
+                "engine": first.engine.name if isinstance(first, Reader) else "encoder of sentences",
                 "keep": float(fitted.keep[place]),
                 "share_kept": round(share, 3),
                 "f1": round(f1, 2),
@@ -88,21 +91,23 @@ def main() -> None:
 
 
 def _in_turns(
-    first: Reader, large: Reader, pairs: Sequence[Pair], keep: float, rounds: int
-) -> tuple[dict[str, float], tuple[list[Reading], list[Reading]], float]:
-    """Seconds of the larger model alone, of the first pass and of what it keeps; readings; the share kept."""
+    first: FirstReader, large: Reader, pairs: Sequence[Pair], keep: float, rounds: int
+) -> tuple[dict[str, float], tuple[Float, list[Reading]], float]:
+    """Seconds of the larger model alone, the first pass, and what it keeps; what both found; share kept."""
     seconds = dict.fromkeys(("alone", "first", "kept"), 0.0)
-    readings: tuple[list[Reading], list[Reading]] = ([], [])
+    margins: list[Float] = []
+    readings: list[Reading] = []
     stay = 0
     bounds = np.linspace(0, pairs[-1].number + 1, rounds + 1)
     for low, high in itertools.pairwise(bounds):
         some = [pair for pair in pairs if low <= pair.number < high]
         began = time.perf_counter()
-        readings[1].extend(_read(large, some))
+        readings.extend(_read(large, some))
         seconds["alone"] += time.perf_counter() - began
         began = time.perf_counter()
-        readings[0].extend(found := _read(first, some))
-        numbers, each = np.array([pair.number for pair in some]), margins(found)
+        each = _margins(first, some)
+        margins.append(each)
+        numbers = np.array([pair.number for pair in some])
         best = {number: each[numbers == number].max() for number in set(numbers.tolist())}
         mask = kept(each, np.array([best[number] for number in numbers.tolist()]), keep)
         seconds["first"] += time.perf_counter() - began
@@ -110,13 +115,17 @@ def _in_turns(
         _read(large, [pair for pair, stays in zip(some, mask, strict=True) if stays])
         seconds["kept"] += time.perf_counter() - began
         stay += int(mask.sum())
-    return seconds, readings, stay / len(pairs)
+    return seconds, (np.concatenate(margins), readings), stay / len(pairs)
 
 
 def _best_here(curve: first_pass.Curve, seconds: dict[str, float]) -> float:
     """The ratio that a fit on the measured questions themselves would reach."""
     share = float(curve.share[curve.within(1.0)])
     return round(1 / (seconds["first"] / seconds["alone"] + share), 2)
+
+
+def _margins(first: FirstReader, pairs: Sequence[Pair]) -> Float:
+    return first.margins([(pair.question, pair.text) for pair in pairs])
 
 
 def _read(reader: Reader, pairs: Sequence[Pair]) -> list[Reading]:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.dataset as pads
 import pytest
 import tiny
+from transformers import AutoModel, AutoTokenizer
 
 from tinyqa_ray.answer import FOLDER, AnswerReport, answer
 from tinyqa_ray.answer import work as module
@@ -58,6 +59,16 @@ def made(config: AnswerConfig, output: Path) -> tuple[list[dict[str, Any]], Answ
     return pads.dataset(str(output / FOLDER)).to_table().to_pylist(), report
 
 
+@pytest.fixture
+def encoder(tiny_bert: str, tmp_path: Path) -> str:
+    """An encoder of sentences, as sentence-transformers stores one."""
+    folder = tmp_path / "encoder"
+    AutoModel.from_pretrained(tiny_bert).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
+    (folder / "modules.json").write_text("[]")
+    return str(folder)
+
+
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / FOLDER).iterdir()}
 
@@ -80,6 +91,21 @@ def test_answers_are_those_of_the_reader_with_the_same_first_pass(
     assert report.pairs == len(ASKED) * len(TEXTS)
     assert report.pairs_read is not None
     assert len(ASKED) <= report.pairs_read < report.pairs
+
+
+def test_encoder_of_sentences_makes_the_first_pass(
+    config: AnswerConfig, encoder: str, tmp_path: Path, here: list[str]
+) -> None:
+    config = replace(config, first_pass=encoder, first_pass_keep=0.001)
+    rows, report = made(config, tmp_path / "out")
+    assert report.pairs_read < len(TEXTS) * len(ASKED)
+    alone = Reader.from_pretrained(
+        config.model, window=WINDOW, first_pass=encoder, first_pass_keep=config.first_pass_keep
+    )
+    for question, asked in enumerate(ASKED):
+        expected = alone.answer(asked, TEXTS, document_ids=[f"d{i}" for i in range(len(TEXTS))], top_k=3)
+        found = [row["answer"] for row in rows if row["question_id"] == f"q{question}"]
+        assert found == [each.answer for each in expected]
 
 
 def test_keeping_everything_changes_no_answer(config: AnswerConfig, tmp_path: Path, here: list[str]) -> None:

@@ -16,8 +16,8 @@ from tinyqa_ray.configs import AnswerConfig
 from tinyqa_ray.core import shards
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.corpus import tables
-from tinyqa_ray.reader import Reader
-from tinyqa_ray.reader.cascade import kept, margins
+from tinyqa_ray.reader.cascade import kept
+from tinyqa_ray.reader.reader import first_reader
 
 FIRST = pa.schema([pa.field("question_row", pa.int64()), pa.field("margin", pa.float64())])
 """A row for each pair of a unit, in the order of ``pairs_of``; for the margin see ``reader.cascade``."""
@@ -68,14 +68,14 @@ class FirstReader:
         torch.set_num_threads(config.threads or cores(config.actors))
         self.corpus, self.max_answer_tokens = corpus, config.max_answer_tokens
         device = "cuda" if config.num_gpus else "cpu"
-        self.reader = Reader.from_pretrained(config.first_pass, window=config.window, device=device)
+        self.first = first_reader(config.first_pass, window=config.window, device=device)
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
         """Turn a unit into rows of ``FIRST``."""
         pairs = pairs_of(unit_of(rows), self.corpus)
         asked = [(pair.question, pair.text) for pair in pairs]
-        read = self.reader.read_or_refuse(asked, max_answer_tokens=self.max_answer_tokens)
-        columns = [pa.array([pair.question_row for pair in pairs], pa.int64()), pa.array(margins(read))]
+        margins = self.first.margins(asked, max_answer_tokens=self.max_answer_tokens)
+        columns = [pa.array([pair.question_row for pair in pairs], pa.int64()), pa.array(margins)]
         return pa.Table.from_arrays(columns, schema=FIRST), {}
 
 

@@ -29,6 +29,7 @@ from tinyqa_ray.corpus import tables
 from tinyqa_ray.engines.load import check_model
 from tinyqa_ray.models import hub
 from tinyqa_ray.models.settings import ModelSettings, keep_of
+from tinyqa_ray.reader.reader import check_first_reader
 
 JSONL = "answers-jsonl"
 _QUESTIONS_A_MERGE = 1024
@@ -47,8 +48,9 @@ def work(
     folder = stage.path(WORK)
     quiet_models()
     config = hub.pinned(config, stage, "model", "first_pass")
-    for model in (config.model, *((config.first_pass,) if config.first_pass else ())):
-        check_model(model, config.window)
+    check_model(config.model, config.window)
+    if config.first_pass is not None:
+        check_first_reader(config.first_pass, config.window)
     watch = partial(_noted, progress)
     with connected():
         corpus = prepare(config, folder, stage.path(TEXTS), watch)

@@ -61,11 +61,13 @@ class AnswerConfig:
     """Threshold and scale of scores: the output of an evaluation, or a settings file. When not given, those
     beside the model are used, if any."""
     first_pass: str | None = None
-    """Folder or hub id of a smaller model, or an export, that reads all pairs first. ``model`` then reads
-    only the texts that may hold the best answer; the others count as texts without an answer."""
+    """Folder or hub id of a smaller model, or an export, that reads all pairs first, or of an encoder of
+    sentences, which reads each text and each question once. ``model`` then reads only the texts that may hold
+    the best answer; the others count as texts without an answer."""
     first_pass_keep: float | None = None
-    """How far below the best text of a question, in the first pass's log odds of an answer, a text may be for
-    ``model`` to read it, too. When not given, as ``tinyqa evaluate --fit-first-pass`` fitted it."""
+    """How far below the best text of a question, in the first pass's log odds of an answer or in cosine, a
+    text may be for ``model`` to read it, too. When not given, as ``tinyqa evaluate --fit-first-pass`` fitted
+    it."""
     documents: str | None = None
     """Parquet, JSONL, CSV or TSV with columns ``id`` and ``text`` (other columns are copied to the answers),
     a folder of such files, or a folder of .txt files. Or documents as people have them: PDF, DOCX, PPTX,

@@ -40,7 +40,7 @@ class EvaluateConfig:
     """Other SQuAD 2.0 data, to fit how many texts a first pass may leave unread in tinyqa answer. This is
     written to the same file; ``first-pass.json`` has the whole curve."""
     first_pass: str | None = None
-    """Folder or hub id of the smaller model that reads first."""
+    """Folder or hub id of the smaller model that reads first, or of an encoder of sentences."""
     first_pass_loss: float | None = None
     """Percent of the model's F1 that the first pass may cost on that data; 1 when not given."""
     first_pass_questions: int | None = None

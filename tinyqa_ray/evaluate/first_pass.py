@@ -19,7 +19,7 @@ from tinyqa_ray.corpus.texts import index_of
 from tinyqa_ray.evaluate import squad_metrics
 from tinyqa_ray.evaluate.measure import Asked, gold, spread
 from tinyqa_ray.reader import Reader
-from tinyqa_ray.reader.cascade import margins
+from tinyqa_ray.reader.cascade import FirstReader, margins
 from tinyqa_ray.reader.spans import Reading
 
 Float = NDArray[np.float64]
@@ -51,7 +51,7 @@ class Curve:
     """What each choice costs, from keeping the best pair alone to keeping all; ``(n,)`` each."""
 
     keep: Float
-    """Log odds below the best of a question, ascending."""
+    """How far below the best of a question, ascending."""
     share: Float
     """Share of the pairs that is kept, in (0, 1]."""
     f1: Float
@@ -124,7 +124,7 @@ def pairs_of(chosen: Sequence[Asked], texts: Sequence[str], candidates: int) -> 
 
 
 def tried(
-    first: Reader,
+    first: FirstReader,
     second: Reader,
     asked: Sequence[Asked],
     *,
@@ -146,25 +146,27 @@ def tried(
     """
     chosen = spread([each for each in asked if each.question.answers], questions)
     pairs = pairs_of(chosen, [each.context for each in asked], candidates)
-    readings: tuple[list[Reading], list[Reading]] = ([], [])
+    found: list[Float] = []
+    readings: list[Reading] = []
     for at in range(0, len(pairs), _TOGETHER):
         some = [(pair.question, pair.text) for pair in pairs[at : at + _TOGETHER]]
-        for found, reader in zip(readings, (first, second), strict=True):
-            found += reader.read(some, max_answer_tokens=max_answer_tokens)
+        found.append(first.margins(some, max_answer_tokens=max_answer_tokens))
+        readings += second.read(some, max_answer_tokens=max_answer_tokens)
         if progress:
-            progress(len(readings[1]), len(pairs), note="first pass")
-    return judged(chosen, pairs, *readings, threshold=second.settings.no_answer_threshold)
+            progress(len(readings), len(pairs), note="first pass")
+    threshold = second.settings.no_answer_threshold
+    return judged(chosen, pairs, np.concatenate(found), readings, threshold=threshold)
 
 
 def judged(
     chosen: Sequence[Asked],
     pairs: Sequence[Pair],
-    first: Sequence[Reading],
+    first: Float,
     second: Sequence[Reading],
     *,
     threshold: float,
 ) -> Tried:
-    """What both models' readings of pairs are worth; see ``Tried``."""
+    """What the first pass's margins and the larger model's readings of pairs are worth; see ``Tried``."""
     accepted = gold(chosen)
     f1 = [
         max(squad_metrics.f1(answer, pair.text[spans[0].start : spans[0].end]) for answer in golds)
@@ -174,7 +176,7 @@ def judged(
     ]
     return Tried(
         question=np.array([pair.number for pair in pairs], np.int64),
-        first=margins(first),
+        first=first,
         second=margins(second),
         f1=np.array(f1, np.float64),
         questions=len(chosen),

@@ -21,6 +21,7 @@ from tinyqa_ray.evaluate.report import EvaluateReport
 from tinyqa_ray.models import hub
 from tinyqa_ray.models.settings import ModelSettings, write_settings
 from tinyqa_ray.reader import Reader
+from tinyqa_ray.reader.reader import first_reader
 from tinyqa_ray.reader.spans import Reading
 
 _EXAMPLES = 12
@@ -156,7 +157,7 @@ def _with_first_pass(
     assert questions is not None
     assert candidates is not None
     assert config.first_pass_loss is not None
-    first = Reader.from_pretrained(config.first_pass, window=config.window, cut_questions=True)
+    first = first_reader(config.first_pass, window=config.window, cut_questions=True)
     others = _other_questions(config, config.fit_first_pass, {each.question.id for each in measured})
     if not any(each.question.answers for each in others):
         raise InputError(f"{config.fit_first_pass}: has no question with an answer to fit a first pass on")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -230,7 +231,8 @@ def readable(name: str, *, weights: bool = True) -> Iterator[str]:
         if not files:
             raise InputError(f"{name}: no such model folder")
         with tempfile.TemporaryDirectory() as links:
-            for file in [*files, *storage.list_files(storage.join(name, "onnx"))]:
+            beside = [storage.list_files(storage.join(name, each)) for each in ("onnx", "1_Pooling")]
+            for file in itertools.chain(files, *beside):
                 link = Path(links) / file.removeprefix(name.rstrip("/") + "/")
                 link.parent.mkdir(exist_ok=True)
                 link.symlink_to(_copies().path(file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,17 @@ from numpy.typing import NDArray
 from tinyqa_ray.reader.spans import Reading
 
 Float = NDArray[np.float64]
+
+
+class FirstReader(Protocol):
+    """What can make the first pass: a smaller ``Reader``, or a ``SentenceSimilarity``."""
+
+    def margins(self, pairs: Sequence[tuple[Any, Any]], *, max_answer_tokens: int = 30) -> Float:
+        """How likely each pair holds an answer, ``(n,)``; only differences within a question count.
+
+        It is -inf for a text that holds none, and NaN for a pair that the first model cannot be asked:
+        whether the larger one can, it must find out itself.
+        """
 
 
 def margins(readings: Sequence[Reading | str]) -> Float:
@@ -33,7 +45,7 @@ def kept(found: Float, best: Float, keep: float) -> NDArray[np.bool_]:
     Args:
         found: margins of pairs, ``(n,)``, see ``margins``.
         best: the largest margin of all texts of each pair's question, ``(n,)``.
-        keep: a difference of log odds, 0 or more.
+        keep: a difference of margins, 0 or more.
     """
     with np.errstate(invalid="ignore"):
         dropped: NDArray[np.bool_] = best - found > keep  # False for NaN, also for -inf of a best of -inf

@@ -16,14 +16,15 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Pair, Questions, Windower
 from tinyqa_ray.engines import choose
 from tinyqa_ray.engines.engine import Engine
-from tinyqa_ray.engines.load import fitting_window, load_engine
+from tinyqa_ray.engines.load import check_model, fitting_window, load_engine
 from tinyqa_ray.models import families, pretrained
 from tinyqa_ray.models.settings import ModelSettings, keep_of, read_settings
 from tinyqa_ray.reader import answers as some
 from tinyqa_ray.reader.answers import Answer, TopK, refusal
-from tinyqa_ray.reader.cascade import kept, margins
+from tinyqa_ray.reader.cascade import FirstReader, Float, kept, margins
 from tinyqa_ray.reader.evidence import Evidence, gathered_from
 from tinyqa_ray.reader.ranks import best_of, rescored
+from tinyqa_ray.reader.similarity import SentenceSimilarity, check_sentence_encoder, is_sentence_encoder
 from tinyqa_ray.reader.spans import Reading, readings
 
 _PAIRS = 512
@@ -38,8 +39,8 @@ class Reader:
         self.engine = engine
         self.windower = windower
         self.settings = settings
-        self.first: Reader | None = None
-        """Smaller model that reads the texts of a question before; see ``from_pretrained``."""
+        self.first: FirstReader | None = None
+        """What looks at the texts of a question before; see ``from_pretrained``."""
         self.first_keep = 0.0
 
     @classmethod
@@ -72,9 +73,11 @@ class Reader:
             cut_questions: cut questions to the window's ``max_query_len``, as the official evaluation
                 does; otherwise they stay whole.
             compiled: run a torch model through ``torch.compile``.
-            first_pass: a smaller model that reads all contexts of ``answer`` first; this one reads those that
-                are near the best, and the others count as contexts without an answer.
-            first_pass_keep: how near: most log odds below the best context; when not given, as fitted.
+            first_pass: a smaller model that reads all contexts of ``answer`` first, or an encoder of
+                sentences; this one reads those that are near the best, and the others count as contexts
+                without an answer.
+            first_pass_keep: how near: most log odds (or cosine) below the best context; when not given, as
+                fitted.
 
         Raises:
             InputError: no such model, no question-answering head, no fast tokenizer, a precision that the
@@ -94,7 +97,7 @@ class Reader:
         made = cls(engine, windower, settings)
         if first_pass is not None:
             made.first_keep = keep_of(first_pass, first_pass_keep, settings)
-            made.first = cls.from_pretrained(
+            made.first = first_reader(
                 first_pass, device=device, window=window, cut_questions=cut_questions, compiled=compiled
             )
         return made
@@ -324,9 +327,13 @@ class Reader:
         )
         return found, texts, list(ids)
 
-    def _near(self, first: Reader, pairs: Sequence[Pair], max_answer_tokens: int) -> list[int]:
+    def margins(self, pairs: Sequence[tuple[Any, Any]], *, max_answer_tokens: int = 30) -> Float:
+        """Log odds of each pair's best span against no answer, ``(n,)``; see ``cascade.margins``."""
+        return margins(self.read_or_refuse(pairs, max_answer_tokens=max_answer_tokens))
+
+    def _near(self, first: FirstReader, pairs: Sequence[Pair], max_answer_tokens: int) -> list[int]:
         """Numbers of the contexts of one question that are near the best by the first pass."""
-        found = margins(first.read_or_refuse(pairs, max_answer_tokens=max_answer_tokens))
+        found = first.margins(pairs, max_answer_tokens=max_answer_tokens)
         known = found[~np.isnan(found)]
         best = np.full(len(found), known.max() if len(known) else -np.inf)
         return [int(i) for i in np.flatnonzero(kept(found, best, self.first_keep))]
@@ -347,6 +354,45 @@ class Reader:
         if not 0.0 <= threshold <= 1.0:
             raise InputError(f"threshold is {threshold}; it must lie in [0, 1]")
         return replace(self.settings, no_answer_threshold=threshold)
+
+
+def first_reader(
+    model: str,
+    *,
+    device: str = "auto",
+    window: WindowConfig | None = None,
+    cut_questions: bool = False,
+    compiled: bool = False,
+) -> FirstReader:
+    """Load what makes a first pass.
+
+    Args:
+        model: a question-answering model or an export of one, or an encoder of sentences.
+        device: see ``Reader.from_pretrained``, as for the others.
+        window: sizes of windows.
+        cut_questions: whether long questions are cut.
+        compiled: whether a torch model runs through ``torch.compile``.
+
+    Raises:
+        InputError: no such model, or it can do neither.
+    """
+    if is_sentence_encoder(model):
+        return SentenceSimilarity(model, device=device)
+    return Reader.from_pretrained(
+        model, device=device, window=window, cut_questions=cut_questions, compiled=compiled
+    )
+
+
+def check_first_reader(model: str, window: WindowConfig) -> None:
+    """Refuse, without loading weights, what cannot make a first pass.
+
+    Raises:
+        InputError: see ``first_reader``.
+    """
+    if is_sentence_encoder(model):
+        check_sentence_encoder(model)
+    else:
+        check_model(model, window)
 
 
 def too_long_questions(windower: Windower, questions: Questions) -> dict[str, str]:

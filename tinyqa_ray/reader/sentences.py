@@ -1,4 +1,4 @@
-"""The sentence around an answer, found by the signs that end sentences."""
+"""The sentences of a text, and the one around an answer, found by the signs that end sentences."""
 
 from __future__ import annotations
 
@@ -13,6 +13,32 @@ _SHORT = re.compile(r"(?:\b(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|etc|cf|ca|appr
 """An abbreviation or an initial, after which a sentence goes on."""
 _AROUND = 400
 """Most characters of a sentence on either side of an answer; a longer one is cut between two words."""
+
+
+def sentences(text: str) -> list[tuple[int, int]]:
+    """Where each sentence of a text begins and ends, without white space at either side.
+
+    One of more than ``2 * _AROUND`` characters is cut between two words.
+    """
+    ends = [
+        match.end()
+        for match in _END.finditer(text)
+        if not _SHORT.search(text, max(0, match.start() - 8), match.start() + 1)
+    ]
+    found = []
+    begin = 0
+    for end in (*ends, len(text)):
+        while begin < end:
+            until = end
+            if end - begin > 2 * _AROUND:
+                space = text.rfind(" ", begin + 1, begin + 2 * _AROUND)
+                until = space if space > begin else begin + 2 * _AROUND
+            piece = text[begin:until]
+            if piece.strip():
+                first = begin + len(piece) - len(piece.lstrip())
+                found.append((first, begin + len(piece.rstrip())))
+            begin = until
+    return found
 
 
 def sentence_around(text: str, start: int, end: int) -> tuple[int, int]:
