@@ -15,10 +15,11 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.stage_folder import fingerprint
 from tinyqa_ray.distill import compiling
 from tinyqa_ray.distill.batches import Batch, WindowData
-from tinyqa_ray.distill.compiling import BUCKET, check_compiler
+from tinyqa_ray.distill.compiling import check_compiler
 from tinyqa_ray.distill.loop import train
 from tinyqa_ray.distill.session import LocalSession
 from tinyqa_ray.distill.strategies import DataParallel
+from tinyqa_ray.engines.bucketed import BUCKET
 from tinyqa_ray.teacher_logits.window_dataset import window_files
 
 STEPS = 6

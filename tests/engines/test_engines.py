@@ -14,7 +14,8 @@ from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.core import processor
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Tokens, Windower, Windows
-from tinyqa_ray.engines.torch_engine import TorchEngine, pick_device, pick_dtype
+from tinyqa_ray.engines.devices import pick_device, pick_dtype
+from tinyqa_ray.engines.torch_engine import TorchEngine
 from tinyqa_ray.models import pretrained
 
 FAMILIES = pytest.mark.parametrize("family", ["bert", "roberta"])

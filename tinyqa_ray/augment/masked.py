@@ -22,7 +22,7 @@ from tinyqa_ray.augment.neighbours import whole_words
 from tinyqa_ray.augment.rewriting import Span
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import whole
-from tinyqa_ray.engines.torch_engine import pick_device, pick_dtype
+from tinyqa_ray.engines.devices import pick_device, pick_dtype
 from tinyqa_ray.models import families, pretrained
 
 if TYPE_CHECKING:

@@ -11,10 +11,6 @@ import torch
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.objectives import DistillationModule
 
-BUCKET = 64
-"""Compiled models read lengths that are multiples of this: each is compiled for itself, which takes up to a
-minute, and torch compiles a model eight times at most."""
-
 
 def compile_models(module: DistillationModule) -> None:
     """Let the student, and the teacher beside it, be compiled at their first forward of each length.

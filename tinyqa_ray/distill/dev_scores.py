@@ -13,7 +13,8 @@ from tinyqa_ray.configs import DistillConfig, EvaluateConfig
 from tinyqa_ray.core import storage
 from tinyqa_ray.datasets.windows import Windower
 from tinyqa_ray.distill.session import Session
-from tinyqa_ray.engines.torch_engine import TorchEngine, pick_dtype
+from tinyqa_ray.engines.devices import pick_dtype
+from tinyqa_ray.engines.torch_engine import TorchEngine
 from tinyqa_ray.evaluate import measure
 from tinyqa_ray.evaluate.work import figures
 from tinyqa_ray.models import families

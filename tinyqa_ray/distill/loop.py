@@ -13,7 +13,7 @@ from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.attention import attend_in_fp32
 from tinyqa_ray.distill.batches import ROUND, Order, WindowData, micro_batch_parts
-from tinyqa_ray.distill.compiling import BUCKET, check_compiler, compile_models
+from tinyqa_ray.distill.compiling import check_compiler, compile_models
 from tinyqa_ray.distill.dev_scores import DevScores
 from tinyqa_ray.distill.feed import StepInput, fed, step_input
 from tinyqa_ray.distill.metrics_log import MetricsLog
@@ -24,6 +24,7 @@ from tinyqa_ray.distill.strategies import Strategy, make_strategy
 from tinyqa_ray.distill.students import averaged, student_from_layers
 from tinyqa_ray.distill.taken import LateFigures, Taken, at_windows
 from tinyqa_ray.distill.windows_here import windows_here
+from tinyqa_ray.engines.bucketed import BUCKET
 from tinyqa_ray.models import pretrained
 
 STATE = "state.pt"

@@ -18,10 +18,10 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.said import say_once
 from tinyqa_ray.datasets.squad import read_squad
 from tinyqa_ray.datasets.windows import Tokens, Windower
+from tinyqa_ray.engines.devices import pick_device
 from tinyqa_ray.engines.engine import Engine
 from tinyqa_ray.engines.exported import is_exported
 from tinyqa_ray.engines.load import fitting_window, load_engine
-from tinyqa_ray.engines.torch_engine import pick_device
 from tinyqa_ray.models import families, pretrained
 
 PLAIN = "torch-fp32"

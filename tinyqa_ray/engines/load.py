@@ -7,11 +7,12 @@ from typing import Any
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Windower
+from tinyqa_ray.engines.devices import pick_device, pick_dtype
 from tinyqa_ray.engines.engine import Engine
 from tinyqa_ray.engines.exported import ONNX_FILES, export_format, is_exported
 from tinyqa_ray.engines.onnx_engine import OnnxEngine
 from tinyqa_ray.engines.openvino import OpenVinoEngine
-from tinyqa_ray.engines.torch_engine import TorchEngine, pick_device, pick_dtype
+from tinyqa_ray.engines.torch_engine import TorchEngine
 from tinyqa_ray.models import pretrained, weights
 from tinyqa_ray.models.settings import has_file
 

@@ -9,15 +9,17 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from tinyqa_ray.core import processor
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Tokens
+from tinyqa_ray.engines import bucketed
+from tinyqa_ray.engines.devices import pick_device
 from tinyqa_ray.engines.engine import Engine, Index, Logits, padded
+from tinyqa_ray.engines.unpadded import Unpadded, obstacle
 from tinyqa_ray.models import families
 
 if TYPE_CHECKING:
@@ -25,8 +27,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Layout = Literal["auto", "padded", "unpadded", "bucketed"]
 
 
 class TorchEngine(Engine):
@@ -36,13 +37,24 @@ class TorchEngine(Engine):
     after every layer. A single batch runs on all cores.
     """
 
-    def __init__(self, model: PreTrainedModel, *, device: str = "auto", compiled: bool = False) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        device: str = "auto",
+        compiled: bool = False,
+        layout: Layout = "auto",
+    ) -> None:
         """Move ``model`` to ``device`` and put it in eval mode.
 
         Args:
             model: a question-answering model, in the precision that it is to run in.
             device: ``auto`` (the GPU where there is one) or a torch device's name.
             compiled: run it through ``torch.compile``; worth it on long runs only.
+            layout: how the windows of a batch lie beside each other: ``padded`` to the longest; ``unpadded``,
+                one after the other in one row; ``bucketed``, in few shapes, for each of which the model is
+                compiled. Where a model or device cannot do it, windows are padded, and ``name`` says why.
+                ``auto`` is padded on a CPU; on a GPU bucketed if ``compiled``, else unpadded.
         """
         self.device = pick_device(device)
         self.model = model.to(self.device).eval()
@@ -52,9 +64,12 @@ class TorchEngine(Engine):
         self.inputs = families.input_names(model)
         self.can_be_padded = families.can_be_padded(model.config)
         self.name = f"torch {str(model.dtype).removeprefix('torch.')} on {self.device}"
+        self._unpadded: Unpadded | None = None
+        self._reach: int | None = None
+        """Most tokens of a window, where lengths are rounded up; None where they are not."""
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.max_batch_tokens = 1024 if self.device.type == "cpu" else 32768
-        self._call = torch.compile(self.model, dynamic=True) if compiled else self.model
+        self._call = self._laid_out(layout, compiled)
         self._threads = torch.get_num_threads()
         if self.device.type == "cpu" and not compiled:
             self.lanes, self.spreads = self._threads, self._threads > 1
@@ -65,6 +80,25 @@ class TorchEngine(Engine):
         # Threads share a GPU in turns: two forwards at once would need twice the memory and be no faster.
         self._card = threading.Lock() if self.device.type == "cuda" else nullcontext()
         self._pool: ThreadPoolExecutor | None = None
+
+    def _laid_out(self, layout: Layout, compiled: bool) -> Any:
+        """Choose how the windows of a batch lie beside each other; returns what computes padded ones."""
+        if layout == "auto" and self.device.type == "cpu":
+            return torch.compile(self.model, dynamic=True) if compiled else self.model
+        if layout == "auto":
+            layout = "bucketed" if compiled else "unpadded"
+        why = ""
+        if layout == "unpadded":
+            why = obstacle(self.model, self.device)
+        elif layout == "bucketed" and not self.can_be_padded:
+            why = f"{self.model.config.model_type} needs windows of equal length"
+        self.name += f", padded ({why})" if why else f", {layout}"
+        if layout == "unpadded" and not why:
+            self._unpadded = Unpadded(self.model, self.device)
+        elif layout == "bucketed" and not why:
+            self._reach = families.max_window_tokens(self.model.config)
+            return bucketed.FewShapes(self.model)
+        return torch.compile(self.model, dynamic=True) if compiled else self.model
 
     def run(self, windows: Tokens, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
         """See ``Engine.run``; yields in the order of the batches."""
@@ -190,7 +224,11 @@ class TorchEngine(Engine):
             )
 
     def _at_once(self, windows: Tokens, batch: Index) -> torch.Tensor:
+        if self._unpadded is not None:
+            return self._unpadded(windows, batch)
         lengths = windows.lengths[batch]
+        if self._reach is not None:
+            return self._in_few_shapes(windows, batch, self._reach)
         if self.can_be_padded or len(set(lengths.tolist())) == 1:
             return self._forward(windows, batch)
         made = torch.zeros(2, len(batch), int(lengths.max()), device=self.device)
@@ -199,9 +237,19 @@ class TorchEngine(Engine):
             made[:, torch.from_numpy(rows), :length] = self._forward(windows, batch[rows]).float()
         return made
 
+    def _in_few_shapes(self, windows: Tokens, batch: Index, reach: int) -> torch.Tensor:
+        lengths = windows.lengths[batch]
+        made = torch.zeros(2, len(batch), int(lengths.max()), device=self.device)
+        for rows, filled in bucketed.parts(len(batch)):
+            part, tokens = batch[rows], int(lengths[rows].max())
+            same = np.concatenate([part, np.repeat(part[-1:], filled - len(part))])
+            logits = self._forward(windows, same, bucketed.rounded(tokens, reach))
+            made[:, rows, :tokens] = logits[:, : len(part), :tokens].float()
+        return made
+
     @torch.inference_mode()
-    def _forward(self, windows: Tokens, batch: Index) -> torch.Tensor:
-        ids, mask, types = padded(windows, batch, self.pad_id)
+    def _forward(self, windows: Tokens, batch: Index, length: int | None = None) -> torch.Tensor:
+        ids, mask, types = padded(windows, batch, self.pad_id, length)
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         output = self._call(
             **{
@@ -210,57 +258,6 @@ class TorchEngine(Engine):
             }
         )
         return torch.stack([output.start_logits, output.end_logits])
-
-
-def pick_device(device: str = "auto") -> torch.device:
-    """The torch device of a name; ``auto`` is the GPU where there is one.
-
-    Raises:
-        InputError: a device that torch does not know, or a GPU where it sees none.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"device is {device!r}; give 'auto', 'cpu', 'cuda' or 'cuda:1'") from None
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device is {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices; use 'cpu'"
-        )
-    return chosen
-
-
-def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The precision that a torch model runs in on a device.
-
-    Args:
-        precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: bf16 on a GPU from Ampere on, fp16 on an older
-            one, fp32 on a CPU. A CPU that would only emulate bf16 computes in fp32, with a warning.
-        device: where it runs.
-
-    Raises:
-        InputError: another precision, or fp16 on a CPU.
-    """
-    if precision == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        # fp16 arithmetic came with sm_53, bf16 with sm_80; a V100 is sm_70.
-        major, minor = torch.cuda.get_device_capability(device)
-        return torch.bfloat16 if major >= 8 else torch.float16 if (major, minor) >= (5, 3) else torch.float32
-    if precision == "int8":
-        raise InputError(
-            "precision is 'int8', but the model is not exported to it; "
-            "run tinyqa export --precision int8 and give the exported folder"
-        )
-    if precision not in _DTYPES:
-        raise InputError(f"precision is {precision!r}; it must be one of auto, {', '.join(PRECISIONS)}")
-    if precision == "fp16" and device.type == "cpu":
-        raise InputError("precision is 'fp16', which is for GPUs; on a CPU use fp32, bf16 or an int8 export")
-    if precision == "bf16" and device.type == "cpu" and not processor.has_bf16():
-        processor.say_bf16_is_emulated()
-        return torch.float32
-    return _DTYPES[precision]
 
 
 def _compute_head_in_fp32(model: PreTrainedModel) -> None:

@@ -32,6 +32,9 @@ _BEAM_HEADS = ("XLNetForQuestionAnswering", "XLMForQuestionAnswering", "Flaubert
 """Classes whose end logits depend on a beam of starts; transformers uses others for these families."""
 _UNPADDED = ("canine", "convbert", "fnet", "funnel", "nystromformer", "yoso")
 """Families whose answers depend on the padding after a window: they convolve, pool or mix over it."""
+_ROW_BY_ROW = ("mobilebert", "xmod")
+"""Families that need a row for each window: embeddings are mixed with their neighbours', or a row has a
+language."""
 _TYPES_WITHOUT_VOCABULARY = ("funnel",)
 """Families that compare token types instead of embedding them."""
 _DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attention_prob_dropout")
@@ -90,6 +93,31 @@ def input_names(model: PreTrainedModel) -> tuple[str, ...]:
 def can_be_padded(config: Any) -> bool:
     """Whether windows of different lengths may share a forward, with the shorter ones padded and masked."""
     return config.model_type not in _UNPADDED
+
+
+def can_be_unpadded(model: PreTrainedModel) -> bool:
+    """Whether windows may follow each other in one row, each with its own positions and attention.
+
+    The class must take positions and pass what belongs to attention on to transformers' attention functions;
+    relative positions that are added to the scores, convolutions and attention of a class's own cannot.
+    """
+    taken = inspect.signature(model.forward).parameters
+    return (
+        type(model).is_backend_compatible()
+        and {"position_ids", "kwargs"} <= taken.keys()
+        and can_be_padded(model.config)
+        and model.config.model_type not in _ROW_BY_ROW
+        and not any(getattr(module, "is_causal", False) for module in model.modules())
+    )
+
+
+def first_position(model: PreTrainedModel) -> int:
+    """Position of a window's first token: 0, or the one after the padding id (RoBERTa and its kin)."""
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            return int(padding) + 1
+    return 0
 
 
 def uses_types(model: PreTrainedModel) -> bool:

@@ -20,9 +20,10 @@ from tinyqa_ray.core import bundled
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Windows, token_budget_batches
 from tinyqa_ray.engines import choose
+from tinyqa_ray.engines.devices import pick_device
 from tinyqa_ray.engines.engine import Engine
 from tinyqa_ray.engines.exported import is_exported
-from tinyqa_ray.engines.torch_engine import TorchEngine, pick_device
+from tinyqa_ray.engines.torch_engine import TorchEngine
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.reader.reader import chunks
 from tinyqa_ray.reader.transformers_pipeline.inputs import PipelineOptions, paired
