@@ -5,7 +5,7 @@ import os
 import platform
 from typing import Any
 
-from tinyqa_ray.core import processor, stage_folder
+from tinyqa_ray.core import processor, version
 
 
 def machine() -> dict[str, Any]:
@@ -17,7 +17,7 @@ def machine() -> dict[str, Any]:
         "processor": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
         "has": sorted(processor.features()),
-        **stage_folder.versions(),
+        **version.versions(),
     }
 
 

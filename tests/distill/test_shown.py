@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModel
 
 from tinyqa_ray.configs import AugmentConfig, DistillConfig, GatherConfig, TeacherLogitsConfig, WindowConfig
-from tinyqa_ray.core import stage_folder, storage
+from tinyqa_ray.core import stage_folder, storage, version
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill import shown
 from tinyqa_ray.distill.page import TrainingPage
@@ -130,7 +130,7 @@ def test_finished_run_has_a_page_of_its_curves_and_models(
     for figure in ("70.2", "71.5", "80.0", "66.5", "87.8 %", "4,567", "999,999"):
         assert f">{figure}<" in text
     assert HARDWARE["device"] in text
-    assert stage_folder.versions()["torch"] in text
+    assert version.versions()["torch"] in text
     assert "distillation_weight" in text
 
 
@@ -155,7 +155,7 @@ def test_finished_run_has_a_card_with_figures_recipe_and_sources(
         "| workers | 2 |",
         "| distillation_weight | 0.5 |",
         "| teacher big-teacher | 75.0 | 80.0 |",
-        f"| torch | {stage_folder.versions()['torch']} |",
+        f"| torch | {version.versions()['torch']} |",
     ):
         assert told in text
     assert str(tmp_path) not in text

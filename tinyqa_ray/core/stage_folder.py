@@ -13,17 +13,15 @@ import dataclasses
 import hashlib
 import json
 import logging
-import platform
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import metadata
 from typing import Any, TypeVar
 
 from tinyqa_ray.core import bundled, locks, names, storage
 from tinyqa_ray.core.contents import Contents
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.core.version import __version__
+from tinyqa_ray.core.version import versions
 
 SUCCESS = "_SUCCESS.json"
 STARTED = "_STARTED.json"
@@ -359,15 +357,6 @@ def require_finished(folder: str, *made_by: str) -> dict[str, Any]:
     if document.get("stage") not in made_by:
         raise InputError(f"{folder}: was made by '{document.get('stage')}'; give the --output of {names}")
     return document
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that affect a result, if they are installed (a GPU machine may lack Ray)."""
-    found = {"python": platform.python_version(), "tinyqa-ray": __version__}
-    for name in ("torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 def _defaults(kind: type) -> dict[str, Any]:

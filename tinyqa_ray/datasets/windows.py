@@ -11,14 +11,16 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.core.errors import InputError
+
+if TYPE_CHECKING:
+    from tinyqa_ray.configs import WindowConfig
 
 Int = NDArray[np.int32]
 Pair = tuple[str, str]

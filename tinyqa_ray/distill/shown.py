@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
-from tinyqa_ray.core import stage_folder, storage
+from tinyqa_ray.core import stage_folder, storage, version
 from tinyqa_ray.core.errors import InputError, StoreError
 from tinyqa_ray.core.names import display_name
 from tinyqa_ray.distill.card import ModelCard, model_card
@@ -61,7 +61,7 @@ def show(
         for name, row in (("student, last", dev[-1]), (f"student, best (step {best['step']})", best)):
             if row["step"] != report.published_step:
                 students.append(_figures(name, row, report.parameters))
-    facts = {**hardware, **stage_folder.versions()}
+    facts = {**hardware, **version.versions()}
     recipe = stage_folder.identity_fields(config)
     page = TrainingPage(
         title=f"{display_name(stage.output)}: {', '.join(config.objective)}",
@@ -82,7 +82,7 @@ def show(
         dev=config.dev,
         compared=tuple(others),
         hardware=tuple((name, str(value)) for name, value in hardware.items()),
-        versions=stage_folder.versions(),
+        versions=version.versions(),
     )
     _write(stage.path(MODEL, "README.md"), model_card(card))
 

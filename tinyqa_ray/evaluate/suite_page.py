@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from tinyqa_ray.configs import SuiteConfig
-from tinyqa_ray.core import html, stage_folder
+from tinyqa_ray.core import html, version
 from tinyqa_ray.core.names import display_name
 from tinyqa_ray.evaluate.suite_report import Row, SuiteReport
 
@@ -33,7 +33,7 @@ def suites_html(config: SuiteConfig, report: SuiteReport) -> str:
         *(("model", model) for model in config.models),
         ("questions", f"{report.questions:,}"),
         ("window", f"{config.window.max_seq_len} tokens, overlap {config.window.doc_stride}"),
-        *stage_folder.versions().items(),
+        *version.versions().items(),
     ]
     parts += ["<h2>Setup</h2>", html.table(facts)]
     return html.page(

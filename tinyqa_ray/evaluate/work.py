@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyqa_ray.configs import EvaluateConfig, WindowConfig
-from tinyqa_ray.core import bundled, stage_folder, storage
+from tinyqa_ray.core import bundled, stage_folder, storage, version
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.core.contents import identity
 from tinyqa_ray.core.errors import InputError
@@ -236,7 +236,7 @@ def _page(
                 ", ".join(f"{error:.1f}" for error in made.rank_errors) + " %, of first, second, … answers",
             ),
             ("speed", f"{made.questions_per_s:.1f} questions/s"),
-            *stage_folder.versions().items(),
+            *version.versions().items(),
         ),
         metrics=tuple((name, _percent(getattr(made, key)), why) for key, name, why in _METRICS),
         na_probs=np.array(list(scored.na_probs.values()), dtype=np.float64),
