@@ -146,14 +146,14 @@ def test_kernel_that_fails_leaves_windows_padded(monkeypatch: pytest.MonkeyPatch
     assert len(engine.logits(windows(5))[0][0]) == 5
 
 
-@pytest.mark.parametrize("reach", [None, 9])
-def test_kernel_of_a_gpu_takes_what_it_is_given(reach: int | None) -> None:
+@pytest.mark.parametrize(("reach", "scaling"), [(None, 0.25), (9, 0.25), (None, 0.5)])
+def test_kernel_of_a_gpu_takes_what_it_is_given(reach: int | None, scaling: float) -> None:
     """Of shapes alone, since there may be no GPU here."""
     query, key, value = (torch.empty(1, 4, 30, 16, device="meta") for _ in range(3))
     bounds = torch.empty(4, dtype=torch.int32, device="meta")
     given: dict[str, Any] = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": 12}
     made, _ = unpadded._attend(
-        torch.nn.Identity(), query, key, value, None, scaling=0.25, sliding_window=reach, **given
+        torch.nn.Identity(), query, key, value, None, scaling=scaling, sliding_window=reach, **given
     )
     assert made.shape == (1, 30, 4, 16)
 

@@ -51,7 +51,7 @@ def obstacle(model: PreTrainedModel, device: torch.device) -> str:
             return "there is no kernel for this GPU"
     try:
         share = difference(model, device)
-    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+    except Exception as error:  # kernels, and other versions of transformers, have their own
         return f"the kernel fails: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
     return "" if share <= _CLOSE[model.dtype] else f"{kind} gives other logits without padding"
 
@@ -136,10 +136,13 @@ def _attend(
     reach = None if sliding_window is None else sliding_window - 1
     if query.device.type == "cpu":
         return _one_by_one(query, key, value, cu_seq_lens_q.tolist(), scaling, reach), None
+    # Only what is not the kernel's own default, since its options differ between versions of torch.
     options: dict[str, Any] = {} if reach is None else {"window_size": (reach, reach)}
+    if scaling is not None and scaling != query.shape[-1] ** -0.5:
+        options["scale"] = scaling
     flat = (each[0].transpose(0, 1).contiguous() for each in (query, key, value))
     bounds = (cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
-    made: Tensor = _kernel()(*flat, *bounds, scale=scaling, **options)
+    made: Tensor = _kernel()(*flat, *bounds, **options)
     return made[None], None
 
 

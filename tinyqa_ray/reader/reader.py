@@ -72,7 +72,7 @@ class Reader:
             window: sizes of the windows; when not given, the defaults or what the model reaches.
             cut_questions: cut questions to the window's ``max_query_len``, as the official evaluation
                 does; otherwise they stay whole.
-            compiled: run a torch model through ``torch.compile``.
+            compiled: run a torch model through ``torch.compile``; on a GPU, for few shapes of batches.
             first_pass: a smaller model that reads all contexts of ``answer`` first, or an encoder of
                 sentences; this one reads those that are near the best, and the others count as contexts
                 without an answer.
