@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.engines.torch_engine import pick_device
+from tinyqa_ray.engines.devices import pick_device
 from tinyqa_ray.models import families, pretrained
 from tinyqa_ray.reader.answers import refusal
 from tinyqa_ray.reader.cascade import Float
