@@ -54,8 +54,10 @@ def main() -> None:
     parser.add_argument("--plot", help="SVG file: how right answers are against their score")
     arguments = parser.parse_args()
     run, asked = Path(arguments.run), measure.questions_of(arguments.dev)
-    teacher = str(run / "teacher" / "model")
+    teacher, exported = str(run / "teacher" / "model"), run / "teacher-export"
     fitted = {teacher: str(run / "teacher-evaluation")}
+    if exported.is_dir():  # several times faster than the teacher itself
+        fitted[str(exported)] = fitted[teacher]
     models = {"teacher": teacher, **STUDENTS}
     if arguments.before:
         models["edition before"] = arguments.before
@@ -64,6 +66,8 @@ def main() -> None:
         def figures_on(data: str) -> dict[str, dict[str, float]]:
             found = {}
             for name, model in models.items():
+                if name == "teacher" and exported.is_dir():
+                    model = str(exported)
                 output = str(Path(folder) / f"{name} on {Path(data).stem}")
                 evaluate(EvaluateConfig(model=model, data=data, settings=fitted.get(model)), output)
                 found[name] = measured(Path(output), measure.questions_of(data))

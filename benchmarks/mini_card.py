@@ -8,6 +8,7 @@ written by hand.
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ _KINDS = {
 def main() -> None:
     """Write the card."""
     made = json.loads(RESULTS.read_text(encoding="utf-8"))
+    if "elsewhere" not in made:
+        sys.exit(f"{RESULTS.name} is of an earlier benchmarks/mini.py; run that first")
     CARD.write_text(filled(CARD.read_text(encoding="utf-8"), made), encoding="utf-8")
 
 
