@@ -16,7 +16,7 @@ help: ## show this help
 run: $(INSTALLED) ## the whole job on bundled data: make a small model, answer a corpus
 	$(BIN)/tinyqa quickstart
 
-test: $(FOR_TESTS) ## the tests that keep every promise, in about a quarter of an hour on two cores
+test: $(FOR_TESTS) ## the tests that keep every promise, in about ten minutes on two cores
 	+$(MAKE) --jobs 2 --keep-going --output-sync=target SLOW="and not slow" test-ray test-rest test-engines
 
 test-all: $(FOR_TESTS) ## every test
