@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
+    AutoModel,
+    AutoTokenizer,
     BertConfig,
     BertForQuestionAnswering,
     BertTokenizerFast,
@@ -173,3 +175,11 @@ def save_qa_model(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def write_sentence_encoder(model: str, folder: Path) -> Path:
+    """The encoder of a tiny model, stored as sentence-transformers stores one; returns ``folder``."""
+    AutoModel.from_pretrained(model).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    (folder / "modules.json").write_text("[]")
+    return folder

@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow.dataset as pads
 import pytest
 import tiny
-from transformers import AutoModel, AutoTokenizer
 
 from tinyqa_ray.answer import FOLDER, AnswerReport, answer
 from tinyqa_ray.answer import work as module
@@ -62,11 +61,7 @@ def made(config: AnswerConfig, output: Path) -> tuple[list[dict[str, Any]], Answ
 @pytest.fixture
 def encoder(tiny_bert: str, tmp_path: Path) -> str:
     """An encoder of sentences, as sentence-transformers stores one."""
-    folder = tmp_path / "encoder"
-    AutoModel.from_pretrained(tiny_bert).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
-    (folder / "modules.json").write_text("[]")
-    return str(folder)
+    return str(tiny.write_sentence_encoder(tiny_bert, tmp_path / "encoder"))
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -34,10 +34,7 @@ def write_pooling(folder: Path, **modes: bool) -> None:
 
 @pytest.fixture
 def encoder(tiny_bert: str, tmp_path: Path) -> Path:
-    folder = tmp_path / "encoder"
-    AutoModel.from_pretrained(tiny_bert).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
-    (folder / "modules.json").write_text("[]")
+    folder = tiny.write_sentence_encoder(tiny_bert, tmp_path / "encoder")
     write_pooling(folder, cls_token=False, mean_tokens=True)
     return folder
 

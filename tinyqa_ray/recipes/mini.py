@@ -130,7 +130,6 @@ def mini(
                     precision="fp16",
                     settings="@student-evaluation",
                     calibration=dev,
-                    calibration_questions=1,
                 ),
             ),
         ),
