@@ -113,6 +113,17 @@ def test_made_questions_join_the_others_of_their_paragraph(data: str, tmp_path: 
     assert len(questions(made)) == report.questions
 
 
+def test_rewritten_questions_and_single_sentences_are_counted(data: str, tmp_path: Path) -> None:
+    config = GatherConfig(data=(data,), rewritten=1.0, sentences_alone=1.0)
+    report = gather(config, str(tmp_path / "out"))
+    before, made = squad.read_squad(data), squad.read_squad(str(tmp_path / "out"))
+    new = {*questions(made)} - {*questions(before)}
+    assert len(new) == report.rewritten + report.of_sentences
+    assert sum(name.endswith("-rewritten") for name in new) == report.rewritten > 0
+    assert sum(name.endswith(("-alone", "-aside")) for name in new) == report.of_sentences > 0
+    assert report.questions == len(questions(made))
+
+
 def test_questions_of_a_corpus_come_with_their_passages(data: str, tmp_path: Path) -> None:
     documents, asked = tmp_path / "documents.jsonl", tmp_path / "questions.jsonl"
     documents.write_text('{"id": "d1", "text": "Owls."}\n{"id": "d2", "text": "Rye."}\n')

@@ -51,6 +51,12 @@ class GatherConfig:
     other_paragraph: Literal["same-article", "most-similar"] = "same-article"
     """Which paragraph that is. same-article: one of its article, drawn at random. most-similar: of all
     articles, the one that is most similar to the question by BM25, which is harder to tell apart."""
+    rewritten: float = 0.0
+    """Questions to rewrite per answerable one, so that their own paragraph no longer answers them: another
+    name or number, an opposite, a "not" (English alone)."""
+    sentences_alone: float = 0.0
+    """Part of the answerable questions that are also asked of single sentences: the one with the answer, and
+    another of its paragraph, which does not hold it."""
     documents: str | None = None
     """Passages that ``questions`` are asked of: Parquet, JSONL or CSV with columns ``id`` and ``text``."""
     questions: str | None = None
@@ -62,6 +68,7 @@ class GatherConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "made_unanswerable", "seed")
+        share(self, "rewritten", "sentences_alone")
         at_least(self, 1, "questions_per_paragraph")
         given: object = self.data
         if isinstance(given, str):  # a string is a sequence of names too, of one letter each

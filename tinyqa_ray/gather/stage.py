@@ -15,6 +15,8 @@ from tinyqa_ray.corpus import sources
 from tinyqa_ray.datasets import squad
 from tinyqa_ray.datasets.squad import Paragraph, Question
 from tinyqa_ray.gather import unanswerable
+from tinyqa_ray.gather.alone import of_single_sentences
+from tinyqa_ray.gather.rewritten import rewritten
 from tinyqa_ray.models import hub
 
 HELD_OUT = "held-out.json"
@@ -37,6 +39,10 @@ class GatherReport:
     """Questions that are unanswerable in the sources."""
     made_unanswerable: int
     """Questions made unanswerable by asking another paragraph."""
+    rewritten: int
+    """Questions rewritten so that their paragraph no longer answers them."""
+    of_sentences: int
+    """Questions asked of single sentences, with and without an answer there."""
     unlabelled: int
     """Questions whose answers are not known."""
     held_out: int
@@ -57,7 +63,9 @@ def gather(config: GatherConfig, output: str, progress: stage_folder.Progress | 
         kept, left_out = _parted(_sources(config), config.hold_out)
         fewer = [_some_questions(each, config) for each in kept]
         made = list(_MADE[config.other_paragraph](fewer, config.made_unanswerable, config.seed))
-        everything = [*_joined(fewer, made), *_corpus(config)]
+        changed = list(rewritten(fewer, config.rewritten, config.seed))
+        alone = list(of_single_sentences(fewer, config.sentences_alone, config.seed))
+        everything = [*_joined(fewer, [*made, *changed]), *alone, *_corpus(config)]
         shards.write_input(stage.path(squad.FOLDER, "part-000000.parquet"), squad.to_table(everything))
         if left_out:
             squad.write_json(left_out, stage.path(HELD_OUT))
@@ -69,6 +77,8 @@ def gather(config: GatherConfig, output: str, progress: stage_folder.Progress | 
                 questions=_count(everything),
                 unanswerable=sum(question.is_impossible for each in fewer for question in each.questions),
                 made_unanswerable=len(made),
+                rewritten=len(changed),
+                of_sentences=_count(alone),
                 unlabelled=sum(question.unlabelled for each in everything for question in each.questions),
                 held_out=_count(left_out),
             )

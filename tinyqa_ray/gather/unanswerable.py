@@ -120,6 +120,12 @@ def _nearly_answers(held: set[str], question: Question, analyzer: Analyzer) -> b
     return False
 
 
+def holds_answer(context: str, question: Question, analyzer: Analyzer) -> bool:
+    """Whether a text holds one of the question's answers, as it stands or nearly."""
+    held = set(analyzer.terms(context))
+    return _answers(context, _bare(context), question) or _nearly_answers(held, question, analyzer)
+
+
 def _bare(text: str) -> str:
     """Lower-cased letters and digits alone, so that "1,000" is found in a text that has "1 , 000"."""
     folded = unicodedata.normalize("NFKC", text).lower()

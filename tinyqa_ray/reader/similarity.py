@@ -7,6 +7,7 @@ and many questions a text, that costs next to nothing.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -28,12 +29,18 @@ _MODULES, _POOLING = "modules.json", "1_Pooling/config.json"
 """Files by which sentence-transformers describes an encoder."""
 _MAX_TOKENS = 128
 """Longest sentence, in tokens; what is longer is cut off."""
+_WIDTHS = (16, 32, 64, _MAX_TOKENS)
+"""Tokens that a batch's rows are filled up to."""
+_BATCH_TOKENS = (128, 16384)
+"""Tokens of a batch on a CPU and on a GPU: a question alone must not wait for a large one."""
 _CACHED_BYTES = 256 << 20
 """Room for the vectors of texts and questions that may come again."""
 _DECIMALS = 4
 """Of a similarity. Those behind them differ with the number of threads."""
 
 Vectors = NDArray[np.float32]
+Part = tuple[str, bool]
+"""A text that is read sentence by sentence, or (True) a question that is read as a whole."""
 
 
 def is_sentence_encoder(name: str) -> bool:
@@ -75,7 +82,10 @@ class SentenceSimilarity:
         self._network = families.settle(network.eval()).to(self.device)
         self._tokenizer = pretrained.load_tokenizer(name)
         self._max_tokens = min(_MAX_TOKENS, families.max_window_tokens(network.config))
-        self._known: OrderedDict[str, Vectors] = OrderedDict()
+        self._widths = sorted({min(width, self._max_tokens) for width in _WIDTHS})
+        self._padding = self._tokenizer.pad_token_id or 0
+        self._batch_tokens = _BATCH_TOKENS[torch.device(self.device).type == "cuda"]
+        self._known: OrderedDict[Part, Vectors] = OrderedDict()
         self._bytes = 0
 
     def margins(self, pairs: Sequence[tuple[Any, Any]], *, max_answer_tokens: int = 30) -> Float:
@@ -89,46 +99,79 @@ class SentenceSimilarity:
             -inf for a text without a sentence, and NaN for a pair that cannot be asked.
         """
         found = np.full(len(pairs), np.nan)
-        for number, (question, text) in enumerate(pairs):
-            if refusal(question, text) is None:
-                each = self._vectors(text)
-                near = each @ self._vectors(question, whole=True)[0] if len(each) else [-np.inf]
-                found[number] = round(float(max(near)), _DECIMALS)
+        asked = {n: pair for n, pair in enumerate(pairs) if refusal(*pair) is None}
+        parts = dict.fromkeys((text, False) for _, text in asked.values())
+        parts |= dict.fromkeys((question, True) for question, _ in asked.values())
+        vectors = self._vectors(list(parts))
+        for number, (question, text) in asked.items():
+            each = vectors[text, False]
+            near = each @ vectors[question, True][0] if len(each) else [-np.inf]
+            found[number] = round(float(max(near)), _DECIMALS)
         return found
 
-    def _vectors(self, text: str, *, whole: bool = False) -> Vectors:
-        """Unit vectors of a text's sentences, or of the text as a whole, ``(n, width)``.
-
-        Each text is a batch of its own, so that its vectors do not depend on what else is read.
-        """
-        key = f"{whole:d}{text}"
-        if key in self._known:
-            self._known.move_to_end(key)
-            return self._known[key]
-        parts = [text] if whole else [text[start:end] for start, end in sentences(text)]
-        made = self._encoded(parts)
-        self._known[key] = made
-        self._bytes += made.nbytes + len(key)
+    def _vectors(self, wanted: Sequence[Part]) -> dict[Part, Vectors]:
+        """Unit vectors of each text's sentences, or of the text as a whole, ``(n, width)``."""
+        new = {
+            part: [part[0]] if part[1] else [part[0][start:end] for start, end in sentences(part[0])]
+            for part in wanted
+            if part not in self._known
+        }
+        made = self._encoded(list(itertools.chain.from_iterable(new.values())))
+        ends = np.cumsum([len(some) for some in new.values()])
+        found = dict(zip(new, np.split(made, ends[:-1]), strict=True)) if new else {}
+        for part in wanted:
+            if part in self._known:
+                self._known.move_to_end(part)
+                found[part] = self._known[part]
+        for part in new:
+            # A copy, since a view would keep the vectors of all the others too.
+            self._known[part] = found[part].copy()
+            self._bytes += found[part].nbytes + len(part[0])
         while self._bytes > _CACHED_BYTES:
-            old, vectors = self._known.popitem(last=False)
-            self._bytes -= vectors.nbytes + len(old)
-        return made
+            (text, _), vectors = self._known.popitem(last=False)
+            self._bytes -= vectors.nbytes + len(text)
+        return found
 
-    @torch.inference_mode()
     def _encoded(self, parts: Sequence[str]) -> Vectors:
+        """Unit vectors of some texts, ``(n, width)``.
+
+        All batches of a width have one shape, so that a vector does not depend on what else is read: how the
+        parts of a matrix product are added may differ from shape to shape.
+        """
         if not parts:
             return np.zeros((0, 1), np.float32)
-        tokens = self._tokenizer(
-            list(parts), padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
-        ).to(self.device)
-        hidden_btd = self._network(**tokens).last_hidden_state
+        tokens = self._tokenizer(list(parts), truncation=True, max_length=self._max_tokens)["input_ids"]
+        widths = np.asarray([next(width for width in self._widths if len(ids) <= width) for ids in tokens])
+        made: list[Vectors] = []
+        order: list[int] = []
+        for width in self._widths:
+            places = np.flatnonzero(widths == width)
+            most = max(1, self._batch_tokens // width)
+            for first in range(0, len(places), most):
+                some = places[first : first + most]
+                made.append(self._pooled([tokens[n] for n in some], width, most))
+                order.extend(some)
+        joined: Vectors = np.concatenate(made)[np.argsort(order)]
+        return joined
+
+    @torch.inference_mode()
+    def _pooled(self, rows: Sequence[Sequence[int]], width: int, most: int) -> Vectors:
+        """Unit vectors of some texts' tokens, filled up to ``most`` rows of ``width`` tokens."""
+        ids_bt = torch.full((most, width), self._padding)
+        mask_bt = torch.zeros((most, width), dtype=torch.long)
+        mask_bt[len(rows) :, 0] = 1
+        for place, row in enumerate(rows):
+            ids_bt[place, : len(row)] = torch.tensor(row)
+            mask_bt[place, : len(row)] = 1
+        ids_bt, mask_bt = ids_bt.to(self.device), mask_bt.to(self.device)
+        hidden_btd = self._network(input_ids=ids_bt, attention_mask=mask_bt).last_hidden_state
         if self._first:
             pooled_bd = hidden_btd[:, 0]
         else:
-            mask_bt1 = tokens["attention_mask"][..., None].to(hidden_btd.dtype)
+            mask_bt1 = mask_bt[..., None].to(hidden_btd.dtype)
             pooled_bd = (hidden_btd * mask_bt1).sum(1) / mask_bt1.sum(1)
         unit_bd = torch.nn.functional.normalize(pooled_bd.float(), dim=-1)
-        made: Vectors = unit_bd.cpu().numpy()
+        made: Vectors = unit_bd[: len(rows)].cpu().numpy()
         return made
 
 
