@@ -219,6 +219,19 @@ def test_every_call_survives_faults_of_the_store(store: Flaky) -> None:
         assert not Flaky.left
 
 
+def test_folder_is_sent_through_faults(store: Flaky, tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "large.pt").write_bytes(b"weights" * 5_000_000)
+    (tmp_path / "small.json").write_text("{}")
+    Flaky.left = 7
+    storage.send_folder(tmp_path, "flaky://run")
+    assert not Flaky.left
+    assert {name: len(content) for name, content in store.files.items()} == {
+        "run/inner/large.pt": 35_000_000,
+        "run/small.json": 2,
+    }
+
+
 def test_parquet_is_read_through_faults(store: Flaky) -> None:
     table = pa.table({"a": list(range(1000))})
     shards.write_input("flaky://a.parquet", table)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ import torch.distributed as dist
 from peers.group_session import GroupSession
 from torch import nn
 
+from tinyqa_ray.core import storage
+from tinyqa_ray.distill.checkpoints import newest_checkpoint
 from tinyqa_ray.distill.session import LocalSession, RaySession, Write
 
 
@@ -182,3 +185,32 @@ def test_worker_is_warned_once_of_a_node_that_ray_drains(monkeypatch: pytest.Mon
     monkeypatch.setattr(ray.train, "get_preemption_info", lambda: notices.pop(0))
     session = RaySession("run")
     assert [session.is_warned() for _ in range(3)] == [False, True, False]
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_checkpoint_is_sent_to_a_store_with_our_patience(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_local: bool
+) -> None:
+    import ray.train
+    import ray.train.torch
+
+    context = SimpleNamespace(
+        get_world_rank=lambda: 0, get_world_size=lambda: 1, get_local_world_size=lambda: 1
+    )
+    reported: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(ray.train, "report", lambda metrics, **options: reported.append(options))
+    monkeypatch.setattr(storage, "is_local", lambda path: is_local)
+    session = RaySession(str(tmp_path / "run"))
+    session.checkpoint(write("weights"), {"step": 5, "steps": 10})
+    (options,) = reported
+    if is_local:
+        assert options["checkpoint_upload_fn"] is None, (
+            "Ray copies it, and knows whether all nodes see the disk"
+        )
+        return
+    (tmp_path / "run" / "first").mkdir(parents=True)
+    kept = options["checkpoint_upload_fn"](options["checkpoint"], "first")
+    assert kept.path == newest_checkpoint(str(tmp_path / "run")) == str(tmp_path / "run" / "first")
+    assert (Path(kept.path) / "state.txt").read_text() == "weights"

@@ -151,22 +151,39 @@ def write_atomic(path: str, data: bytes | Iterable[bytes]) -> None:
 
 
 def _upload(path: str, pieces: Iterable[bytes]) -> None:
-    filesystem, inner = resolve(path)
     with tempfile.SpooledTemporaryFile(max_size=_MEMORY) as whole:
         # Collect all pieces first: a store shows the half that an interrupted stream sent as a whole object.
         for piece in pieces:
             whole.write(piece)
+        _send(path, whole)
 
-        def send() -> None:
-            whole.seek(0)
-            with filesystem.open_output_stream(inner) as stream:
-                while piece := whole.read(_MEMORY):
-                    stream.write(piece)
 
-        try:
-            faults.patiently(path, send)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({_reason(error)}); {_CHECK_STORE}") from None
+def _send(path: str, whole: Any) -> None:
+    """Send an open file to a store, from its beginning each time that the store breaks off."""
+    filesystem, inner = resolve(path)
+
+    def send() -> None:
+        whole.seek(0)
+        with filesystem.open_output_stream(inner) as stream:
+            while piece := whole.read(_MEMORY):
+                stream.write(piece)
+
+    try:
+        faults.patiently(path, send)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({_reason(error)}); {_CHECK_STORE}") from None
+
+
+def send_folder(folder: Path, path: str) -> None:
+    """Copy the files of a local folder into a store; one whose sending breaks off is begun anew.
+
+    Raises:
+        InputError: a file cannot be written.
+        StoreError: the store did not serve within the patience.
+    """
+    for file in sorted(each for each in folder.rglob("*") if each.is_file()):
+        with file.open("rb") as whole:
+            _send(join(path, file.relative_to(folder).as_posix()), whole)
 
 
 def write_json(path: str, value: Any) -> None:

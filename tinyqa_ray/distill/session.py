@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tinyqa_ray.distill.checkpoints import local_checkpoint, newest_checkpoint, seal
+from tinyqa_ray.core import storage
+from tinyqa_ray.distill.checkpoints import as_checkpoint, local_checkpoint, newest_checkpoint, seal
 
 Write = Callable[[Path], None]
 """Writes a worker's part of a checkpoint into a folder; most workers have none."""
@@ -180,4 +181,11 @@ class RaySession:
             metrics,
             checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=None if storage.is_local(self._storage_path) else self._sent,
         )
+
+    def _sent(self, checkpoint: Any, name: str) -> Any:
+        """The checkpoint in the run's store. Ray's own upload gives up after three tries."""
+        target = storage.join(self._storage_path, name)
+        storage.send_folder(Path(checkpoint.path), target)
+        return as_checkpoint(target)
