@@ -32,10 +32,10 @@ def mini(
 ) -> Recipe:
     """A 6 x 384 student of a 12 x 768 teacher that has another vocabulary.
 
-    The teacher learns from labels, also that questions asked of the most similar other paragraph have no
-    answer. The student learns the teacher's logits on the same questions and on questions without labels. If
-    articles are held out, thresholds are fitted on them, and the teacher abstains by its own on questions
-    without labels.
+    Both learn in two steps: to find answers, on all data; then, to tell what a text does not say, from labels
+    of ``data`` and of its questions rewritten so that their paragraph no longer answers them. The student's
+    first step is to learn the teacher's logits, also on questions without labels. If articles are held out,
+    thresholds are fitted on them, and the teacher abstains by its own on questions without labels.
 
     Args:
         data: SQuAD 2.0 data to learn from.
@@ -56,7 +56,16 @@ def mini(
     gathered = GatherConfig(
         data=(data, *more), hold_out=hold_out, made_unanswerable=0.4, other_paragraph="most-similar"
     )
-    teacher = DistillConfig(
+    rewritten = GatherConfig(data=(data,), hold_out=hold_out, rewritten=0.5, sentences_alone=0.1)
+    asked = replace(
+        gathered,
+        documents=documents,
+        questions=questions,
+        made_unanswerable=0.2,
+        rewritten=0.4,
+        sentences_alone=0.15,
+    )
+    first_teacher = DistillConfig(
         data="@windows",
         student=encoder,
         objective=("labels",),
@@ -67,7 +76,10 @@ def mini(
         precision="bf16",
         checkpoint_steps=50,
     )
-    student = DistillConfig(
+    teacher = replace(
+        first_teacher, data="@rewritten-windows", student="@first-teacher/model", learning_rate=2e-5
+    )
+    first_student = DistillConfig(
         data="@teacher-logits",
         student=start,
         objective=("prediction",),
@@ -83,8 +95,11 @@ def mini(
         publish="best",
         checkpoint_steps=400,
     )
+    student = replace(
+        teacher, data="@student-windows", student="@first-student/model", checkpoint_steps=400, dev=dev
+    )
     # Labels alone cannot teach the questions without answers in "asked".
-    labels_alone = replace(student, data="@gathered-windows", objective=("labels",), temperature=1.0)
+    labels_alone = replace(first_student, data="@gathered-windows", objective=("labels",), temperature=1.0)
     fitted = f"@gathered/{HELD_OUT}" if hold_out else None
     read = "@teacher-export" if exported else "@teacher/model"
 
@@ -104,10 +119,13 @@ def mini(
         stages=(
             ("gathered", gathered),
             ("windows", TeacherLogitsConfig(data="@gathered", tokenizer=encoder)),
+            ("first-teacher", first_teacher),
+            ("rewritten", rewritten),
+            ("rewritten-windows", TeacherLogitsConfig(data="@rewritten", tokenizer=encoder)),
             ("teacher", teacher),
             *(export if exported else ()),
             evaluation("teacher", read),
-            ("asked", replace(gathered, documents=documents, questions=questions)),
+            ("asked", asked),
             *(copied if copies else ()),
             (
                 "teacher-logits",
@@ -120,6 +138,8 @@ def mini(
                 ),
             ),
             *(compared if baseline else ()),
+            ("first-student", first_student),
+            ("student-windows", TeacherLogitsConfig(data="@rewritten", tokenizer=start)),
             ("student", replace(student, baseline="@baseline/model") if baseline else student),
             evaluation("student", "@student/model"),
             (
