@@ -27,7 +27,6 @@ from tinyqa_ray.distill.encoders import encoder_layers
 from tinyqa_ray.distill.losses import hidden_loss
 from tinyqa_ray.distill.students import (
     Projections,
-    averaged,
     evenly_spaced_layers,
     layer_block,
     layer_pairs,
@@ -155,28 +154,6 @@ def test_a_student_keeps_dtype_and_mode() -> None:
 def test_layers_that_make_no_student_are_refused(layers: tuple[int, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         student_from_layers(make_teacher("bert"), layers)
-
-
-def test_average_of_models_is_the_mean_of_their_weights(tmp_path: Any) -> None:
-    models = [make_teacher("bert") for _ in range(3)]
-    for number, model in enumerate(models):
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(number)))
-        model.save_pretrained(tmp_path / str(number))
-    states = [dict(model.state_dict()) for model in models]
-    wanted = {key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]}
-    found = averaged(models[0], "0", [str(tmp_path / "1"), str(tmp_path / "2")]).state_dict()
-    assert found.keys() == wanted.keys()
-    for key, tensor in found.items():
-        torch.testing.assert_close(tensor, wanted[key])
-
-
-def test_average_of_other_shapes_is_refused_with_both(tmp_path: Any) -> None:
-    deep, shallow = make_teacher("bert"), student_from_layers(make_teacher("bert"), (0, 1))
-    deep.save_pretrained(tmp_path / "deep")
-    with pytest.raises(InputError, match=r"deep: has bert.encoder.layer.[23].* and shallow of none"):
-        averaged(shallow, "shallow", [str(tmp_path / "deep")])
 
 
 def test_projections_learn_where_widths_differ() -> None:

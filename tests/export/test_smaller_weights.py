@@ -95,3 +95,19 @@ def test_weight_that_fp16_cannot_hold_is_named(tiny_bert: str, tmp_path: Path) -
 def test_precision_that_a_format_has_not_is_refused(form: str | None, precision: str, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         ExportConfig(model="m", format=form, precision=precision)  # type: ignore[arg-type]
+
+
+def test_mean_of_several_models_is_stored(tiny_bert: str, tmp_path: Path) -> None:
+    other = pretrained.load_qa_model(tiny_bert)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(1)
+    shutil.copytree(tiny_bert, tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    mean = stored(tiny_bert, tmp_path / "mean", "fp32", soup_with=(str(tmp_path / "other"),))
+    for one, two in zip(
+        pretrained.load_qa_model(tiny_bert).parameters(),
+        pretrained.load_qa_model(str(mean)).parameters(),
+        strict=True,
+    ):
+        torch.testing.assert_close(two, one + 0.5)

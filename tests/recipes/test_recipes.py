@@ -204,30 +204,37 @@ def test_mini_student_learns_from_its_teacher_and_nobody_from_what_is_held_out(t
     )
     found = stages(recipe)
     has(found["gathered"], data=("train.json", "more.json"), hold_out=("Owls",), documents=None)
-    has(found["asked"], data=("train.json", "more.json"), documents="d.jsonl", questions="q.jsonl")
-    has(found["asked"], hold_out=("Owls",), other_paragraph="most-similar")
+    for name in ("first-asked", "asked"):
+        has(found[name], data=("train.json", "more.json"), documents="d.jsonl", questions="q.jsonl")
+        has(found[name], hold_out=("Owls",), other_paragraph="most-similar")
+    has(found["rewritten"], data=("train.json",), hold_out=("Owls",), documents=None)
+    assert all(found[name].rewritten > 0 for name in ("rewritten", "asked"))
     has(found["augmented"], data="@asked", copies=3, embeddings=tiny_bert)
     # Each reads windows of its own vocabulary, and what has no labels is learned from logits alone.
     has(found["windows"], data="@gathered", tokenizer="large", teachers=())
     has(found["first-teacher"], data="@windows", student="large", objective=("labels",), dev=None)
-    has(found["rewritten"], data=("train.json",), hold_out=("Owls",), documents=None)
     has(found["rewritten-windows"], data="@rewritten", tokenizer="large", teachers=())
     has(found["teacher"], data="@rewritten-windows", student="@first-teacher/model", objective=("labels",))
+    has(found["first-logits"], data="@first-asked", tokenizer=tiny_bert, teachers=("@first-teacher/model",))
     has(found["teacher-logits"], data="@augmented", tokenizer=tiny_bert, teachers=("@teacher/model",))
     has(found["gathered-windows"], data="@gathered", tokenizer=tiny_bert, teachers=())
     has(found["baseline"], data="@gathered-windows", objective=("labels",), student=tiny_bert)
-    has(found["first-student"], data="@teacher-logits", objective=("prediction",), distillation_weight=1.0)
-    has(found["first-student"], student=tiny_bert, baseline=None)
+    has(found["first-student"], data="@first-logits", student=tiny_bert, objective=("prediction",))
+    has(found["second-student"], data="@teacher-logits", student="@first-student/model", publish="best")
+    for name in ("first-student", "second-student"):
+        has(found[name], distillation_weight=1.0, baseline=None)
     has(found["student-windows"], data="@rewritten", tokenizer=tiny_bert, teachers=())
-    has(found["student"], data="@student-windows", objective=("labels",), student="@first-student/model")
-    has(found["student"], baseline="@baseline/model")
-    assert all(found[name].rewritten > 0 for name in ("rewritten", "asked"))
+    for name, origin in (("early-student", "first-student"), ("late-student", "second-student")):
+        has(found[name], data="@student-windows", objective=("labels",), student=f"@{origin}/model")
+    has(found["late-student"], baseline="@baseline/model")
+    has(found["student"], model="@late-student/model", soup_with=("@early-student/model",))
     # Thresholds are fitted before they are used.
-    assert list(found).index("teacher-evaluation") < list(found).index("teacher-logits")
-    has(found["teacher-logits"], abstain_at_threshold=True, settings=("@teacher-evaluation",))
-    for name in ("teacher", "baseline", "student"):
+    for teacher, logits in (("first-teacher", "first-logits"), ("teacher", "teacher-logits")):
+        assert list(found).index(f"{teacher}-evaluation") < list(found).index(logits)
+        has(found[logits], abstain_at_threshold=True, settings=(f"@{teacher}-evaluation",))
+    for name in ("first-teacher", "teacher", "baseline", "student"):
         has(found[f"{name}-evaluation"], data="dev.json", fit_threshold="@gathered/held-out.json")
-    has(found["student-fp16"], model="@student/model", settings="@student-evaluation", precision="fp16")
+    has(found["student-fp16"], model="@student", settings="@student-evaluation", precision="fp16")
 
 
 def test_mini_without_more_has_no_more_stages(tiny_bert: str) -> None:
@@ -239,9 +246,10 @@ def test_mini_without_more_has_no_more_stages(tiny_bert: str) -> None:
 
 def test_mini_teacher_answers_as_an_export_if_wanted(tiny_bert: str) -> None:
     found = stages(published.mini("train.json", "dev.json", start=tiny_bert, exported=True))
-    has(found["teacher-export"], model="@teacher/model", precision="bf16")
-    has(found["teacher-logits"], teachers=("@teacher-export",))
-    has(found["teacher-evaluation"], model="@teacher-export")
+    for teacher, logits in (("first-teacher", "first-logits"), ("teacher", "teacher-logits")):
+        has(found[f"{teacher}-export"], model=f"@{teacher}/model", precision="bf16")
+        has(found[logits], teachers=(f"@{teacher}-export",))
+        has(found[f"{teacher}-evaluation"], model=f"@{teacher}-export")
 
 
 def test_quickstart_distils_the_shipped_model(quickstart: Recipe) -> None:

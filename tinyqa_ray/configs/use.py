@@ -77,6 +77,9 @@ class ExportConfig:
 
     model: str = bundled.MODEL
     """Folder or hub id of a model with a question-answering head."""
+    soup_with: tuple[str, ...] = ()
+    """Models of the same shape, trained from the same start: what is exported has the mean of the weights of
+    all (a model soup, arXiv 2203.05482)."""
     precision: Literal["int8", "bf16", "fp32", "fp16"] = "int8"
     """Precision of the matrix products; a bf16 export runs in fp32 on CPUs without bf16. For safetensors,
     the type of the stored weights, of which fp16 is half as large as fp32."""

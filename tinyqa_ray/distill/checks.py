@@ -10,9 +10,10 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
 from tinyqa_ray.distill.layers import check_heads, check_relations
 from tinyqa_ray.distill.strategies import require_deepspeed
-from tinyqa_ray.distill.students import averaged, layer_pairs, student_config
+from tinyqa_ray.distill.students import layer_pairs, student_config
 from tinyqa_ray.distill.window_facts import WindowFacts, window_facts
 from tinyqa_ray.models import pretrained, weights
+from tinyqa_ray.models.soup import averaged
 from tinyqa_ray.models.tokenizers import same_tokens
 from tinyqa_ray.teacher_logits.window_dataset import window_tokenizer
 

@@ -21,11 +21,12 @@ from tinyqa_ray.distill.objectives import DistillationModule
 from tinyqa_ray.distill.precision import NotFiniteError, agreed_dtype
 from tinyqa_ray.distill.session import Session
 from tinyqa_ray.distill.strategies import Strategy, make_strategy
-from tinyqa_ray.distill.students import averaged, student_from_layers
+from tinyqa_ray.distill.students import student_from_layers
 from tinyqa_ray.distill.taken import LateFigures, Taken, at_windows
 from tinyqa_ray.distill.windows_here import windows_here
 from tinyqa_ray.engines.bucketed import BUCKET
 from tinyqa_ray.models import pretrained
+from tinyqa_ray.models.soup import averaged
 
 STATE = "state.pt"
 MODEL = "model"

@@ -32,7 +32,9 @@ def export(config: ExportConfig, output: str, progress: stage_folder.Progress | 
         raise InputError("int8 is made with NNCF, which is not installed; pip install 'tinyqa-ray[cpu]'")
     settings = read_settings(config.model, config.settings)
     extra = {stage_folder.SETTINGS: settings.identity}
-    with stage_folder.stage(output, config, inputs=("model", "calibration"), extra=extra) as stage:
+    with stage_folder.stage(
+        output, config, inputs=("model", "soup_with", "calibration"), extra=extra
+    ) as stage:
         if stage.finished:
             return stage.report(ExportReport)
         from tinyqa_ray.export.work import work

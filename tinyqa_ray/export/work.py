@@ -29,6 +29,7 @@ from tinyqa_ray.export.quantise import converted, down_projections, quantised
 from tinyqa_ray.export.report import ExportReport, Figures
 from tinyqa_ray.models import families, hub, pretrained
 from tinyqa_ray.models.settings import ModelSettings, write_settings
+from tinyqa_ray.models.soup import averaged
 from tinyqa_ray.reader.reader import Reader
 
 _ALL, _MAPS, _MAPS_AND_OUTPUTS = "all", "attention maps", "attention maps, ffn outputs"
@@ -71,9 +72,9 @@ def work(
 ) -> ExportReport:
     """Export the model, check its loss of F1, and write it into the stage's folder."""
     quiet_models()
-    config = hub.pinned(config, stage, "model", data=("calibration",))
+    config = hub.pinned(config, stage, "model", "soup_with", data=("calibration",))
     seen, held_out = _split(config)
-    network = pretrained.load_qa_model(config.model)
+    network = averaged(pretrained.load_qa_model(config.model), config.model, config.soup_with)
     pretrained.check_window(config.model, network.config, config.window.max_seq_len)
     windower = Windower(pretrained.load_tokenizer(config.model), config.window)
 

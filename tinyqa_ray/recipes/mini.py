@@ -32,10 +32,12 @@ def mini(
 ) -> Recipe:
     """A 6 x 384 student of a 12 x 768 teacher that has another vocabulary.
 
-    Both learn in two steps: to find answers, on all data; then, to tell what a text does not say, from labels
-    of ``data`` and of its questions rewritten so that their paragraph no longer answers them. The student's
-    first step is to learn the teacher's logits, also on questions without labels. If articles are held out,
-    thresholds are fitted on them, and the teacher abstains by its own on questions without labels.
+    There are two rounds. In the first, the teacher learns from labels to find answers, and the student learns
+    its logits, also on questions without labels. In the second, the teacher learns to tell what a text does
+    not say, from labels of ``data`` and of its questions rewritten so that their paragraph no longer answers
+    them, and the student learns that teacher's logits. Each round's student then learns the labels of the
+    second for one epoch; the model is the mean of both. If articles are held out, thresholds are fitted on
+    them, and the teachers abstain by their own on questions without labels.
 
     Args:
         data: SQuAD 2.0 data to learn from.
@@ -56,15 +58,9 @@ def mini(
     gathered = GatherConfig(
         data=(data, *more), hold_out=hold_out, made_unanswerable=0.4, other_paragraph="most-similar"
     )
+    first_asked = replace(gathered, documents=documents, questions=questions)
+    asked = replace(first_asked, made_unanswerable=0.2, rewritten=0.4, sentences_alone=0.15)
     rewritten = GatherConfig(data=(data,), hold_out=hold_out, rewritten=0.5, sentences_alone=0.1)
-    asked = replace(
-        gathered,
-        documents=documents,
-        questions=questions,
-        made_unanswerable=0.2,
-        rewritten=0.4,
-        sentences_alone=0.15,
-    )
     first_teacher = DistillConfig(
         data="@windows",
         student=encoder,
@@ -80,10 +76,10 @@ def mini(
         first_teacher, data="@rewritten-windows", student="@first-teacher/model", learning_rate=2e-5
     )
     first_student = DistillConfig(
-        data="@teacher-logits",
+        data="@first-logits",
         student=start,
         objective=("prediction",),
-        # At 1, a teacher as sure as this would teach little more than its best answer.
+        # At 1, a teacher as sure as these would teach little more than its best answer.
         temperature=2.0,
         epochs=2,
         batch_size=16,
@@ -91,23 +87,42 @@ def mini(
         attention_dropout=0.0,
         precision="bf16",
         dev=dev,
-        # Near its end, the training still gains answers but loses the sense of no answer.
-        publish="best",
         checkpoint_steps=400,
     )
-    student = replace(
+    second_student = replace(
+        first_student, data="@teacher-logits", student="@first-student/model", epochs=0.6, publish="best"
+    )
+    early = replace(
         teacher, data="@student-windows", student="@first-student/model", checkpoint_steps=400, dev=dev
     )
+    late = replace(early, student="@second-student/model")
     # Labels alone cannot teach the questions without answers in "asked".
     labels_alone = replace(first_student, data="@gathered-windows", objective=("labels",), temperature=1.0)
     fitted = f"@gathered/{HELD_OUT}" if hold_out else None
-    read = "@teacher-export" if exported else "@teacher/model"
 
     def evaluation(name: str, model: str) -> tuple[str, EvaluateConfig]:
         config = EvaluateConfig(model=model, data=dev, fit_threshold=fitted, fit_temperature=fitted)
         return f"{name}-evaluation", config
 
-    export: Stages = (("teacher-export", ExportConfig(model="@teacher/model", precision="bf16")),)
+    def taught(name: str) -> tuple[str, Stages]:
+        """What reads as the teacher, and its evaluation."""
+        model = f"@{name}/model"
+        if not exported:
+            return model, (evaluation(name, model),)
+        export = (f"{name}-export", ExportConfig(model=model, precision="bf16"))
+        return f"@{name}-export", (export, evaluation(name, f"@{name}-export"))
+
+    def logits(data: str, teacher: str, read: str) -> TeacherLogitsConfig:
+        return TeacherLogitsConfig(
+            data=data,
+            tokenizer=start,
+            teachers=(read,),
+            abstain_at_threshold=bool(hold_out),
+            settings=(f"@{teacher}-evaluation",) if hold_out else (),
+        )
+
+    first_read, first_taught = taught("first-teacher")
+    read, second_taught = taught("teacher")
     copied: Stages = (("augmented", AugmentConfig(data="@asked", embeddings=start, copies=copies)),)
     compared: Stages = (
         ("gathered-windows", TeacherLogitsConfig(data="@gathered", tokenizer=start)),
@@ -120,32 +135,36 @@ def mini(
             ("gathered", gathered),
             ("windows", TeacherLogitsConfig(data="@gathered", tokenizer=encoder)),
             ("first-teacher", first_teacher),
+            *first_taught,
+            ("first-asked", first_asked),
+            ("first-logits", logits("@first-asked", "first-teacher", first_read)),
+            ("first-student", first_student),
             ("rewritten", rewritten),
             ("rewritten-windows", TeacherLogitsConfig(data="@rewritten", tokenizer=encoder)),
             ("teacher", teacher),
-            *(export if exported else ()),
-            evaluation("teacher", read),
+            *second_taught,
             ("asked", asked),
             *(copied if copies else ()),
+            ("teacher-logits", logits("@augmented" if copies else "@asked", "teacher", read)),
+            *(compared if baseline else ()),
+            ("second-student", second_student),
+            ("student-windows", TeacherLogitsConfig(data="@rewritten", tokenizer=start)),
+            ("early-student", early),
+            ("late-student", replace(late, baseline="@baseline/model") if baseline else late),
             (
-                "teacher-logits",
-                TeacherLogitsConfig(
-                    data="@augmented" if copies else "@asked",
-                    tokenizer=start,
-                    teachers=(read,),
-                    abstain_at_threshold=bool(hold_out),
-                    settings=("@teacher-evaluation",) if hold_out else (),
+                "student",
+                ExportConfig(
+                    model="@late-student/model",
+                    soup_with=("@early-student/model",),
+                    format="safetensors",
+                    precision="fp32",
                 ),
             ),
-            *(compared if baseline else ()),
-            ("first-student", first_student),
-            ("student-windows", TeacherLogitsConfig(data="@rewritten", tokenizer=start)),
-            ("student", replace(student, baseline="@baseline/model") if baseline else student),
-            evaluation("student", "@student/model"),
+            evaluation("student", "@student"),
             (
                 "student-fp16",
                 ExportConfig(
-                    model="@student/model",
+                    model="@student",
                     format="safetensors",
                     precision="fp16",
                     settings="@student-evaluation",
