@@ -16,9 +16,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets.sentences import sentences
 from tinyqa_ray.reader import Reader, similarity
 from tinyqa_ray.reader.reader import check_first_reader, first_reader
-from tinyqa_ray.reader.sentences import sentences
 from tinyqa_ray.reader.similarity import SentenceSimilarity
 
 WINDOW = WindowConfig(max_seq_len=96, doc_stride=8, max_query_len=20)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tinyqa_ray.core.errors import InputError
@@ -96,6 +96,8 @@ def test_answer_is_the_text_at_its_offsets(
     qa: QuestionAnsweringPipeline, pairs: list[tuple[str, str]], top_k: int, impossible: bool, align: bool
 ) -> None:
     questions, contexts = [q for q, _ in pairs], [c for _, c in pairs]
+    # A question that leaves its context no room is refused.
+    assume(all(len(question.encode("utf-8", "surrogatepass")) < 100 for question in questions))
     found = qa(
         question=questions,
         context=contexts,

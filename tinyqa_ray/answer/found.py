@@ -12,10 +12,10 @@ import pyarrow as pa
 from tinyqa_ray.answer.pairs import Pair
 from tinyqa_ray.answer.rows import Row
 from tinyqa_ray.configs import AnswerConfig
+from tinyqa_ray.datasets.sentences import sentence_around
 from tinyqa_ray.models.settings import ModelSettings
 from tinyqa_ray.reader.answers import MOST_SPANS, Answer, held, logit
 from tinyqa_ray.reader.evidence import Place
-from tinyqa_ray.reader.sentences import sentence_around
 from tinyqa_ray.reader.spans import Reading, Regions, Span, sigmoid
 
 FOUND = pa.schema(

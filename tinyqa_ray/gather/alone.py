@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from tinyqa_ray.corpus.terms import Analyzer
+from tinyqa_ray.datasets.sentences import sentence_around, sentences
 from tinyqa_ray.datasets.squad import GoldAnswer, Paragraph, Question
 from tinyqa_ray.gather.unanswerable import holds_answer
-from tinyqa_ray.reader.sentences import sentence_around, sentences
 
 ALONE = "-alone"
 """Ending of the id of a question that is asked of the sentence with its answer."""

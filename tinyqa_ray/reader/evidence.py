@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from tinyqa_ray.datasets.sentences import sentence_around
 from tinyqa_ray.models.settings import ModelSettings
 from tinyqa_ray.reader.answers import Answer, answers
 from tinyqa_ray.reader.ranks import same_answer
-from tinyqa_ray.reader.sentences import sentence_around
 from tinyqa_ray.reader.spans import Reading
 
 

@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets.sentences import sentences
 from tinyqa_ray.engines.devices import pick_device
 from tinyqa_ray.models import families, pretrained
 from tinyqa_ray.reader.answers import refusal
 from tinyqa_ray.reader.cascade import Float
-from tinyqa_ray.reader.sentences import sentences
 
 _MODULES, _POOLING = "modules.json", "1_Pooling/config.json"
 """Files by which sentence-transformers describes an encoder."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyqa_ray.reader.sentences import sentence_around
+from tinyqa_ray.datasets.sentences import sentence_around
 
 
 @pytest.mark.parametrize(
