@@ -56,11 +56,13 @@ def rewritten(paragraphs: Sequence[Paragraph], share: float, seed: int) -> Itera
         for question in own.questions:
             if not question.answers or rng.random() >= share:
                 continue
-            changes = [
-                changed
-                for change in (_other_name, _other_number, _opposite, _denied)
-                if (changed := change(question, own.context, here, everywhere, rng)) is not None
-            ]
+            offered = (
+                _other_name(question, own.context, here, everywhere, rng),
+                _other_number(question, own.context, rng),
+                _opposite(question, rng),
+                _denied(question, rng),
+            )
+            changes = [changed for changed in offered if changed is not None]
             if changes:
                 text = changes[rng.integers(len(changes))]
                 yield own.paragraph_id, Question(question.id + REWRITTEN, text, True, ())
@@ -98,9 +100,7 @@ def _other_name(
     return None
 
 
-def _other_number(
-    question: Question, context: str, here: Sequence[str], everywhere: Sequence[str], rng: np.random.Generator
-) -> str | None:
+def _other_number(question: Question, context: str, rng: np.random.Generator) -> str | None:
     """The question with a number near the one it has, which the paragraph does not have."""
     given = [match for match in _NUMBER.finditer(question.question) if match[0] in context]
     if not given:
@@ -116,9 +116,7 @@ def _other_number(
     return None
 
 
-def _opposite(
-    question: Question, context: str, here: Sequence[str], everywhere: Sequence[str], rng: np.random.Generator
-) -> str | None:
+def _opposite(question: Question, rng: np.random.Generator) -> str | None:
     """The question with the opposite of one of its words."""
     given = [
         match
@@ -133,9 +131,7 @@ def _opposite(
     return _replaced(question, word, other.capitalize() if word[0][0].isupper() else other)
 
 
-def _denied(
-    question: Question, context: str, here: Sequence[str], everywhere: Sequence[str], rng: np.random.Generator
-) -> str | None:
+def _denied(question: Question, rng: np.random.Generator) -> str | None:
     """The question with its first helping verb denied; rarely, since a "not" is easily learned by itself."""
     verb = _HELPING_VERB.search(question.question)
     if verb is None or rng.random() >= 0.2:

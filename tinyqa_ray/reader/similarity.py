@@ -159,6 +159,7 @@ class SentenceSimilarity:
         """Unit vectors of some texts' tokens, filled up to ``most`` rows of ``width`` tokens."""
         ids_bt = torch.full((most, width), self._padding)
         mask_bt = torch.zeros((most, width), dtype=torch.long)
+        # A row in which nothing may be looked at would be NaN.
         mask_bt[len(rows) :, 0] = 1
         for place, row in enumerate(rows):
             ids_bt[place, : len(row)] = torch.tensor(row)
