@@ -37,8 +37,7 @@ from tinyqa_ray.models import pretrained
 from tinyqa_ray.recipes import run
 from tinyqa_ray.recipes.recipe import Recipe
 
-PATHS = ("train", "dev", "teacher", "work", "save")
-RESULTS = Path(__file__).parent / "results" / "distillation.json"
+PATHS = ("train", "dev", "teacher", "logits_of", "work", "output")
 HELD_OUT_EVERY = 4
 """Of the articles with unanswerable questions, one in so many calibrates thresholds."""
 CALIBRATION_PARAGRAPHS = 60
@@ -126,8 +125,8 @@ def main() -> None:
         },
         "forced_f1_gains": _gains(arguments, work),
     }
-    if arguments.save:
-        storage.write_json(str(RESULTS), {"benchmark": "distillation", **figures, "machine": machine()})
+    if arguments.output:
+        storage.write_json(arguments.output, {"benchmark": "distillation", **figures, "machine": machine()})
     terminal.print(_table(figures))
     show("distillation", figures)
 
@@ -155,14 +154,18 @@ def experiment(arguments: argparse.Namespace, work: Path) -> Recipe:
         checkpoint_steps=100,
         use_gpu=arguments.gpu,
     )
-    with_logits = TeacherLogitsConfig(data=train, teachers=(teacher,), num_gpus=float(arguments.gpu))
+    read_by = arguments.logits_of or teacher
+    with_logits = TeacherLogitsConfig(data=train, teachers=(read_by,), num_gpus=float(arguments.gpu))
     evaluated = EvaluateConfig(
         model=teacher, data=arguments.dev, fit_threshold=str(work / "calibration.json")
     )
     stages |= {"windows": with_logits, "teacher-evaluation": evaluated}
-    if any("augmented-windows" in (ARMS[name].layers_on, ARMS[name].spans_on) for name in arguments.arms):
+    arms = [ARMS[name] for name in arguments.arms]
+    if any("augmented-windows" in (arm.layers_on, arm.spans_on) for arm in arms):
         stages["augmented"] = AugmentConfig(data=train, embeddings=teacher, copies=arguments.copies)
-        stages["augmented-windows"] = replace(with_logits, data="@augmented")
+        needs_logits = any(arm.spans_on == "augmented-windows" for arm in arms)
+        of_copies = with_logits if needs_logits else TeacherLogitsConfig(data=train, tokenizer=teacher)
+        stages["augmented-windows"] = replace(of_copies, data="@augmented")
     for seed in arguments.seeds:
         for name in arguments.arms:
             stages |= _taught(name, replace(base, seed=seed), arguments)
@@ -197,7 +200,9 @@ def _data(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Write training and calibration data, which share no article, and describe them."""
     paragraphs = squad.read_squad(arguments.train)
     mixed = dict.fromkeys(p.title for p in paragraphs if any(q.is_impossible for q in p.questions))
-    held_out = list(mixed)[1::HELD_OUT_EVERY]
+    if absent := set(arguments.hold_out) - set(mixed):
+        raise InputError(f"{arguments.train}: no article with unanswerable questions is called {min(absent)}")
+    held_out = arguments.hold_out or list(mixed)[1::HELD_OUT_EVERY]
     if not held_out:
         raise InputError(
             f"{arguments.train}: {len(mixed)} of its articles hold unanswerable questions; give data with at "
@@ -304,6 +309,8 @@ def _arguments() -> argparse.Namespace:
     add("--train", default=bundled.asset("squad2_train.json"), help="SQuAD JSON (bundled excerpt)")
     add("--dev", default=bundled.asset("squad2_dev.json"), help="SQuAD JSON to measure on (bundled excerpt)")
     add("--teacher", default=MODEL, help=f"folder or hub id ({MODEL})")
+    add("--logits-of", help="an export of the teacher, which reads its logits faster (the teacher)")
+    add("--hold-out", nargs="+", default=[], help="articles that fit thresholds, by title (every fourth)")
     add("--work", default="runs/benchmarks/distillation", help="folder of all stages")
     add("--arms", nargs="+", choices=[*ARMS], default=["a", "a+", "b", "c", "d", "e"], help="(a a+ b c d e)")
     add("--seeds", nargs="+", type=int, default=[1], help="(1)")
@@ -316,7 +323,7 @@ def _arguments() -> argparse.Namespace:
     add("--layers-learning-rate", type=float, default=5e-4, help="of the layers stage (5e-4)")
     add("--precision", choices=get_args(Precision), default="auto", help="of training (auto)")
     add("--gpu", action="store_true", help="teacher and training on one GPU")
-    add("--save", action="store_true", help=f"write the figures to {RESULTS.parent.name}/{RESULTS.name}")
+    add("--output", help="JSON file for the figures")
     return parser.parse_args()
 
 
