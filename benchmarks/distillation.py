@@ -27,7 +27,7 @@ from tinyqa_ray.cli import console
 from tinyqa_ray.configs import AugmentConfig, DistillConfig, EvaluateConfig, TeacherLogitsConfig
 from tinyqa_ray.configs.distill import Objective, Precision
 from tinyqa_ray.core import stage_folder, storage
-from tinyqa_ray.core.bundled import MODEL, bundled
+from tinyqa_ray.core.bundled import MODEL, asset
 from tinyqa_ray.core.cluster import quiet_models
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
@@ -306,8 +306,8 @@ def _table(figures: dict[str, Any]) -> Table:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
-    add("--train", default=bundled.asset("squad2_train.json"), help="SQuAD JSON (bundled excerpt)")
-    add("--dev", default=bundled.asset("squad2_dev.json"), help="SQuAD JSON to measure on (bundled excerpt)")
+    add("--train", default=asset("squad2_train.json"), help="SQuAD JSON (bundled excerpt)")
+    add("--dev", default=asset("squad2_dev.json"), help="SQuAD JSON to measure on (bundled excerpt)")
     add("--teacher", default=MODEL, help=f"folder or hub id ({MODEL})")
     add("--logits-of", help="an export of the teacher, which reads its logits faster (the teacher)")
     add("--hold-out", nargs="+", default=[], help="articles that fit thresholds, by title (every fourth)")

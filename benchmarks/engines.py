@@ -11,6 +11,7 @@ OV_CPU_MAX_ISA=avx2 ATEN_CPU_CAPABILITY=avx2; ONNX Runtime's kernels cannot be l
 """
 
 import argparse
+import copy
 import json
 import logging
 import tempfile
@@ -103,6 +104,9 @@ def every(network: Any, windower: Windower, folder: Path, *, variants: bool) -> 
     """The engines by name; files of those that need one lie in ``folder`` until they are loaded."""
     config = network.config
     yield "torch fp32", TorchEngine(network, device="cpu")
+    loaded = TorchEngine(copy.deepcopy(network), device="cpu", owns_model=True)
+    if "packed" in loaded.name:  # it is not on every processor
+        yield "torch fp32, weights packed", loaded
     samples = list(_samples(network, windower))
     for precision in ("fp32", "bf16"):
         yield f"OpenVINO {precision}", OpenVinoEngine(converted(network, precision), config)

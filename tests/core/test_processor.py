@@ -59,6 +59,23 @@ def test_limit_of_the_matrix_library_is_a_limit_here(
 
 
 @pytest.mark.parametrize(
+    ("vendor", "flags", "slowed"),
+    [
+        ("AuthenticAMD", ZEN5, True),
+        ("GenuineIntel", ZEN5, False),
+        ("AuthenticAMD", ZEN3, False),
+    ],
+)
+def test_mkl_is_slow_on_amd_with_avx512(
+    described: Callable[[str], frozenset[str]], vendor: str, flags: str, slowed: bool
+) -> None:
+    described(f"vendor_id\t: {vendor}\n{flags}")
+    processor.is_slowed_by_mkl.cache_clear()
+    assert processor.is_slowed_by_mkl() is slowed
+    processor.is_slowed_by_mkl.cache_clear()
+
+
+@pytest.mark.parametrize(
     ("machine", "features", "saturates"),
     [
         ("x86_64", ("avx2",), True),

@@ -43,7 +43,8 @@ def test_fastest_engine_that_loses_little_is_taken() -> None:
 
 def test_auto_without_forms_is_the_engine_of_who_does_not_ask(tiny_bert: str, cache: Path) -> None:
     asked, plain = (Reader.from_pretrained(tiny_bert, device="cpu", precision=p) for p in ("auto", None))
-    assert asked.engine.name == plain.engine.name == "torch float32 on cpu"
+    assert asked.engine.name == plain.engine.name
+    assert plain.engine.name.startswith("torch float32 on cpu")
     assert not cache.exists(), "nothing is made or timed"
 
 

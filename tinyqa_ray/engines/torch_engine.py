@@ -16,7 +16,7 @@ import torch
 
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Tokens
-from tinyqa_ray.engines import bucketed
+from tinyqa_ray.engines import bucketed, packed
 from tinyqa_ray.engines.devices import pick_device
 from tinyqa_ray.engines.engine import Engine, Index, Logits, padded
 from tinyqa_ray.engines.unpadded import Unpadded, obstacle
@@ -44,6 +44,7 @@ class TorchEngine(Engine):
         device: str = "auto",
         compiled: bool = False,
         layout: Layout = "auto",
+        owns_model: bool = False,
     ) -> None:
         """Move ``model`` to ``device`` and put it in eval mode.
 
@@ -55,6 +56,8 @@ class TorchEngine(Engine):
                 one after the other in one row; ``bucketed``, in few shapes, for each of which the model is
                 compiled. Where a model or device cannot do it, windows are padded, and ``name`` says why.
                 ``auto`` is padded on a CPU; on a GPU bucketed if ``compiled``, else unpadded.
+            owns_model: nobody else uses ``model``, so its linear layers may be replaced by faster ones
+                (``packed``).
         """
         self.device = pick_device(device)
         self.model = model.to(self.device).eval()
@@ -68,6 +71,8 @@ class TorchEngine(Engine):
         self._reach: int | None = None
         """Most tokens of a window, where lengths are rounded up; None where they are not."""
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        if owns_model and packed.worth_it(self.model) and packed.pack(self.model, self._example):
+            self.name += ", weights packed"
         self.max_batch_tokens = 1024 if self.device.type == "cpu" else 32768
         self._call = self._laid_out(layout, compiled)
         self._threads = torch.get_num_threads()
@@ -80,6 +85,13 @@ class TorchEngine(Engine):
         # Threads share a GPU in turns: two forwards at once would need twice the memory and be no faster.
         self._card = threading.Lock() if self.device.type == "cuda" else nullcontext()
         self._pool: ThreadPoolExecutor | None = None
+
+    def _example(self) -> torch.Tensor:
+        """Logits of a made-up window."""
+        ids = 1 + torch.arange(24)[None] % (self.model.config.vocab_size - 1)
+        values = {"input_ids": ids, "attention_mask": ids * 0 + 1, "token_type_ids": ids * 0}
+        output = self.model(**{name: values[name] for name in self.inputs})
+        return torch.stack([output.start_logits, output.end_logits])
 
     def _laid_out(self, layout: Layout, compiled: bool) -> Any:
         """Choose how the windows of a batch lie beside each other; returns what computes padded ones."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.sentences import sentences
+from tinyqa_ray.engines import packed
 from tinyqa_ray.engines.devices import pick_device
 from tinyqa_ray.models import families, pretrained
 from tinyqa_ray.reader.answers import refusal
@@ -85,6 +86,8 @@ class SentenceSimilarity:
         self._widths = sorted({min(width, self._max_tokens) for width in _WIDTHS})
         self._padding = self._tokenizer.pad_token_id or 0
         self._batch_tokens = _BATCH_TOKENS[torch.device(self.device).type == "cuda"]
+        if packed.worth_it(self._network):
+            packed.pack(self._network, self._example)
         self._known: OrderedDict[Part, Vectors] = OrderedDict()
         self._bytes = 0
 
@@ -153,6 +156,12 @@ class SentenceSimilarity:
                 order.extend(some)
         joined: Vectors = np.concatenate(made)[np.argsort(order)]
         return joined
+
+    def _example(self) -> torch.Tensor:
+        """The states of a made-up text."""
+        ids = 1 + torch.arange(16)[None] % (self._network.config.vocab_size - 1)
+        states: torch.Tensor = self._network(input_ids=ids, attention_mask=ids * 0 + 1).last_hidden_state
+        return states
 
     @torch.inference_mode()
     def _pooled(self, rows: Sequence[Sequence[int]], width: int, most: int) -> Vectors:
