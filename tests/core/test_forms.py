@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tinyqa_ray.core import bundled, forms
+from tinyqa_ray.core import bundled, forms, processor
 from tinyqa_ray.core.errors import InputError
 
 
@@ -64,6 +64,19 @@ def test_form_is_made_once_by_two_that_ask_at_once(cache: Path, exports: list[li
     ]
     assert (Path(one) / "model").read_text() == "whole"
     assert {path.suffix for path in cache.iterdir()} <= {"", ".lock"}, "nothing else is left"
+
+
+@pytest.mark.parametrize(("saturates", "bits"), [(True, "7"), (False, "8")])
+def test_int8_form_has_as_many_bits_as_the_processor_computes_rightly(
+    cache: Path, exports: list[list[str]], monkeypatch: pytest.MonkeyPatch, saturates: bool, bits: str
+) -> None:
+    monkeypatch.setattr(processor, "saturates_int8", lambda: saturates)
+    forms.made(bundled.MODEL, "openvino-int8")
+    assert exports[0][exports[0].index("--weight-bits") + 1] == bits
+    monkeypatch.setattr(processor, "saturates_int8", lambda: not saturates)
+    assert forms.at_hand(bundled.MODEL, "openvino-int8") is None, "the cache may be another machine's too"
+    forms.made(bundled.MODEL, "openvino-fp32")
+    assert "--weight-bits" not in exports[-1]
 
 
 def test_what_a_killed_process_left_is_not_a_form(cache: Path, exports: list[list[str]]) -> None:

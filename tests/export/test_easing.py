@@ -8,6 +8,8 @@ import pytest
 from tinyqa_ray.export import easing
 from tinyqa_ray.export.easing import Float
 
+LEVELS = easing.LEVELS[7]
+
 
 @pytest.fixture
 def inputs() -> Float:
@@ -26,13 +28,13 @@ def weights() -> Float:
 def int8(x: Float, weights: Float) -> Float:
     """The product as int8 computes it."""
     step = (max(x.max(), 0) - min(x.min(), 0)) / 255
-    of_weights = easing.steps(weights)
+    of_weights = easing.steps(weights, LEVELS)
     made: Float = (np.rint(x / step) * step) @ (np.rint(weights / of_weights) * of_weights)
     return made
 
 
 def test_factors_leave_the_product_and_halve_what_int8_loses(inputs: Float, weights: Float) -> None:
-    s = easing.factors([inputs[:300], inputs[300:]], [weights])
+    s = easing.factors([inputs[:300], inputs[300:]], [weights], LEVELS)
     assert s is not None
     np.testing.assert_allclose((inputs / s) @ (s[:, None] * weights), inputs @ weights, rtol=1e-3, atol=1e-2)
     before, after = (
@@ -43,7 +45,7 @@ def test_factors_leave_the_product_and_halve_what_int8_loses(inputs: Float, weig
 
 
 def test_products_of_one_input_get_the_same_factors(inputs: Float, weights: Float) -> None:
-    s = easing.factors([inputs], [weights, weights[:, :4] * 3.0])
+    s = easing.factors([inputs], [weights, weights[:, :4] * 3.0], LEVELS)
     assert s is not None
     assert s.shape == (48,)
     assert s[7] == s.max()
@@ -51,14 +53,15 @@ def test_products_of_one_input_get_the_same_factors(inputs: Float, weights: Floa
 
 def test_even_inputs_get_no_factors(weights: Float) -> None:
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(500, 48)).astype(np.float32)
-    assert easing.factors([signs], [np.ones_like(weights)]) is None
+    assert easing.factors([signs], [np.ones_like(weights)], LEVELS) is None
 
 
-def test_rounding_together_loses_less_than_rounding_each(inputs: Float, weights: Float) -> None:
-    step = easing.steps(weights)
-    made = easing.rounded(weights, step, inputs.T @ inputs)
+@pytest.mark.parametrize("levels", easing.LEVELS.values())
+def test_rounding_together_loses_less_than_rounding_each(inputs: Float, weights: Float, levels: int) -> None:
+    step = easing.steps(weights, levels)
+    made = easing.rounded(weights, step, inputs.T @ inputs, levels)
     assert made.dtype == np.int8
-    assert np.abs(made.astype(int)).max() <= easing.LEVELS
+    assert levels / 2 < np.abs(made.astype(int)).max() <= levels
 
     def lost(whole: Float) -> float:
         return float(np.square(inputs @ (weights - whole * step)).mean())
@@ -67,9 +70,9 @@ def test_rounding_together_loses_less_than_rounding_each(inputs: Float, weights:
 
 
 def test_inputs_that_are_always_zero_are_rounded_all_the_same(weights: Float) -> None:
-    made = easing.rounded(weights, easing.steps(weights), np.zeros((48, 48), np.float32))
-    np.testing.assert_array_equal(made, np.rint(weights / easing.steps(weights)).astype(np.int8))
+    made = easing.rounded(weights, easing.steps(weights, LEVELS), np.zeros((48, 48), np.float32), LEVELS)
+    np.testing.assert_array_equal(made, np.rint(weights / easing.steps(weights, LEVELS)).astype(np.int8))
 
 
 def test_weights_that_are_zero_have_a_step() -> None:
-    np.testing.assert_array_equal(easing.steps(np.zeros((3, 2), np.float32)), [1.0, 1.0])
+    np.testing.assert_array_equal(easing.steps(np.zeros((3, 2), np.float32), LEVELS), [1.0, 1.0])

@@ -29,7 +29,7 @@ pytest.importorskip("nncf", reason="needs the extra cpu")
 
 from tinyqa_ray.engines.openvino import OpenVinoEngine
 from tinyqa_ray.export import ExportReport, export
-from tinyqa_ray.export.quantise import converted, down_projections
+from tinyqa_ray.export.quantise import converted, down_projections, quantised
 from tinyqa_ray.export.report import Figures
 
 CONTEXTS = [row["context"] for article in tiny.squad_document()["data"] for row in article["paragraphs"]]
@@ -130,6 +130,29 @@ def test_int8_weights_take_seven_bits(exported: str) -> None:
     matrices = [op.data for op in constants if "MatMul" in users(op, steps=3)]
     assert matrices, "they are kept as bytes"
     assert max(np.abs(matrix.astype(int)).max() for matrix in matrices) <= 64
+
+
+def test_int8_weights_of_eight_bits_have_twice_as_many_steps(tiny_bert: str) -> None:
+    network = pretrained.load_qa_model(tiny_bert)
+    made = converted(network, "int8")
+    names = [port.get_any_name() for port in made.inputs]
+    samples = [{name: np.ones((1, 16), np.int64) for name in names}]
+    for bits, most in ((7, 64), (8, 127)):
+        model = quantised(made, samples, [], weight_bits=bits)
+        assert model.get_rt_info("tinyqa_weight_bits").astype(str) == str(bits)
+        constants = [op for op in model.get_ops() if op.get_type_name() == "Constant"]
+        whole = [op.data for op in constants if op.data.dtype == np.int8 and "MatMul" in users(op, steps=3)]
+        assert most // 2 < max(np.abs(each.astype(int)).max() for each in whole) <= most + 1
+
+
+def test_weights_of_eight_bits_are_not_made_where_they_would_be_read_wrong(
+    tiny_bert: str, tiny_squad: str, tmp_path: Path, has: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    has("avx2")
+    asked = replace(config(tiny_bert, tiny_squad), weight_bits=8)
+    with pytest.raises(InputError, match=r"weight_bits is 8, with which this processor, without VNNI"):
+        export(asked, str(tmp_path / "int8"))
 
 
 def users(op: Any, steps: int) -> set[str]:

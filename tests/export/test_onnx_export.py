@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -225,6 +226,26 @@ def test_broken_or_foreign_file_is_refused_in_one_line(fp32: str, tmp_path: Path
         Reader.from_pretrained(str(broken))
 
 
+def test_weights_of_eight_bits_have_twice_as_many_steps(tiny_bert: str, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.onnx"
+    write_onnx(pretrained.load_qa_model(tiny_bert), plain)
+    feeds = [{"input_ids": np.arange(1, 17)[None], "attention_mask": np.ones((1, 16), np.int64)}]
+    feeds = [{**each, "token_type_ids": np.zeros((1, 16), np.int64)} for each in feeds]
+    for seen in ([], feeds):
+        quantise_onnx(plain, tmp_path / "int8.onnx", [], seen, weight_bits=8)
+        model = onnx.load(str(tmp_path / "int8.onnx"))
+        assert {each.key: each.value for each in model.metadata_props}["tinyqa_weight_bits"] == "8"
+        arrays = [onnx.numpy_helper.to_array(each) for each in model.graph.initializer]
+        whole = [each for each in arrays if each.dtype == np.int8 and each.ndim == 2]
+        assert max(np.abs(each.astype(int)).max() for each in whole) == 127
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_weights_of_eight_bits_are_those_of_int8(precision: Any) -> None:
+    with pytest.raises(InputError, match="only int8 has such weights"):
+        ExportConfig(model="m", precision=precision, weight_bits=8)
+
+
 def test_bf16_is_refused() -> None:
     with pytest.raises(InputError, match="ONNX Runtime has none on CPUs; use fp32 or int8"):
         ExportConfig(format="onnx", precision="bf16")
@@ -271,7 +292,7 @@ def test_easing_keeps_what_the_file_computes_in_float(tiny_bert: str, tmp_path: 
         feeds.append({"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
     model = onnx.load(str(tmp_path / "plain.onnx"))
     kept = down_projections_onnx(tmp_path / "plain.onnx", network.config)
-    integers = ease(model, feeds, kept)
+    integers = ease(model, feeds, kept, 64)
     assert len(integers) == 2 * 5 + 1, "all but those that stay in float"
     assert [node.name for node in model.graph.node if node.name.endswith("_eased/Mul")]
     onnx.save(model, str(tmp_path / "eased.onnx"))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tinyqa_ray.core import bundled, contents, storage
+from tinyqa_ray.core import bundled, contents, processor, storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.version import __version__
 
@@ -111,7 +111,13 @@ class _RefusedError(InputError):
 
 
 def _folder(model: str, name: str) -> Path:
-    return bundled.cache() / "forms" / f"{key(model)}-{name}"
+    bits = f"-{_weight_bits()}" if name.endswith("int8") else ""
+    return bundled.cache() / "forms" / f"{key(model)}-{name}{bits}"
+
+
+def _weight_bits() -> int:
+    """Of the weights of int8 forms, which only this machine reads, or others with the same cache folder."""
+    return 7 if processor.saturates_int8() else 8
 
 
 def _make(model: str, name: str, calibration: str | None, folder: Path) -> None:
@@ -122,6 +128,8 @@ def _make(model: str, name: str, calibration: str | None, folder: Path) -> None:
     making = folder.with_name(f"{folder.name}.{_MAKING}-{os.getpid()}")
     command = [sys.executable, "-m", "tinyqa_ray", "export", "--output", str(making)]
     command += ["--model", model, "--format", runs_on, "--precision", precision]
+    if precision == "int8":
+        command += ["--weight-bits", str(_weight_bits())]
     if precision == "int8" and model == bundled.MODEL:
         command += _SHIPPED
     elif calibration is not None:

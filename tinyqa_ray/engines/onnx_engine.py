@@ -70,7 +70,7 @@ class OnnxEngine(Engine):
         if processor.saturates_int8() and bits > 7:
             raise InputError(
                 f"{file}: its int8 weights take 8 bits, with which this processor, without VNNI, computes "
-                "wrongly; export the model again with this version, which uses 7"
+                "wrongly; export the model again with --weight-bits 7"
             )
         self._names = [each.name for each in self._session.get_inputs()]
         self.pad_id: int = config.pad_token_id or 0

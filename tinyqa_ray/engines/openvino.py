@@ -98,7 +98,7 @@ class OpenVinoEngine(Engine):
         if processor.saturates_int8() and _weight_bits(model) > 7:
             raise InputError(
                 f"{name}: its int8 weights take 8 bits, with which this processor, without VNNI, computes "
-                "wrongly; export the model again with this version, which uses 7"
+                "wrongly; export the model again with --weight-bits 7"
             )
         return cls(model, config, threads=threads)
 

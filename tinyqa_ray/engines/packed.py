@@ -42,7 +42,8 @@ class PackedLinear(torch.nn.Module):
 def worth_it(model: PreTrainedModel) -> bool:
     """Whether oneDNN makes a model faster here: in fp32, on a processor that MKL leaves half unused."""
     fp32_on_cpu = model.device.type == "cpu" and model.dtype == torch.float32
-    return fp32_on_cpu and processor.is_slowed_by_mkl() and torch.backends.mkl.is_available()
+    has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    return fp32_on_cpu and processor.is_slowed_by_mkl() and has_mkl
 
 
 def pack(model: torch.nn.Module, forward: Callable[[], torch.Tensor]) -> bool:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 Float = NDArray[np.float32]
 Int8 = NDArray[np.int8]
 
-LEVELS = 64
-"""Weights take integers from -64 to 64, see ``quantise.quantised``."""
+LEVELS = {7: 64, 8: 127}
+"""Largest integer of weights, by their bits; the smallest is its opposite. See ``quantise.quantised``."""
 _QUANTILES = (0.9, 0.95, 0.98, 0.99)
 _POWERS = (0.5, 0.6, 0.7)
 _GAIN = 0.95
@@ -20,7 +20,7 @@ _DAMPING = 0.01
 _BLOCK = 128
 
 
-def factors(samples: Sequence[Float], weights: Sequence[Float]) -> Float | None:
+def factors(samples: Sequence[Float], weights: Sequence[Float], levels: int) -> Float | None:
     """Factors s that even out the inputs of products, as ``x @ w == (x / s) @ (s[:, None] * w)``.
 
     A few inputs of a layer are ten times as large as the others, and int8 has one step for all of them.
@@ -31,6 +31,7 @@ def factors(samples: Sequence[Float], weights: Sequence[Float]) -> Float | None:
     Args:
         samples: inputs as the products get them, an array ``(tokens, I)`` for each batch, whose range is one.
         weights: the matrices ``(I, O)`` of all products of these inputs.
+        levels: largest integer that a weight may take.
 
     Returns:
         ``(I,)``; None where no candidate is worth it.
@@ -47,7 +48,7 @@ def factors(samples: Sequence[Float], weights: Sequence[Float]) -> Float | None:
 
     best, factors_of_best, plain = np.inf, None, np.inf
     for s in (np.ones(len(weights[0]), np.float32), *_candidates(samples, weights)):
-        eased = [_dequantised(w * s[:, None]) for w in weights]
+        eased = [_dequantised(w * s[:, None], levels) for w in weights]
         made = error(s)
         if plain == np.inf:
             plain = made
@@ -74,19 +75,19 @@ def _stepped(x: Float) -> Float:
     return made
 
 
-def steps(weights: Float) -> Float:
+def steps(weights: Float, levels: int) -> Float:
     """The step of each output's weights, ``(O,)``."""
-    found: Float = np.abs(weights).max(axis=0) / np.float32(LEVELS)
+    found: Float = np.abs(weights).max(axis=0) / np.float32(levels)
     return np.where(found > 0, found, np.float32(1.0))
 
 
-def _dequantised(weights: Float) -> Float:
-    step = steps(weights)
+def _dequantised(weights: Float, levels: int) -> Float:
+    step = steps(weights, levels)
     made: Float = np.rint(weights / step) * step
     return made
 
 
-def rounded(weights: Float, step: Float, squares: Float) -> Int8:
+def rounded(weights: Float, step: Float, squares: Float, levels: int) -> Int8:
     """Weights as integers: what rounding one input's weight adds to the products, the next ones take back.
 
     GPTQ (arXiv 2210.17323), inputs in the order of their squares.
@@ -95,9 +96,10 @@ def rounded(weights: Float, step: Float, squares: Float) -> Int8:
         weights: ``(I, O)``.
         step: ``(O,)``.
         squares: ``x.T @ x`` of many inputs x, ``(I, I)``.
+        levels: largest integer that a weight may take.
 
     Returns:
-        ``(I, O)``, from -64 to 64.
+        ``(I, O)``, from -levels to levels.
     """
     damped = squares.astype(np.float64)
     damped[np.diag_indices_from(damped)] += _DAMPING * max(float(np.diag(damped).mean()), 1e-12)
@@ -110,7 +112,7 @@ def rounded(weights: Float, step: Float, squares: Float) -> Int8:
         block = slice(first, min(first + _BLOCK, len(left)))
         errors = np.empty((block.stop - first, left.shape[1]))
         for row in range(block.start, block.stop):
-            whole = np.clip(np.rint(left[row] / step), -LEVELS, LEVELS)
+            whole = np.clip(np.rint(left[row] / step), -levels, levels)
             made[row] = whole
             errors[row - first] = (left[row] - whole * step) / upper[row, row]
             left[row + 1 : block.stop] -= np.outer(upper[row, row + 1 : block.stop], errors[row - first])

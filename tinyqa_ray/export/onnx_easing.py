@@ -29,7 +29,9 @@ class Product:
     nodes: tuple[Any, ...]
 
 
-def ease(model: Any, feeds: Sequence[Feed], float_products: Collection[str]) -> dict[str, easing.Int8]:
+def ease(
+    model: Any, feeds: Sequence[Feed], float_products: Collection[str], levels: int
+) -> dict[str, easing.Int8]:
     """Change a model in place so that it loses less in int8; what it computes in float stays as it is.
 
     Where it is worth it, the inputs of products are divided by factors, which their weights are multiplied
@@ -39,6 +41,7 @@ def ease(model: Any, feeds: Sequence[Feed], float_products: Collection[str]) -> 
         model: an ``onnx.ModelProto`` in float.
         feeds: inputs that stand for what the model will read.
         float_products: names of products that stay in float.
+        levels: largest integer that a weight may take.
 
     Returns:
         the integers of the weights, ``(I, O)``, by name of the weights.
@@ -54,7 +57,7 @@ def ease(model: Any, feeds: Sequence[Feed], float_products: Collection[str]) -> 
         samples = inputs.pop(product.source)
         weights = [onnx.numpy_helper.to_array(arrays[node.input[1]]) for node in product.nodes]
         s = easing.factors(
-            [each[::_EVERY] for each in samples[:: max(1, len(samples) // _TRIED_WINDOWS)]], weights
+            [each[::_EVERY] for each in samples[:: max(1, len(samples) // _TRIED_WINDOWS)]], weights, levels
         )
         squares = np.sum([x.T @ x for x in samples], axis=0)
         if s is not None:
@@ -64,7 +67,7 @@ def ease(model: Any, feeds: Sequence[Feed], float_products: Collection[str]) -> 
         for node, weight in zip(product.nodes, weights, strict=True):
             name = node.input[1]
             arrays[name].CopyFrom(onnx.numpy_helper.from_array(weight, name))
-            whole[name] = easing.rounded(weight, easing.steps(weight), squares)
+            whole[name] = easing.rounded(weight, easing.steps(weight, levels), squares, levels)
     return whole
 
 

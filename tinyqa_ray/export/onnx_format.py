@@ -14,6 +14,7 @@ import torch
 
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.engines.exported import PRECISION, WEIGHT_BITS
+from tinyqa_ray.export.easing import LEVELS
 from tinyqa_ray.export.onnx_easing import Feed, ease
 from tinyqa_ray.export.quantise import PlainLogits, refuse_unpadded
 from tinyqa_ray.models import families, pretrained
@@ -83,14 +84,18 @@ def write_onnx(network: Any, file: Path) -> None:
 
 
 def quantise_onnx(
-    source: Path, target: Path, float_products: Sequence[str], feeds: Sequence[Feed] = ()
+    source: Path,
+    target: Path,
+    float_products: Sequence[str],
+    feeds: Sequence[Feed] = (),
+    *,
+    weight_bits: int = 7,
 ) -> None:
     """Write an int8 version of a file of ``write_onnx``: dynamic quantisation.
 
     Weights of matrix products become int8, symmetric, with a scale for each output; the range of the
-    activations is taken from each batch as it comes. Weights use 7 bits, as in ``quantise.quantised``: x86
-    processors without VNNI would otherwise cut sums off. What a few large activations and the rounding of
-    weights lose is halved by what ``onnx_easing`` learns from real inputs.
+    activations is taken from each batch as it comes. What a few large activations and the rounding of weights
+    lose is halved by what ``onnx_easing`` learns from real inputs.
 
     Args:
         source: the fp32 file.
@@ -98,12 +103,13 @@ def quantise_onnx(
         float_products: names of the matrix products that stay in float, in addition to those of the
             attention maps, both factors of which are activations.
         feeds: real inputs of the model; without them nothing is evened out.
+        weight_bits: see ``quantise.quantised``.
     """
     import onnx
     from onnxruntime import quantization
 
     eased = onnx.load(str(source))
-    integers = ease(eased, feeds, float_products) if feeds else {}
+    integers = ease(eased, feeds, float_products, LEVELS[weight_bits]) if feeds else {}
     # It advises to infer shapes first, which products of constant matrices do not need.
     logging.disable(logging.WARNING)
     try:
@@ -112,7 +118,7 @@ def quantise_onnx(
             str(target),
             op_types_to_quantize=["MatMul"],
             per_channel=True,
-            reduce_range=True,
+            reduce_range=weight_bits == 7,
             weight_type=quantization.QuantType.QInt8,
             nodes_to_exclude=list(float_products),
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
@@ -126,7 +132,7 @@ def quantise_onnx(
         found = arrays[f"{name}_quantized"]
         assert (list(found.dims), found.data_type) == (list(whole.shape), onnx.TensorProto.INT8), name
         found.CopyFrom(onnx.numpy_helper.from_array(whole, found.name))
-    onnx.helper.set_model_props(model, {**said, PRECISION: "int8", WEIGHT_BITS: "7"})
+    onnx.helper.set_model_props(model, {**said, PRECISION: "int8", WEIGHT_BITS: str(weight_bits)})
     onnx.save(model, str(target))
 
 

@@ -87,17 +87,19 @@ class PlainLogits(torch.nn.Module):
         return output.start_logits, output.end_logits
 
 
-def quantised(model: Any, samples: Sequence[dict[str, Any]], float_products: Sequence[str]) -> Any:
+def quantised(
+    model: Any, samples: Sequence[dict[str, Any]], float_products: Sequence[str], *, weight_bits: int = 7
+) -> Any:
     """An int8 version of an OpenVINO model, made by post-training quantisation.
-
-    Weights of matrix products use 7 bits, from -64 to 64. x86 processors without VNNI add two products of
-    bytes in 16 bits: with weights of 8 bits, a sum above 32,767 would be cut off, and the logits be wrong.
 
     Args:
         model: see ``converted``; it is not changed.
         samples: inputs, by name, that determine the ranges of the activations.
         float_products: names of the matrix products that stay in float, in addition to those of the
             attention maps.
+        weight_bits: of the weights of matrix products; with 7, they go from -64 to 64. x86 processors without
+            VNNI add two products of bytes in 16 bits: with 8 bits, a sum above 32,767 would be cut off, and
+            the logits be wrong.
     """
     import nncf
     from nncf.quantization import advanced_parameters as advanced
@@ -117,12 +119,14 @@ def quantised(model: Any, samples: Sequence[dict[str, Any]], float_products: Seq
                 names=list(float_products), types=["ScaledDotProductAttention"], validate=False
             ),
             advanced_parameters=advanced.AdvancedQuantizationParameters(
-                overflow_fix=advanced.OverflowFix.ENABLE,
+                overflow_fix=advanced.OverflowFix.ENABLE
+                if weight_bits == 7
+                else advanced.OverflowFix.DISABLE,
                 smooth_quant_alphas=advanced.AdvancedSmoothQuantParameters(matmul=0.8),
             ),
         )
     made.set_rt_info("int8", PRECISION)
-    made.set_rt_info("7", WEIGHT_BITS)
+    made.set_rt_info(str(weight_bits), WEIGHT_BITS)
     return made
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from tinyqa_ray.configs import ExportConfig
-from tinyqa_ray.core import stage_folder, storage
+from tinyqa_ray.core import processor, stage_folder, storage
 from tinyqa_ray.core.cluster import quiet_models
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Windower
@@ -72,6 +72,11 @@ def work(
 ) -> ExportReport:
     """Export the model, check its loss of F1, and write it into the stage's folder."""
     quiet_models()
+    if config.weight_bits == 8 and processor.saturates_int8():
+        raise InputError(
+            "weight_bits is 8, with which this processor, without VNNI, computes wrongly, so the loss of F1 "
+            "cannot be checked here; use 7, or export on a processor with VNNI"
+        )
     config = hub.pinned(config, stage, "model", "soup_with", data=("calibration",))
     seen, held_out = _split(config)
     network = averaged(pretrained.load_qa_model(config.model), config.model, config.soup_with)
@@ -148,8 +153,9 @@ def _openvino_candidates(
         return
     names = [port.get_any_name() for port in model.inputs]
     samples = list(_samples(windower, seen, names, network.config.pad_token_id or 0))
-    yield made(quantised(model, samples, []), _MAPS)
-    yield made(quantised(model, samples, down_projections(model, network.config)), _MAPS_AND_OUTPUTS)
+    outputs = down_projections(model, network.config)
+    for products, left in (([], _MAPS), (outputs, _MAPS_AND_OUTPUTS)):
+        yield made(quantised(model, samples, products, weight_bits=config.weight_bits), left)
 
 
 def _weights(config: ExportConfig, network: Any) -> Iterator[_Made]:
@@ -189,7 +195,7 @@ def _onnx_candidates(
     outputs = down_projections_onnx(plain, network.config)
     for number, (products, left) in enumerate((([], _MAPS), (outputs, _MAPS_AND_OUTPUTS))):
         file = scratch / f"int8-{number}.onnx"
-        quantise_onnx(plain, file, products, samples)
+        quantise_onnx(plain, file, products, samples, weight_bits=config.weight_bits)
         yield made(file, left)
 
 
