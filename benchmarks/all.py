@@ -93,7 +93,7 @@ def _absent_peers(name: str) -> list[str]:
 
 def _model(name: str) -> list[str]:
     """The package's model, where a script would take one of random weights."""
-    return ["--model", bundled.asset(bundled.MODEL)] if name in ("reader", "answer", "serve") else []
+    return ["--model", bundled.asset(bundled.MODEL)] if name in ("answer", "serve") else []
 
 
 if __name__ == "__main__":

@@ -96,7 +96,9 @@ def main() -> None:
     recipe = experiment(arguments, work)
     terminal = Console(stderr=True)
     minutes = _minutes(recipe, work, data["questions"], arguments.copies)
-    terminal.print(f"{len(recipe.stages)} stages; about {minutes:.0f} minutes left, on two AVX-512 cores")
+    terminal.print(
+        f"{len(recipe.stages)} stages; about {minutes:.0f} minutes left (3 x 384, on two AVX-512 cores)"
+    )
     with console.native_noise_in_a_file(), console.StageProgress(terminal) as bars:
         results = run.run(recipe, str(work), bars.starting, bars.done)
     reports: dict[str, Any] = {result.name: result.report for result in results}

@@ -35,6 +35,7 @@ from tinyqa_ray.export import export
 SEED = 13
 PEERS = {**REQUIREMENTS, **OPTIMUM}
 CALIBRATION_PAIRS = 100
+CHECK_QUESTIONS = 300
 _ROUNDS_SHARE = 0.7
 """Share of a model's time that its rounds may take; the rest is for loading, F1 and shares."""
 EXPORTS = ("fp32", *(("bf16",) if processor.has_bf16() else ()), "int8", "onnx int8")
@@ -94,12 +95,9 @@ def main() -> None:
 
 
 def _models(arguments: argparse.Namespace, folder: Path) -> list[Model]:
-    """The models given, or the bundled encoder; and one of 6 x 768."""
-    given = [Path(path).expanduser().absolute() for path in arguments.model]
+    """The models given, or the package's; and one of 6 x 768."""
+    given = [Path(path).expanduser().absolute() for path in arguments.model or [bundled.asset(bundled.MODEL)]]
     models = [Model(name=path.name, folder=str(path), random=False) for path in given]
-    if not models:
-        encoder = inputs.encoder_with_random_head(folder / "encoder", SEED)
-        models = [Model(name="bundled MiniLM encoder, random head", folder=encoder, random=True)]
     if "6x768" not in arguments.skip:
         large = inputs.random_6x768(models[0].folder, folder / "6x768", SEED)
         models.append(Model(name="6x768, random", folder=large, random=True))
@@ -118,8 +116,11 @@ def _exported(arguments: argparse.Namespace, model: Model, precision: str, outpu
         precision=precision.split()[-1],  # type: ignore[arg-type]
         format="onnx" if precision.startswith("onnx") else None,
         calibration=arguments.calibration,
+        check_questions=CHECK_QUESTIONS,
         max_f1_drop=arguments.max_f1_drop,
     )
+    if config.precision == "int8" and not processor.saturates_int8():
+        config = replace(config, weight_bits=8)  # as forms that a machine makes for itself
     if model.random:  # its F1 means nothing
         config = replace(config, max_f1_drop=100.0, check_questions=16)
     export(config, str(output))
@@ -146,7 +147,7 @@ def _arguments() -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
-    add("--model", action="append", default=[], help="local folder; may be repeated (bundled encoder)")
+    add("--model", action="append", default=[], help="local folder; may be repeated (the package's model)")
     add("--calibration", default=bundled.asset("squad2_train.json"), help="SQuAD JSON for the exports")
     add("--max-f1-drop", type=float, default=0.5, help="points of F1 that an export may lose (0.5)")
     add("--documents", default=bundled.asset("corpus_documents.jsonl"), help="JSONL of id, text")

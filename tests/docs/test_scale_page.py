@@ -59,6 +59,22 @@ def test_costs_of_an_exchange_follow_from_the_bytes_that_were_measured(name: str
     )
 
 
+@pytest.mark.parametrize(
+    ("start", "setting"),
+    [
+        ("bf16, in training", "bf16"),
+        ("low rank, 16 (the same share of a width of 384 as rank 32 of 768)", "powersgd 16"),
+    ],
+)
+def test_cost_of_compression_is_what_was_measured(start: str, setting: str) -> None:
+    lost = results("exchange")["training"]["less_than_none"][setting]
+    lines = [line.strip("|").split("|") for line in PAGE.splitlines() if line.startswith(f"| {start} |")]
+    (cells,) = (cells for cells in lines if len(cells) == 3)
+    for cell, figure, places in zip(cells[1:], ("forced_f1", "loss"), (2, 3), strict=True):
+        shown = [float(each) for each in cell.split("±")]
+        assert shown == [round(lost[figure][name], places) for name in ("mean", "standard_error")]
+
+
 def test_rates_are_those_measured() -> None:
     reader = results("reader")["models"]
     for start, speeds in zip(
