@@ -36,10 +36,16 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     articles = squad.read_squad(arguments.data)
     titles = sorted({each.title for each in articles})
+    fitted_on, measured_on = titles[::2], titles[1::2]
+    if arguments.fit_data:
+        others = squad.read_squad(arguments.fit_data)
+        fitted_on, measured_on = sorted({each.title for each in others}), titles
+        assert not set(fitted_on) & set(measured_on), "nothing is measured on what it was fitted on"
+        articles = [*articles, *others]
     lines = Path(arguments.passages).read_text(encoding="utf-8").splitlines() if arguments.passages else []
     texts = [each.context for each in articles] + [json.loads(line)["text"] for line in lines]
     parts = []
-    for wanted, most in ((titles[::2], arguments.fit_questions), (titles[1::2], arguments.questions)):
+    for wanted, most in ((fitted_on, arguments.fit_questions), (measured_on, arguments.questions)):
         asked = measure.labelled([each for each in articles if each.title in wanted], arguments.data)
         chosen = first_pass.spread([each for each in asked if each.question.answers], most)
         parts.append((chosen, first_pass.pairs_of(chosen, texts, arguments.candidates)))
@@ -137,6 +143,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default=bundled.MODEL, help="the larger model")
     parser.add_argument("--first", action="append", required=True, help="a smaller model; may be repeated")
     parser.add_argument("--data", default=bundled.asset("squad2_dev.json"), help="SQuAD data with answers")
+    parser.add_argument("--fit-data", help="SQuAD data to fit on (every other article of --data)")
     parser.add_argument("--passages", help="JSON lines with a text each, among which answers are sought too")
     parser.add_argument("--candidates", type=int, default=10)
     parser.add_argument("--questions", type=int, default=150)

@@ -255,7 +255,8 @@ def test_kept_spans_are_apart_in_the_text(
 
 
 @settings(deadline=None, max_examples=100)
-@given(case=cut(), least=st.floats(-20, 20))
+# Quarters: a margin that float32 cannot add to a score would be another one there.
+@given(case=cut(), least=st.integers(-80, 80).map(lambda quarters: quarters / 4))
 def test_only_the_best_span_may_be_below_the_least_margin(
     case: tuple[Windows, list[Float], list[Float]], least: float
 ) -> None:

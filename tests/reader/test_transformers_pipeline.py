@@ -282,8 +282,11 @@ def test_loaded_model_brings_its_tokenizer(tiny_bert: str, bert: QuestionAnsweri
     model = pretrained.load_qa_model(tiny_bert)
     with pytest.raises(InputError, match="give it with tokenizer="):
         pipeline("question-answering", model)
+    wanted = bert(PAIRS[0])
+    # The weights of a model that others hold are never packed, so the last digits may differ.
+    wanted["score"] = pytest.approx(wanted["score"], rel=1e-4)
     for tokenizer in (tiny_bert, pretrained.load_tokenizer(tiny_bert)):
-        assert pipeline("question-answering", model, tokenizer=tokenizer)(PAIRS[0]) == bert(PAIRS[0])
+        assert pipeline("question-answering", model, tokenizer=tokenizer)(PAIRS[0]) == wanted
 
 
 def test_long_context_is_read_to_its_end(tmp_path: Path) -> None:
