@@ -82,7 +82,7 @@ ARMS = {
 }
 COMPARED = (
     *("b over a", "c over a", "d over a", "e over a", "b+ over a+", "c over a+", "d over a+", "e over a+"),
-    *("c over b", "c over b+", "d over c", "d- over c", "e over c"),
+    *("c over b", "c over b+", "d over c", "d- over c", "e over c", "d- over a+"),
 )
 """All arms have equal steps, but for a and b, which have fewer."""
 

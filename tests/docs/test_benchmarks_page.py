@@ -69,6 +69,21 @@ def test_what_each_part_of_distillation_adds_is_what_was_measured() -> None:
     )
 
 
+def test_student_of_the_published_size_is_what_was_measured() -> None:
+    measured = results("distillation_768")
+    arms = {
+        "labels alone": measured["arms"]["a+"],
+        "layers on copies": measured["arms"]["d-"],
+        "its teacher, 12": measured["teacher"],
+    }
+    for start, figures in arms.items():
+        (row,) = (row for row in cells(PAGE, start) if len(row) == 4)
+        shown = [numbers(cell)[0] for cell in row[1:]]
+        assert shown == pytest.approx(
+            [figures[name]["mean"] for name in ("forced_f1", "f1", "best_f1")], abs=0.06
+        )
+
+
 def test_speeds_of_answering_are_those_measured() -> None:
     stages = results("answer")["speed"]["stages"]
     for form in ("torch fp32", "export int8"):
