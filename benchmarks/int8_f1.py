@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--calibration", required=True, help="SQuAD JSON to export with")
     parser.add_argument("--data", required=True, help="SQuAD JSON to measure on")
     parser.add_argument("--format", choices=["openvino", "onnx"], default="openvino")
+    parser.add_argument("--weight-bits", type=int, choices=[7, 8], default=7)
     parser.add_argument(
         "--max-f1-drop", type=float, default=0.5, help="points that the export may lose (0.5)"
     )
@@ -33,6 +34,7 @@ def main() -> None:
             model=arguments.model,
             calibration=arguments.calibration,
             format=None if arguments.format == "openvino" else arguments.format,
+            weight_bits=arguments.weight_bits,
             max_f1_drop=arguments.max_f1_drop,
         )
         export(config, int8)
@@ -51,6 +53,7 @@ def main() -> None:
     made = {
         "model": Path(arguments.model).name,
         "format": arguments.format,
+        "weight_bits": arguments.weight_bits,
         "questions": questions,
         **figures,
         "lost": {name: round(figures["fp32"][name] - figures["int8"][name], 2) for name in figures["int8"]},

@@ -35,7 +35,6 @@ from tinyqa_ray.export import export
 SEED = 13
 PEERS = {**REQUIREMENTS, **OPTIMUM}
 CALIBRATION_PAIRS = 100
-CHECK_QUESTIONS = 300
 _ROUNDS_SHARE = 0.7
 """Share of a model's time that its rounds may take; the rest is for loading, F1 and shares."""
 EXPORTS = ("fp32", *(("bf16",) if processor.has_bf16() else ()), "int8", "onnx int8")
@@ -116,7 +115,6 @@ def _exported(arguments: argparse.Namespace, model: Model, precision: str, outpu
         precision=precision.split()[-1],  # type: ignore[arg-type]
         format="onnx" if precision.startswith("onnx") else None,
         calibration=arguments.calibration,
-        check_questions=CHECK_QUESTIONS,
         max_f1_drop=arguments.max_f1_drop,
     )
     if config.precision == "int8" and not processor.saturates_int8():
