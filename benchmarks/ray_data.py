@@ -44,7 +44,7 @@ def main() -> None:
         "--data", default=bundled.asset("squad2_dev.json"), help="SQuAD JSON with the questions"
     )
     parser.add_argument(
-        "--rows", type=int, default=600, help="rows of the short Dataset; the long one has 4 times"
+        "--rows", type=int, default=3000, help="rows of the short Dataset; the long one has 4 times"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory-rows", type=int, default=12_800, help="0 leaves the memory out")
