@@ -60,6 +60,19 @@ def test_speeds_of_reading_are_those_measured(start: str, names: tuple[str, ...]
         assert numbers(cell) == pytest.approx(figures, abs=0.06)
 
 
+def test_loss_of_int8_is_what_was_measured() -> None:
+    openvino, onnx = results("int8_f1"), results("int8_f1_onnx")
+    lost = [each["lost"]["forced_f1"] for each in (openvino, onnx)]
+    lost += [each["with_7_bits"]["lost"]["forced_f1"] for each in (openvino, onnx)]
+    shown = re.search(
+        r"loses ([\d.]+) points of forced F1 on 1,298 questions with OpenVINO and\s"
+        r"([\d.]+) with ONNX Runtime; with weights of 7 bits, ([\d.]+) and ([\d.]+)",
+        PAGE.read_text(encoding="utf-8"),
+    )
+    assert shown is not None
+    assert [float(each) for each in shown.groups()] == pytest.approx(lost, abs=0.06)
+
+
 def test_what_each_part_of_distillation_adds_is_what_was_measured() -> None:
     measured = results("distillation")
     names = {

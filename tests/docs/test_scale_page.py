@@ -85,6 +85,9 @@ def test_rates_are_those_measured() -> None:
         engines = ("torch fp32", "export fp32", "export bf16", "export int8")
         expected = [speeds["pairs_per_s"]["pairs"][f"tinyqa {engine}"]["median"] for engine in engines]
         assert row(start) == pytest.approx(expected, abs=0.06)
+    shares = [100 * model["share_of_peak"]["tinyqa torch fp32"] for model in reader]
+    shown = row("share of the processor's fp32 peak that torch reaches")
+    assert shown[::3] == pytest.approx(shares, abs=0.6), "each beside the two numbers of its model's size"
     (run,) = results("answer")["memory"]["runs"]
     documents, passes = run["report"]["documents"], run["passes"]
     assert row("BM25: reading a corpus")[0] == pytest.approx(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_models
 import torch
 import transformers as hf
 
@@ -23,12 +24,7 @@ SIZES: dict[str, Any] = {
 
 
 def model(config: Any = None) -> Any:
-    torch.manual_seed(0)
-    made = hf.AutoModelForQuestionAnswering.from_config(config or hf.RobertaConfig(**SIZES)).eval()
-    for parameter in made.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return made
+    return small_models.model(config or hf.RobertaConfig(**SIZES))
 
 
 def windows(*lengths: int) -> Tokens:

@@ -88,7 +88,7 @@ class ExportConfig:
     an ONNX folder have the names that optimum and transformers.js look for. safetensors is a model of
     transformers in fp32, bf16 or fp16; everything that reads the model reads it."""
     weight_bits: Literal[7, 8] = 7
-    """Bits of int8 weights. 7 are right everywhere; 8 lose less, on processors with VNNI and on Arm alone."""
+    """Bits of int8 weights. 7 are right everywhere; 8 are finer, and right with VNNI and on Arm alone."""
     settings: str | None = None
     """Threshold and scale of scores to store in the export: the output of an evaluation, or a settings file.
     When not given, those beside the model are used, if any."""

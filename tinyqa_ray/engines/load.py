@@ -34,7 +34,7 @@ def load_engine(
         return exported, config
     dtype = pick_dtype(precision, pick_device(device))
     network = pretrained.load_qa_model(model, dtype=dtype)
-    return TorchEngine(network, device=device, compiled=compiled, owns_model=not compiled), network.config
+    return TorchEngine(network, device=device, compiled=compiled, owns_model=True), network.config
 
 
 def _onnx(model: str, device: str, precision: str) -> tuple[Engine, Any]:

@@ -39,25 +39,23 @@ class PackedLinear(torch.nn.Module):
         return made
 
 
-def worth_it(model: PreTrainedModel) -> bool:
-    """Whether oneDNN makes a model faster here: in fp32, on a processor that MKL leaves half unused."""
-    fp32_on_cpu = model.device.type == "cpu" and model.dtype == torch.float32
-    has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    return fp32_on_cpu and processor.is_slowed_by_mkl() and has_mkl
+def pack(model: PreTrainedModel, forward: Callable[[], torch.Tensor]) -> bool:
+    """Replace the linear layers of a model in place, where that is faster and the results stay the same.
 
-
-def pack(model: torch.nn.Module, forward: Callable[[], torch.Tensor]) -> bool:
-    """Replace the linear layers of a model in place, if what it computes stays the same.
-
-    A model that looks into its layers' weights, or a torch without these operators, stays as it is.
+    It is faster in fp32 on a CPU that MKL leaves half unused. A model that looks into its layers' weights, or
+    a torch without these operators, stays as it is.
 
     Args:
-        model: in eval mode and fp32, on the CPU, and used for nothing but inference from now on.
+        model: in eval mode, and used for nothing but inference from now on.
         forward: runs the model on some made-up input.
 
     Returns:
         whether the layers were replaced.
     """
+    has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    fp32_on_cpu = model.device.type == "cpu" and model.dtype == torch.float32
+    if not (fp32_on_cpu and has_mkl and processor.is_slowed_by_mkl()):
+        return False
     layers = list(_linear_layers(model))
     with torch.inference_mode():
         wanted = forward()

@@ -71,7 +71,7 @@ class TorchEngine(Engine):
         self._reach: int | None = None
         """Most tokens of a window, where lengths are rounded up; None where they are not."""
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
-        if owns_model and packed.worth_it(self.model) and packed.pack(self.model, self._example):
+        if owns_model and not compiled and packed.pack(self.model, self._example):
             self.name += ", weights packed"
         self.max_batch_tokens = 1024 if self.device.type == "cpu" else 32768
         self._call = self._laid_out(layout, compiled)

@@ -86,8 +86,7 @@ class SentenceSimilarity:
         self._widths = sorted({min(width, self._max_tokens) for width in _WIDTHS})
         self._padding = self._tokenizer.pad_token_id or 0
         self._batch_tokens = _BATCH_TOKENS[torch.device(self.device).type == "cuda"]
-        if packed.worth_it(self._network):
-            packed.pack(self._network, self._example)
+        packed.pack(self._network, self._example)
         self._known: OrderedDict[Part, Vectors] = OrderedDict()
         self._bytes = 0
 
