@@ -5,13 +5,15 @@ python benchmarks/answer.py --model FOLDER --memory
 
 Parts: ``speed``, the stage beside its reader, its bare engine on the same windows, and the peers on a sample
 of the same pairs; ``growth``, the stage over ten times the work; ``actors``, one beside two; ``candidates``,
-what BM25's selection costs in recall; with ``--memory``, a corpus far larger than Ray's object store. Every
+what BM25's selection costs in recall; with ``--memory``, a made corpus far larger than Ray's object store,
+among which the questions' own documents are sought. Every
 contestant has its own process, and all of a part are measured in turn in each round. Ray's actors run at the
 same priority as the others (RAY_worker_niceness=0; Ray's own default is 15). ``growth``, ``actors`` and
 ``memory`` run the export, where there is one.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -59,10 +61,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = inputs.model_and_export(
-            arguments.model, arguments.calibration, folder, SEED, export_it="int8" not in arguments.skip
+            arguments.model, arguments.calibration, folder, export_it="int8" not in arguments.skip
         )
         fastest = [*models.values()][-1]
-        figures |= {"model": _model_name(arguments), "growth_actors_memory": [*models][-1]}
+        figures |= {"model": Path(arguments.model).name, "growth_actors_memory": [*models][-1]}
         wanted = [part for part in PARTS if part not in arguments.skip]
         if "speed" in wanted:
             peers = {
@@ -111,35 +113,34 @@ def memory(
 ) -> dict[str, Any]:
     """Memory and seconds of each pass over a large corpus; a later run finds the index of the first."""
     texts = list(dict.fromkeys(context for _, (context,) in drawn))
-    documents = write_large_corpus(texts, arguments.memory_mb, folder / "large")
+    documents = write_large_corpus(texts, arguments.memory_mb, folder / "large", SEED)
+    own = {text: str(number) for number, text in enumerate(texts)}
+    asked_of_own = [(question, [own[context]]) for question, (context,) in drawn]
     job = {
         "model": model,
         "documents": str(folder / "large"),
         "index": str(folder / "index"),
-        "candidates": arguments.candidates,
         "actors": arguments.memory_actors,
         "threads": arguments.threads,
         "actor_threads": 0,
         "store_mb": STORE_MB,
     }
     runs = []
-    for count in arguments.memory_questions:
-        asked = random.Random(SEED).sample(drawn, min(count, len(drawn)))
-        with Process("tinyqa_memory", {**job, "workloads": {"questions": asked}}) as process:
+    for count, candidates in itertools.product(arguments.memory_questions, arguments.candidates):
+        asked = random.Random(SEED).sample(asked_of_own, min(count, len(asked_of_own)))
+        work = {**job, "candidates": candidates, "workloads": {"questions": asked}}
+        with Process("tinyqa_memory", work) as process:
             reply = process.ask("questions")
-        runs.append({"questions": len(asked), "seconds": round(reply.seconds, 1), **reply.result})
+        found = {"questions": len(asked), "candidates": candidates, "seconds": round(reply.seconds, 1)}
+        runs.append({**found, **reply.result})
     return {
         "object_store_mb": STORE_MB,
         "corpus_mb": arguments.memory_mb,
         "documents": documents,
-        "candidates": arguments.candidates,
+        "originals": len(texts),
         "actors": arguments.memory_actors,
         "runs": runs,
     }
-
-
-def _model_name(arguments: argparse.Namespace) -> str:
-    return Path(arguments.model).name if arguments.model else "bundled MiniLM encoder, random head"
 
 
 def _speed_table(figures: dict[str, Any]) -> Table:
@@ -186,7 +187,7 @@ def _arguments() -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
-    add("--model", help="local folder (bundled encoder with a random head)")
+    add("--model", default=bundled.asset(bundled.MODEL), help="local folder (the package's model)")
     add("--calibration", default=bundled.asset("squad2_train.json"), help="SQuAD JSON for the int8 export")
     add("--documents", default=bundled.asset("corpus_documents.jsonl"), help="JSONL of id, text")
     add("--questions", default=bundled.asset("corpus_questions.jsonl"), help="JSONL of question, document_id")
@@ -203,7 +204,7 @@ def _arguments() -> argparse.Namespace:
     add("--memory-mb", type=_count, default=10 * STORE_MB, help=f"its text, in MB ({10 * STORE_MB})")
     add("--memory-questions", type=_count, nargs="+", default=[100, 5], help="of each run on it (100 5)")
     add("--memory-actors", type=_count, default=2, help="actors of its passes (2)")
-    add("--candidates", type=_count, default=10, help="passages of it a question (10)")
+    add("--candidates", type=_count, nargs="+", default=[10], help="passages of it a question (10)")
     add("--output", help="JSON file for the figures")
     return parser.parse_args()
 

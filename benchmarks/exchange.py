@@ -151,7 +151,7 @@ def estimate(settings: dict[str, Any]) -> dict[str, Any]:
 def training(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Loss and F1 of the same training in every setting, by seed, and the differences from ``none``."""
     model = arguments.model or bundled.asset(bundled.MODEL)
-    job = distil_inputs.job(arguments.data, arguments.paragraphs, model, 2, work, 0)
+    job = distil_inputs.job(arguments.data, arguments.paragraphs, model, 2, work)
     windows = _windows(job["data"], model, work, "training-windows")
     asked = distil_inputs.held_out(arguments.dev, arguments.dev_paragraphs, work)
     runs: dict[str, dict[str, Any]] = {name: {} for name in arguments.settings}

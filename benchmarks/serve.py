@@ -54,7 +54,7 @@ def main() -> None:
     figures: dict[str, Any] = {"requests": len(drawn), "clients": arguments.clients}
     with tempfile.TemporaryDirectory() as name, callers() as calling:
         models = inputs.model_and_export(
-            arguments.model, arguments.calibration, Path(name), SEED, export_it=not arguments.skip_int8
+            arguments.model, arguments.calibration, Path(name), export_it=not arguments.skip_int8
         )
         plain = _plain(arguments, models["torch fp32"], drawn, calling)
         figures["plain server"] = plain
@@ -193,7 +193,7 @@ def _arguments() -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
-    add("--model", help="local folder (bundled encoder with a random head)")
+    add("--model", default=bundled.asset(bundled.MODEL), help="local folder (the package's model)")
     add("--calibration", default=bundled.asset("squad2_train.json"), help="SQuAD JSON for the int8 export")
     add("--documents", default=bundled.asset("corpus_documents.jsonl"), help="JSONL of id, text")
     add("--questions", default=bundled.asset("corpus_questions.jsonl"), help="JSONL of question, document_id")

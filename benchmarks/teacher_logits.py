@@ -29,7 +29,6 @@ import pyarrow.parquet as pq
 import torch
 from machine import machine, show
 from numpy.typing import NDArray
-from peers import inputs
 from transformers import BertConfig, BertForQuestionAnswering
 
 from tinyqa_ray.configs import TeacherLogitsConfig
@@ -57,24 +56,23 @@ def main() -> None:
         if arguments.scale:
             name, figures = "teacher_logits_scale", scale(arguments, paragraphs, Path(folder))
         else:
-            model = arguments.model or inputs.encoder_with_random_head(Path(folder) / "encoder", SEED)
-            name, figures = "teacher_logits", compare(arguments, paragraphs, model)
+            name, figures = "teacher_logits", compare(arguments, paragraphs)
     if arguments.output:
         storage.write_json(arguments.output, {"benchmark": name, **figures, "machine": machine()})
     show(name, figures)
 
 
-def compare(arguments: argparse.Namespace, paragraphs: list[squad.Paragraph], model: str) -> dict[str, Any]:
+def compare(arguments: argparse.Namespace, paragraphs: list[squad.Paragraph]) -> dict[str, Any]:
     """Time our pass and the plain loop in turns; then, apart, how much of our time the model takes."""
     config = TeacherLogitsConfig(
         data=arguments.data,
-        teachers=(model,),
+        teachers=(arguments.model,),
         threads=arguments.threads,
         num_gpus=1.0 if arguments.device == "cuda" else 0.0,
     )
     writer = WindowWriter(config)
     network = writer.teachers[0].model
-    tokenizer = pretrained.load_tokenizer(model)
+    tokenizer = pretrained.load_tokenizer(arguments.model)
     table = squad.to_table(paragraphs)
     writer(table.slice(0, 4))
     padded_logits(network, tokenizer, paragraphs[:4], config)
@@ -88,7 +86,7 @@ def compare(arguments: argparse.Namespace, paragraphs: list[squad.Paragraph], mo
         plain_s.append(time.perf_counter() - between)
     windows = int(counts["windows"])
     return {
-        "model": Path(arguments.model).name if arguments.model else "bundled MiniLM encoder, random head",
+        "model": Path(arguments.model).name,
         "device": arguments.device,
         "dtype": str(network.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
@@ -245,7 +243,7 @@ def _arguments() -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
-    add("--model", help="teacher: local folder or hub id (bundled encoder with a random head)")
+    add("--model", default=bundled.asset(bundled.MODEL), help="teacher: local folder or hub id (ours)")
     data = bundled.asset("squad2_train.json")
     add("--data", default=data, help="SQuAD JSON or paragraphs (bundled excerpt)")
     add("--paragraphs", type=int, help="paragraphs to take (all)")

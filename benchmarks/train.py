@@ -48,7 +48,7 @@ def main() -> None:
     quiet_models()
     shared = ("paragraphs", "batch_size", "threads")
     figures = {
-        "teacher": Path(arguments.teacher).name if arguments.teacher else "bundled encoder, random head",
+        "teacher": Path(arguments.teacher).name,
         **{name: getattr(arguments, name) for name in shared},
         "settings": distil_inputs.SETTINGS,
         "peak": peaks(arguments.threads),
@@ -56,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job = distil_inputs.job(
-            arguments.data, arguments.paragraphs, arguments.teacher, arguments.threads, folder, SEED
+            arguments.data, arguments.paragraphs, arguments.teacher, arguments.threads, folder
         )
         if arguments.steps:
             figures["loops"] = compare_loops(arguments, job, figures["peak"], folder)
@@ -145,10 +145,8 @@ def _loop_speeds(name: str, replies: Sequence[Reply], peak: dict[str, float]) ->
 
 def _all_scores(
     arguments: argparse.Namespace, job: dict[str, Any], students: dict[str, str], folder: Path
-) -> dict[str, Any] | None:
-    """Scores of the students, of the one they start from, and of the teacher; None of a random teacher."""
-    if arguments.teacher is None:
-        return None
+) -> dict[str, Any]:
+    """Scores of the students, of the one they start from, and of the teacher."""
     asked = distil_inputs.held_out(arguments.dev, arguments.dev_paragraphs, folder)
     scored = {"teacher": job["teacher"], "student at the start": job["student"], **students}
     return {"questions": len(asked), **{name: _scores(model, asked) for name, model in scored.items()}}
@@ -188,7 +186,7 @@ def _arguments() -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
-    add("--teacher", help="local folder (bundled encoder with a random head: speeds, but no scores)")
+    add("--teacher", default=bundled.asset(bundled.MODEL), help="local folder (the package's model)")
     add("--data", default=bundled.asset("squad2_train.json"), help="SQuAD JSON to train on (bundled excerpt)")
     add("--dev", default=bundled.asset("squad2_dev.json"), help="held-out SQuAD JSON (bundled excerpt)")
     add("--paragraphs", type=int, default=30, help="to train on (30)")

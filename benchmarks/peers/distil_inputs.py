@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peers import inputs
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.datasets import squad
 from tinyqa_ray.distill.students import evenly_spaced_layers, student_from_layers
@@ -27,20 +26,16 @@ _QUESTION_TOKENS = 12
 _SPECIAL_TOKENS = 3
 
 
-def job(
-    data: str, paragraphs: int, teacher: str | None, threads: int, folder: Path, seed: int
-) -> dict[str, Any]:
+def job(data: str, paragraphs: int, teacher: str, threads: int, folder: Path) -> dict[str, Any]:
     """Files that all contestants read, under ``folder``, and the settings that they share.
 
     Args:
         data: SQuAD data to train on.
         paragraphs: how many of them, spread over the articles.
-        teacher: model folder; the bundled encoder with a random head when None.
+        teacher: model folder.
         threads: of each contestant.
         folder: where data, and the student of every second layer of the teacher, are written.
-        seed: of a random head.
     """
-    teacher = teacher or inputs.encoder_with_random_head(folder / "teacher", seed)
     network = pretrained.load_qa_model(teacher)
     depth = int(network.config.num_hidden_layers)
     student, train = folder / "student", folder / "train.json"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -31,33 +31,45 @@ _CPUS = 4
 _ROWS_PER_FILE = 1 << 16
 
 
-def write_large_corpus(texts: Sequence[str], megabytes: int, folder: Path) -> int:
-    """Write the texts over and over, each behind a running number, as Parquet; return how many."""
+def write_large_corpus(texts: Sequence[str], megabytes: int, folder: Path, seed: int) -> int:
+    """Write a made corpus as Parquet; return how many documents it has.
+
+    A made document has as many words as one of ``texts``, each drawn from all words of all texts, behind a
+    number of its own: a word that no other document holds. The texts themselves, with their places in
+    ``texts`` as ids, are spread among the documents.
+    """
     folder.mkdir()
-    rows, count = _numbered(texts, megabytes * 1_000_000), 0
-    for number, batch in enumerate(iter(lambda: list(itertools.islice(rows, _ROWS_PER_FILE)), [])):
-        pq.write_table(pa.Table.from_pylist(batch), folder / f"part-{number:04d}.parquet")
-        count += len(batch)
-    return count
-
-
-def _numbered(texts: Sequence[str], most_bytes: int) -> Iterator[dict[str, str]]:
-    written = 0
-    for number, text in enumerate(itertools.cycle(texts)):
-        yield {"id": f"document-{number}", "text": f"{number}. {text}"}
-        written += len(text.encode())
-        if written >= most_bytes:
-            return
+    words = " ".join(texts).split()
+    lengths = [len(text.split()) for text in texts]
+    total = max(len(texts), megabytes * 1_000_000 * len(texts) // sum(map(len, texts)))
+    rng, own = random.Random(seed), {number * total // len(texts): number for number in range(len(texts))}
+    for first in range(0, total, _ROWS_PER_FILE):
+        ids, bodies = [], []
+        for row in range(first, min(first + _ROWS_PER_FILE, total)):
+            if row in own:
+                ids.append(str(own[row]))
+                bodies.append(texts[own[row]])
+            else:
+                ids.append(f"made-{row}")
+                bodies.append(" ".join([f"{row}.", *rng.choices(words, k=rng.choice(lengths))]))
+        written = pa.table({"id": ids, "text": bodies})
+        pq.write_table(written, folder / f"part-{first // _ROWS_PER_FILE:04d}.parquet")
+    return total
 
 
 def load(job: Job) -> Prepare:
-    """The stage over ``job["documents"]``, index in ``index``, ``candidates`` a question, ``store_mb``."""
+    """The stage over ``job["documents"]``, index in ``index``, ``candidates`` a question, ``store_mb``.
+
+    A query is a question and the id of its own document, which the report counts among what was selected.
+    """
     as_users_run_it()
 
     def prepare(queries: list[Query], _batch_size: int) -> Callable[[], dict[str, Any]]:
         kept = tempfile.TemporaryDirectory()
         questions, output = (Path(kept.name, name) for name in ("questions.jsonl", "output"))
-        lines = [json.dumps({"question": question}) + "\n" for question, _ in queries]
+        lines = [
+            json.dumps({"question": question, "document_id": own}) + "\n" for question, (own,) in queries
+        ]
         questions.write_text("".join(lines), encoding="utf-8")
         config = AnswerConfig(
             model=job["model"],

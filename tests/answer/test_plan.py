@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,6 +84,15 @@ def test_units_ask_every_question_of_every_readable_document_once(
             found += [(pair.row, pair.question_row) for pair in pairs]
     readable = [row for row, size in enumerate(sizes) if size]
     assert sorted(found) == [(row, question) for row in readable for question in range(questions)]
+
+
+def test_cost_of_a_long_document_that_many_questions_are_asked_of_is_whole(tmp_path: Path) -> None:
+    length, questions = 3_000_000, 800
+    corpus = corpus_of(
+        str(tmp_path), [length, 0], [(0, question) for question in range(questions)], questions
+    )
+    (unit,) = plan(corpus, 1000).units
+    assert (unit.pairs, unit.size // questions) == (questions, pytest.approx(length, rel=0.001))
 
 
 def test_unit_survives_the_file_that_carries_it() -> None:

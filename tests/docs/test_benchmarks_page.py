@@ -117,6 +117,30 @@ def test_speeds_of_answering_are_those_measured() -> None:
         assert [numbers(cell)[0] for cell in row[1:]] == pytest.approx(expected, abs=0.06)
 
 
+def test_seconds_recall_and_memory_at_millions_of_passages_are_those_measured() -> None:
+    sizes = [size["runs"] for size in results("corpus")["sizes"]]
+    passes = [runs[0]["passes"] for runs in sizes]
+
+    def row(start: str) -> list[float]:
+        return [number for cell in cells(PAGE, start)[0][1:] for number in numbers(cell)]
+
+    assert row("passages of the corpus") == [runs[0]["report"]["passages"] for runs in sizes]
+    taken = [size[name]["seconds"] for size in passes for name in ("reading", "indexing")]
+    assert row("reading / indexing") == pytest.approx(taken, rel=0.03)
+    assert row("choosing ten") == pytest.approx([size["selecting"]["seconds"] for size in passes], rel=0.03)
+    found = [100 * run["report"]["own_document_selected"] for runs in sizes for run in runs]
+    assert row("the own paragraph") == pytest.approx(found, abs=0.51)
+    memory = [
+        most / 1000
+        for size in passes
+        for most in (
+            max(size["indexing"]["actors_with_mapped_mb"]),
+            max(each["driver_with_mapped_mb"] for each in size.values()),
+        )
+    ]
+    assert row("memory of an indexing actor") == pytest.approx(memory, abs=0.006)
+
+
 def test_speeds_of_serving_are_those_measured() -> None:
     served = results("serve")
     row = cells(PAGE, "requests/s of one passage")[0]

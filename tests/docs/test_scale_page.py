@@ -88,7 +88,7 @@ def test_rates_are_those_measured() -> None:
     shares = [100 * model["share_of_peak"]["tinyqa torch fp32"] for model in reader]
     shown = row("share of the processor's fp32 peak that torch reaches")
     assert shown[::3] == pytest.approx(shares, abs=0.6), "each beside the two numbers of its model's size"
-    (run,) = results("answer")["memory"]["runs"]
+    run = results("corpus")["sizes"][-1]["runs"][0]
     documents, passes = run["report"]["documents"], run["passes"]
     assert row("BM25: reading a corpus")[0] == pytest.approx(
         documents / passes["reading"]["seconds"], rel=0.02

@@ -14,6 +14,8 @@ from tinyqa_ray.answer.corpus import Corpus
 from tinyqa_ray.corpus import tables
 
 Ints = npt.NDArray[np.int64]
+PerDocument = npt.NDArray[np.int32]
+"""Of a corpus of many millions of documents, there is one such array for each thing to know."""
 
 MOST_BYTES = 1 << 24
 """Most bytes of text in a unit; a longer document is a unit of its own."""
@@ -58,7 +60,8 @@ class Plan:
 def plan(corpus: Corpus, most_pairs: int, most_bytes: int = MOST_BYTES) -> Plan:
     """Cut a corpus into units of at most ``most_pairs`` pairs; the cuts depend on its rows alone.
 
-    This takes 24 bytes of memory per document. All pairs of one question and one document are in one unit.
+    This takes 9 bytes of memory per document, and twice that for a moment. All pairs of one question and one
+    document are in one unit.
     """
     sizes, bad, ends = _documents(corpus.documents)
     every = corpus.question_rows
@@ -68,7 +71,7 @@ def plan(corpus: Corpus, most_pairs: int, most_bytes: int = MOST_BYTES) -> Plan:
     else:
         # A square of questions and documents: a unit writes few answers, only the best to each question.
         block = min(every, max(1, math.isqrt(most_pairs)))
-        pairs, nowhere = np.where(bad, 0, block), 0
+        pairs, nowhere = np.where(bad, 0, block).astype(np.int32), 0
     cuts: list[tuple[str, int, int, int, int, int, int]] = []
     if nowhere and not corpus.merged:
         for first, last, count in _question_cuts(corpus, -1, most_pairs):
@@ -76,7 +79,8 @@ def plan(corpus: Corpus, most_pairs: int, most_bytes: int = MOST_BYTES) -> Plan:
     before = 0
     for file, end in zip(corpus.documents, ends.tolist(), strict=True):
         for first, last in _ranges(pairs, sizes, before, end, most_pairs, most_bytes):
-            count, size = int(pairs[first : last + 1].sum()), int((pairs * sizes)[first : last + 1].sum())
+            asked = pairs[first : last + 1].astype(np.int64)
+            count, size = int(asked.sum()), int(asked @ sizes[first : last + 1])
             if corpus.asked and count > most_pairs and first == last:
                 for one, other, part in _question_cuts(corpus, first, most_pairs):
                     cuts.append((file, first, last, one, other, part, int(sizes[first]) * part))
@@ -97,29 +101,30 @@ def plan(corpus: Corpus, most_pairs: int, most_bytes: int = MOST_BYTES) -> Plan:
     )
 
 
-def _documents(files: tuple[str, ...]) -> tuple[Ints, npt.NDArray[np.bool_], Ints]:
+def _documents(files: tuple[str, ...]) -> tuple[PerDocument, npt.NDArray[np.bool_], Ints]:
     """Bytes of each document (mean of its row group), whether it is unreadable, and where each file ends."""
-    sizes: list[Ints] = [np.empty(0, np.int64)]
+    sizes: list[PerDocument] = [np.empty(0, np.int32)]
     bad: list[npt.NDArray[np.bool_]] = [np.empty(0, bool)]
-    ends = []
+    ends, count = [], 0
     for file in files:
         with tables.opened(file) as parquet:
             text = parquet.schema_arrow.get_field_index("text")
             for number in range(parquet.num_row_groups):
                 group = parquet.metadata.row_group(number)
                 mean = group.column(text).total_uncompressed_size // max(group.num_rows, 1)
-                sizes.append(np.full(group.num_rows, mean, np.int64))
+                sizes.append(np.full(group.num_rows, min(mean, np.iinfo(np.int32).max), np.int32))
+                count += group.num_rows
             bad += [
                 batch.column(0).is_valid().to_numpy(zero_copy_only=False)
                 for batch in parquet.iter_batches(_BATCH, columns=["error"])
             ]
-        ends.append(sum(map(len, sizes)))
+        ends.append(count)
     return np.concatenate(sizes), np.concatenate(bad), np.array(ends, np.int64)
 
 
-def _asked(files: tuple[str, ...], documents: int) -> tuple[Ints, int]:
+def _asked(files: tuple[str, ...], documents: int) -> tuple[PerDocument, int]:
     """How many pairs each document has, and how many questions have no document."""
-    pairs = np.zeros(documents, np.int64)
+    pairs = np.zeros(documents, np.int32)
     nowhere = 0
     for batch in tables.batches(files, ["row"], _BATCH):
         rows, counts = np.unique(batch.column(0).to_numpy(), return_counts=True)
@@ -129,7 +134,7 @@ def _asked(files: tuple[str, ...], documents: int) -> tuple[Ints, int]:
 
 
 def _ranges(
-    pairs: Ints, sizes: Ints, first: int, end: int, most_pairs: int, most_bytes: int
+    pairs: PerDocument, sizes: PerDocument, first: int, end: int, most_pairs: int, most_bytes: int
 ) -> Iterator[tuple[int, int]]:
     """Ranges of documents, both ends included, within both limits unless a range is a single document."""
     asked = first + np.flatnonzero(pairs[first:end])
