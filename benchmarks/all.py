@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from peers.environment import AUGMENTERS, OPTIMUM, REQUIREMENTS
@@ -83,8 +84,8 @@ def _ran(name: str, seconds: int, options: list[str]) -> bool:
 def _absent_peers(name: str) -> list[str]:
     """Leave out the peers whose environments are not there."""
     readers = {**REQUIREMENTS, **OPTIMUM}
-    theirs = {"reader": readers, "answer": REQUIREMENTS, "augment": AUGMENTERS}
-    peers = ("pipeline",) if name == "documents" else theirs.get(name, {})
+    theirs: dict[str, Iterable[str]] = {"reader": readers, "answer": REQUIREMENTS, "augment": AUGMENTERS}
+    peers = ("pipeline",) if name == "documents" else theirs.get(name, ())
     absent = [peer for peer in peers if not (ENVIRONMENTS / peer).is_dir()]
     if name == "train":
         return [] if (ENVIRONMENTS / "farm").is_dir() else ["--skip-peer"]

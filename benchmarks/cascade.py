@@ -47,7 +47,7 @@ def main() -> None:
     parts = []
     for wanted, most in ((fitted_on, arguments.fit_questions), (measured_on, arguments.questions)):
         asked = measure.labelled([each for each in articles if each.title in wanted], arguments.data)
-        chosen = first_pass.spread([each for each in asked if each.question.answers], most)
+        chosen = measure.spread([each for each in asked if each.question.answers], most)
         parts.append((chosen, first_pass.pairs_of(chosen, texts, arguments.candidates)))
     large = Reader.from_pretrained(arguments.model)
     figures: dict[str, Any] = {

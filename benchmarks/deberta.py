@@ -103,7 +103,8 @@ def _rounds(values: list[float]) -> dict[str, Any]:
 def _share_equal(replies: dict[str, list[Reply]]) -> float:
     """Share of the pairs to which the pipeline, one at a time, gives the text that our reader gives."""
     ours, alone = (replies[name][-1].result for name in (OURS, "pipeline, batch 1"))
-    return round(sum(mine == its for mine, its in zip(ours, alone, strict=True)) / len(ours), 3)
+    equal = sum(bool(mine == its) for mine, its in zip(ours, alone, strict=True))
+    return round(equal / len(ours), 3)
 
 
 def _arguments() -> argparse.Namespace:

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -146,22 +147,27 @@ def answering(threads: int, rounds: int, pipeline: str | None) -> dict[str, Any]
         "ours": [read_document(path.name, path.read_bytes()).text for path in stories],
         "pipeline": [plain_text(path.read_bytes()) for path in stories],
     }
-    reading = {
+    reading: dict[str, Callable[[], object]] = {
         "ours": lambda: [read_isolated(path.name, path.read_bytes()) for path in stories],
         "pipeline": lambda: [plain_text(path.read_bytes()) for path in stories],
     }
-    peers = {"ours": ("tinyqa_reader", {}), "pipeline": ("transformers_pipeline", {"python": pipeline})}
-    if pipeline is None:
-        del peers["pipeline"]
+    peers = {"ours": ("tinyqa_reader", sys.executable)}
+    if pipeline is not None:
+        peers["pipeline"] = ("transformers_pipeline", pipeline)
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in peers}
     right = {}
     with ExitStack() as stack:
         processes = {}
-        for name, (module, options) in peers.items():
+        for name, (module, python) in peers.items():
             queries = [(question, [text]) for text in texts[name] for question in ASKED]
-            job = {"model": bundled.asset(bundled.MODEL), "device": "cpu", "precision": "fp32"}
-            job |= {"threads": threads, "workloads": {"pairs": queries}}
-            processes[name] = stack.enter_context(Process(module, job, **options))
+            job = {
+                "model": bundled.asset(bundled.MODEL),
+                "device": "cpu",
+                "precision": "fp32",
+                "threads": threads,
+                "workloads": {"pairs": queries},
+            }
+            processes[name] = stack.enter_context(Process(module, job, python))
         for number in range(rounds + 1):  # the first warms up
             for name, process in processes.items():
                 began = core_seconds()

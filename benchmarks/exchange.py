@@ -22,13 +22,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from machine import machine, show
 from peers import distil_inputs
 from peers.group_session import GroupSession
 from peers.tinyqa_reader import MAX_ANSWER_TOKENS
 from peers.tinyqa_train import write_windows
+from torch.multiprocessing.spawn import spawn
 
 from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.core import bundled, storage
@@ -199,7 +199,7 @@ def _trained(config: DistillConfig, folder: Path, asked: list[measure.Asked]) ->
     """Train with two processes, or go on from the last checkpoint, and measure the student."""
     folder.mkdir(exist_ok=True)
     rendezvous, rows = folder / f"rendezvous-{os.getpid()}", folder / "metrics.jsonl"
-    torch.multiprocessing.spawn(_train, (config, folder, rows, rendezvous), nprocs=2)
+    spawn(_train, (config, folder, rows, rendezvous), nprocs=2)  # type: ignore[no-untyped-call]
     losses = [json.loads(line)["loss"] for line in rows.read_text().splitlines()]
     reader = Reader.from_pretrained(
         str(next(folder.glob("step-*")) / loop.MODEL), device="cpu", precision="fp32", cut_questions=True

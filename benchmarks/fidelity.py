@@ -165,7 +165,8 @@ def _windows(config: TeacherLogitsConfig, paragraphs: Callable[[], pa.Table], ou
         with pa.ipc.new_stream(sink, made.schema) as writer:
             writer.write_table(made)
         storage.write_atomic(stage.path(FOLDER, "part-000000.arrow"), sink.getvalue().to_pybytes())
-        stage.publish(TeacherLogitsReport(**{name: int(value) for name, value in counts.items()}))
+        whole: dict[str, Any] = {name: int(value) for name, value in counts.items()}
+        stage.publish(TeacherLogitsReport(**whole))
     return str(output)
 
 

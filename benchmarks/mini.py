@@ -115,7 +115,7 @@ def measured(folder: Path, asked: Sequence[measure.Asked]) -> dict[str, float]:
 def questions_per_s(models: dict[str, str], asked: Sequence[measure.Asked]) -> dict[str, float]:
     """Questions read per second, by torch in fp32 or as the int8 form; the best of ``ROUNDS``."""
     readers = {
-        name: Reader.from_pretrained(model, **({} if model == bundled.INT8 else {"precision": "fp32"}))
+        name: Reader.from_pretrained(model, precision=None if model == bundled.INT8 else "fp32")
         for name, model in models.items()
     }
     best = dict.fromkeys(readers, float("inf"))

@@ -9,6 +9,7 @@ written by hand.
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def filled(card: str, made: dict[str, Any]) -> str:
     }
     for name, table in tables.items():
         place = re.compile(rf"(<!-- figures: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        card, count = place.subn(lambda found, table=table: f"{found[1]}\n{table}\n\n{found[2]}", card)
+        card, count = place.subn(partial(_with_table, table), card)
         assert count == 1, f"the card has {count} places for {name}"
     return card
 
@@ -86,6 +87,10 @@ def _kept(made: dict[str, Any]) -> str:
         f"int8 form runs at {made['speed_of_int8_student_to_teacher']} times the teacher's. A model that "
         f"always abstains scores {made['figures']['student']['always_abstain']:.1f}."
     )
+
+
+def _with_table(table: str, found: re.Match[str]) -> str:
+    return f"{found[1]}\n{table}\n\n{found[2]}"
 
 
 def _scale(student: dict[str, float]) -> str:

@@ -36,6 +36,7 @@ from tinyqa_ray.core import bundled, stage_folder, storage
 from tinyqa_ray.core.cluster import connected
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
+from tinyqa_ray.engines.torch_engine import TorchEngine
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.teacher_logits import teacher_logits
 from tinyqa_ray.teacher_logits.window_writers import WindowWriter
@@ -71,7 +72,8 @@ def compare(arguments: argparse.Namespace, paragraphs: list[squad.Paragraph]) ->
         num_gpus=1.0 if arguments.device == "cuda" else 0.0,
     )
     writer = WindowWriter(config)
-    network = writer.teachers[0].model
+    engine = _engine(writer)
+    network = pretrained.load_qa_model(arguments.model).to(engine.device, engine.model.dtype).eval()
     tokenizer = pretrained.load_tokenizer(arguments.model)
     table = squad.to_table(paragraphs)
     writer(table.slice(0, 4))
@@ -130,7 +132,7 @@ def padded_logits(
 
 def model_share(writer: WindowWriter, table: pa.Table) -> float:
     """Share of the pass's wall time within the model's forward."""
-    network, marks = writer.teachers[0].model, []
+    network, marks = _engine(writer).model, []
 
     def mark(*_: object) -> None:
         if next(network.parameters()).device.type == "cuda":
@@ -144,6 +146,12 @@ def model_share(writer: WindowWriter, table: pa.Table) -> float:
     for hook in hooks:
         hook.remove()
     return float(np.diff(np.reshape(marks, (-1, 2))).sum()) / whole
+
+
+def _engine(writer: WindowWriter) -> TorchEngine:
+    engine = writer.teachers[0].engine
+    assert isinstance(engine, TorchEngine), "--model is no export"
+    return engine
 
 
 def scale(arguments: argparse.Namespace, paragraphs: list[squad.Paragraph], folder: Path) -> dict[str, Any]:
@@ -189,7 +197,7 @@ def write_copies(paragraphs: list[squad.Paragraph], times: int, folder: Path) ->
 @contextmanager
 def peak_memory() -> Iterator[dict[str, float]]:
     """Sample resident memory, in MB: of this process, and of the largest Ray process that works for it."""
-    import psutil  # type: ignore[import-untyped]  # Ray brings it
+    import psutil  # Ray brings it
 
     found = {"driver_mb": 0.0, "actor_mb": 0.0}
     done, driver = threading.Event(), psutil.Process()

@@ -108,7 +108,9 @@ def compare_peer(arguments: argparse.Namespace, job: dict[str, Any], folder: Pat
             replies[name] = _ask(name, process, arguments.batch_size)
         distil_inputs.copy_tokenizer(job["student"], students[name])
         stages = {stage: replies[name].result[stage] for stage in STAGES}
-        loops = {stage: seen["samples"] / seen["loop_seconds"] for stage, seen in stages.items()}
+        loops: dict[str, float] = {
+            stage: seen["samples"] / seen["loop_seconds"] for stage, seen in stages.items()
+        }
         whole = sum(seen["samples"] for seen in stages.values()) / replies[name].seconds
         speeds[name] = {**loops, "whole": whole}
     return {

@@ -26,7 +26,7 @@ from machine import show
 from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig
 from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.core.cluster import quiet_models
-from tinyqa_ray.distill import loop
+from tinyqa_ray.distill import feed, loop
 from tinyqa_ray.distill.batches import Order, WindowData
 from tinyqa_ray.distill.session import LocalSession
 from tinyqa_ray.distill.strategies import DataParallel
@@ -109,7 +109,8 @@ def random_windows(rng: np.random.Generator, full: bool) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
 
 
 def read(data: WindowData, batch_size: int) -> dict[str, float]:
@@ -175,7 +176,7 @@ def trained(windows: str, count: int, folder: Path, arguments: argparse.Namespac
     clock.watch(LocalSession, "total", "exchange")
     clock.watch(Taken, "figures", "finiteness")
     clock.watch(LateFigures, "add", "metrics")
-    fed, warm_up = loop.fed, 1
+    fed, warm_up = feed.fed, 1
 
     @contextmanager
     def watched(prepare: Callable[..., Any], steps: range, device: Any) -> Iterator[Iterator[Any]]:
@@ -193,7 +194,7 @@ def trained(windows: str, count: int, folder: Path, arguments: argparse.Namespac
 
             yield waited()
 
-    loop.fed = watched  # type: ignore[assignment]
+    loop.fed = watched  # type: ignore[attr-defined]
     steps = warm_up + arguments.steps
     config = DistillConfig(
         data=windows,
@@ -206,7 +207,7 @@ def trained(windows: str, count: int, folder: Path, arguments: argparse.Namespac
         seed=SEED,
     )
     checkpoint = LocalSession.checkpoint
-    LocalSession.checkpoint = lambda *given: None  # type: ignore[assignment]
+    LocalSession.checkpoint = lambda *given: None  # type: ignore[method-assign]
     loop.train(config, LocalSession(folder), str(folder / "metrics.jsonl"))
     LocalSession.checkpoint = checkpoint  # type: ignore[method-assign]
     whole = begun[-1] - begun[0]

@@ -78,7 +78,8 @@ def distil(job: Job, batch_size: int, folder: str) -> dict[str, Any]:
 @contextmanager
 def _watched() -> Iterator[dict[str, Any]]:
     """What the latest training loop took and saw; the loop itself stays as it is."""
-    train, seen = Trainer.train, {}
+    train = Trainer.train
+    seen: dict[str, Any] = {}
 
     def timed(self: Trainer) -> Any:
         windows = len(self.data_silo.loaders["train"].dataset)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # Ray brings it
+import psutil  # Ray brings it
 
 FOLDER = Path(__file__).parent.parent
 _START_S = 120.0
@@ -35,7 +35,8 @@ class Server:
     def megabytes(self) -> float:
         """Memory of it and all that it started, shared pages counted once a process."""
         every = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-        return round(sum(each.memory_info().rss - each.memory_info().shared for each in every) / 1e6, 1)
+        taken: int = sum(each.memory_info().rss - each.memory_info().shared for each in every)
+        return round(taken / 1e6, 1)
 
 
 class Callers:

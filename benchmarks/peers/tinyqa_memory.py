@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # Ray brings it
+import psutil  # Ray brings it
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 
 from peers.group_session import GroupSession
 from peers.protocol import Job, Prepare, Query, serve
 from peers.tinyqa_shares import matrix_operations
-from tinyqa_ray.configs import DistillConfig, TeacherLogitsConfig, WindowConfig
+from tinyqa_ray.configs import DistillConfig, Objective, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.datasets import squad
 from tinyqa_ray.distill import loop
@@ -31,7 +31,7 @@ from tinyqa_ray.teacher_logits import TeacherLogitsReport
 from tinyqa_ray.teacher_logits.window_dataset import FOLDER, window_files
 from tinyqa_ray.teacher_logits.window_writers import WindowWriter
 
-STAGES = ("intermediate", "prediction")
+STAGES: tuple[Objective, ...] = ("intermediate", "prediction")
 
 
 class PaddedData(WindowData):
@@ -43,13 +43,11 @@ class PaddedData(WindowData):
         more = WindowConfig().max_seq_len - batch.input_ids.shape[1]
         fill = {"input_ids": self.pad_id, "token_type_ids": 0, "token_mask": 0}
         logits = {} if batch.start_logits is None else {"start_logits": 0, "end_logits": 0}
-        return replace(
-            batch,
-            **{
-                name: functional.pad(getattr(batch, name), (0, more), value=value)
-                for name, value in {**fill, **logits}.items()
-            },
-        )
+        longer: dict[str, Any] = {
+            name: functional.pad(getattr(batch, name), (0, more), value=value)
+            for name, value in {**fill, **logits}.items()
+        }
+        return replace(batch, **longer)
 
 
 def random_order(lengths: Index, *settings: Any) -> Order:
@@ -60,7 +58,7 @@ def random_order(lengths: Index, *settings: Any) -> Order:
 def load(job: Job) -> Prepare:
     """Folders in, a model folder out; nothing is loaded before."""
     if job.get("padded"):
-        loop.WindowData, loop.Order = PaddedData, random_order  # type: ignore[assignment,misc]
+        loop.WindowData, loop.Order = PaddedData, random_order  # type: ignore[attr-defined,assignment]
 
     def prepare(_queries: list[Query], batch_size: int) -> Callable[[], dict[str, Any]]:
         def run() -> dict[str, Any]:
@@ -94,7 +92,7 @@ def distil(job: Job, batch_size: int, folder: Path) -> dict[str, Any]:
             loop.train(config, LocalSession(output), str(metrics_file))
         else:
             given = (config, output, metrics_file, folder / f"{stage}.rendezvous")
-            torch.multiprocessing.spawn(_worker, given, nprocs=config.workers)
+            spawn(_worker, given, nprocs=config.workers)  # type: ignore[no-untyped-call]
         seconds = time.perf_counter() - began
         made[stage] = {"seconds": seconds, **_seen(config, metrics_file)}
         student = str(next(output.glob("step-*")) / loop.MODEL)
@@ -113,11 +111,12 @@ def write_windows(data: str, teacher: str, threads: int, output: Path, *, labels
         with pa.ipc.new_stream(sink, made.schema) as writer:
             writer.write_table(made)
         storage.write_atomic(stage.path(FOLDER, "part-000000.arrow"), sink.getvalue().to_pybytes())
-        stage.publish(TeacherLogitsReport(**{name: int(value) for name, value in counts.items()}))
+        whole: dict[str, Any] = {name: int(value) for name, value in counts.items()}
+        stage.publish(TeacherLogitsReport(**whole))
     return str(output)
 
 
-def _config(job: Job, stage: str, batch_size: int, windows: str, student: str) -> DistillConfig:
+def _config(job: Job, stage: Objective, batch_size: int, windows: str, student: str) -> DistillConfig:
     workers = job.get("workers", 1)
     # A given number of steps less half a one, as epochs are rounded up to whole steps.
     epochs = job.get("epochs") or (job["steps"] - 0.5) * batch_size / len(_data(windows))
