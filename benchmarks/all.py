@@ -26,6 +26,7 @@ PLAN: dict[str, tuple[int, list[str]]] = {
     "peak": (60, []),
     "score_loss": (60, []),
     "layers": (60, ["--questions", "24"]),
+    "attention": (60, ["--rounds", "2", "--lengths", "120", "384"]),
     "engines": (120, ["--questions", "32", "--repeats", "2"]),
     "reader": (300, ["--pairs", "60", "--repeats", "1", "--max-f1-drop", "100", "--skip", "6x768"]),
     "answer": (240, ["--pairs", "200", "--peer-pairs", "40", "--growth-pairs", "60", "--repeats", "1"]),

@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 from machine import machine, show
+from peers import inputs
 
 from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.core import bundled
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.datasets.windows import Windower
-from tinyqa_ray.engines.engine import Engine, padded
+from tinyqa_ray.engines.engine import Engine
 from tinyqa_ray.engines.exported import PRECISION, WEIGHT_BITS
 from tinyqa_ray.engines.onnx_engine import OnnxEngine
 from tinyqa_ray.engines.openvino import OpenVinoEngine
@@ -107,7 +108,7 @@ def every(network: Any, windower: Windower, folder: Path, *, variants: bool) -> 
     loaded = TorchEngine(copy.deepcopy(network), device="cpu", owns_model=True)
     if "packed" in loaded.name:  # it is not on every processor
         yield "torch fp32, weights packed", loaded
-    samples = list(_samples(network, windower))
+    samples = list(inputs.calibration(network, windower, CALIBRATION_WINDOWS))
     for precision in ("fp32", "bf16"):
         yield f"OpenVINO {precision}", OpenVinoEngine(converted(network, precision), config)
     yield "OpenVINO int8", OpenVinoEngine(quantised(converted(network, "int8"), samples, []), config)
@@ -119,15 +120,6 @@ def every(network: Any, windower: Windower, folder: Path, *, variants: bool) -> 
     if variants:
         for name, file in _variants(plain, samples, config, folder):
             yield name, OnnxEngine(file, config)
-
-
-def _samples(network: Any, windower: Windower) -> Iterator[dict[str, Any]]:
-    asked = measure.questions_of(bundled.asset("squad2_train.json"))[:CALIBRATION_WINDOWS]
-    windows = windower.windows([(each.question.question, each.context) for each in asked])
-    for window in range(min(len(windows), CALIBRATION_WINDOWS)):
-        ids, mask, types = padded(windows, np.array([window]), network.config.pad_token_id or 0)
-        values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-        yield {name: values[name] for name in TorchEngine(network, device="cpu").inputs}
 
 
 def _variants(

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from tinyqa_ray.configs import ExportConfig
-from tinyqa_ray.core import processor, storage
+from tinyqa_ray.core import bundled, processor, storage
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets.windows import Windower
+from tinyqa_ray.engines.engine import padded
+from tinyqa_ray.evaluate import measure
 from tinyqa_ray.export import export
-from tinyqa_ray.models import pretrained
+from tinyqa_ray.models import families, pretrained
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
 
@@ -85,6 +91,17 @@ def int8_config(model: str, calibration: str) -> ExportConfig:
     """As the int8 forms that a machine makes for itself; its speed is measured, not its F1."""
     config = ExportConfig(model=model, calibration=calibration, max_f1_drop=2.0)
     return config if processor.saturates_int8() else replace(config, weight_bits=8)
+
+
+def calibration(network: Any, windower: Windower, most: int) -> Iterator[dict[str, Any]]:
+    """Inputs of at most so many windows of the package's training questions, one window at a time."""
+    asked = measure.questions_of(bundled.asset("squad2_train.json"))[:most]
+    windows = windower.windows([(each.question.question, each.context) for each in asked])
+    names = families.input_names(network)
+    for window in range(min(len(windows), most)):
+        ids, mask, types = padded(windows, np.array([window]), network.config.pad_token_id or 0)
+        values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        yield {name: values[name] for name in names}
 
 
 def random_6x768(tokenizer_of: str, folder: Path, seed: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ import torch
 from tinyqa_ray.core import processor
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Tokens
+from tinyqa_ray.engines import plain_attention
 from tinyqa_ray.engines.engine import Engine, Index, Logits, padded
 from tinyqa_ray.engines.exported import FILE, PRECISION, WEIGHT_BITS, require_openvino
 from tinyqa_ray.models import families, pretrained
+
+_log = logging.getLogger(__name__)
 
 _ROUND = 8
 """Lengths are rounded up to a multiple of this, so that few shapes have to be compiled."""
@@ -51,17 +55,15 @@ class OpenVinoEngine(Engine):
         if self.precision == "bf16" and not native:
             processor.say_bf16_is_emulated()
             computed = "fp32 (the export is bf16)"
-        self._compiled = core.compile_model(
-            model,
-            "CPU",
-            {
-                "NUM_STREAMS": self.threads,
-                "INFERENCE_NUM_THREADS": self.threads,
-                "INFERENCE_PRECISION_HINT": rest,
-                # With pinning every process would take the first cores, and two actors would share them.
-                "ENABLE_CPU_PINNING": False,
-            },
-        )
+        settings = {
+            "NUM_STREAMS": self.threads,
+            "INFERENCE_NUM_THREADS": self.threads,
+            "INFERENCE_PRECISION_HINT": rest,
+            # With pinning every process would take the first cores, and two actors would share them.
+            "ENABLE_CPU_PINNING": False,
+        }
+        plain = plain_attention.written_out(model) if rest == "bf16" and plain_attention.pays() else None
+        self._compiled = _compiled(core, model, plain, settings)
         self._names = [port.get_any_name() for port in self._compiled.inputs]
         self._idle: list[Any] = []  # requests that no run uses
         self.name = f"OpenVINO {computed} on {self.threads} CPU threads"
@@ -132,6 +134,16 @@ class OpenVinoEngine(Engine):
         ids, mask, types = padded(windows, batch, self.pad_id, length)
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         return {name: values[name] for name in self._names}
+
+
+def _compiled(core: Any, model: Any, plain: Any | None, settings: dict[str, Any]) -> Any:
+    """The model with plain attention, where there is one and OpenVINO takes the setting that it needs."""
+    if plain is not None:
+        try:
+            return core.compile_model(plain, "CPU", {**settings, **plain_attention.NO_FUSION})
+        except RuntimeError as error:
+            _log.info("attention stays fused: %s", pretrained.first_line(error))
+    return core.compile_model(model, "CPU", settings)
 
 
 def _weight_bits(model: Any) -> int:
