@@ -72,7 +72,7 @@ class OpenVinoEngine(Engine):
             for op in model.get_ops()
             if op.get_type_name() == "Constant" and len(op.get_output_shape(0)) == 2
         )
-        self.max_batch_tokens = 2048
+        self.max_batch_tokens = 1024
 
     @classmethod
     def load(cls, name: str, config: Any, *, threads: int | None = None) -> OpenVinoEngine:
