@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from machine import no_options
 from peers.environment import AUGMENTERS, OPTIMUM, REQUIREMENTS
 
 from tinyqa_ray.core import bundled
@@ -59,6 +60,7 @@ _NOT_HERE = {
 
 def main() -> None:
     """Run all of them; the exit code says how many failed or were stopped."""
+    no_options(__doc__)
     assert {path.stem for path in HERE.glob("*.py")} == {*PLAN, *_NOT_HERE, "machine", "all"}
     bad = sum(not _ran(name, seconds, options) for name, (seconds, options) in PLAN.items())
     sys.exit(bad)

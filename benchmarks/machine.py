@@ -1,5 +1,6 @@
 """The machine a figure was taken on, and how benchmarks print."""
 
+import argparse
 import json
 import os
 import platform
@@ -19,6 +20,11 @@ def machine() -> dict[str, Any]:
         "has": sorted(processor.features()),
         **version.versions(),
     }
+
+
+def no_options(about: str | None) -> None:
+    """Read the command line of a script without options: only ``--help`` is there, which ends it."""
+    argparse.ArgumentParser(description=about).parse_args()
 
 
 def show(name: str, figures: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from machine import no_options
+
 ROOT = Path(__file__).parents[1]
 CARD = ROOT / "MODEL_CARD.md"
 RESULTS = ROOT / "benchmarks" / "results" / "mini.json"
@@ -42,6 +44,7 @@ _KINDS = {
 
 def main() -> None:
     """Write the card."""
+    no_options(__doc__)
     made = json.loads(RESULTS.read_text(encoding="utf-8"))
     if "elsewhere" not in made:
         sys.exit(f"{RESULTS.name} is of an earlier benchmarks/mini.py; run that first")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import show
+from machine import no_options, show
 
 from tinyqa_ray.core import processor
 
@@ -99,5 +99,11 @@ def _int8(values: Any) -> Any:
     return made
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the peaks with as many threads as torch takes."""
+    no_options(__doc__)
     show("peak", {"threads": torch.get_num_threads(), **peaks(torch.get_num_threads())})
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ import tempfile
 import time
 from dataclasses import asdict
 
-from machine import show
+from machine import no_options, show
 
 from tinyqa_ray.cli import console
 from tinyqa_ray.recipes import published, run
@@ -15,6 +15,7 @@ from tinyqa_ray.recipes import published, run
 
 def main() -> None:
     """Run every stage in a fresh folder."""
+    no_options(__doc__)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as output, console.native_noise_in_a_file():
         results = run.run(published.quickstart(), output)

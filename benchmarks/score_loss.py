@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from machine import show
+from machine import no_options, show
 
 from tinyqa_ray.distill.activation_recorder import attention_scores
 from tinyqa_ray.distill.losses import attention_loss, prefers_gram, score_loss
@@ -52,6 +52,7 @@ def timed(tokens: int, width: int) -> dict[str, float]:
 
 def main() -> None:
     """Time both forms from short to full windows, with heads of 32 and of 64."""
+    no_options(__doc__)
     torch.manual_seed(0)
     figures = {
         f"heads of {width // HEADS}": {str(tokens): timed(tokens, width) for tokens in LENGTHS}

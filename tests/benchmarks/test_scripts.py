@@ -11,7 +11,7 @@ import pytest
 SCRIPTS = sorted(
     path.stem
     for path in (Path(__file__).parents[2] / "benchmarks").glob("*.py")
-    if "parse_args" in path.read_text(encoding="utf-8")
+    if path.stem != "machine"  # a module of the others
 )
 
 
