@@ -60,6 +60,24 @@ def test_speeds_of_reading_are_those_measured(start: str, names: tuple[str, ...]
         assert numbers(cell) == pytest.approx(figures, abs=0.06)
 
 
+def test_speed_of_int8_since_that_run_is_what_was_measured() -> None:
+    (model,) = results("reader_384")["models"]
+    pairs = model["pairs_per_s"]["pairs"]
+    ours = pairs["tinyqa export int8"]
+    theirs = [pairs[name] for name in pairs if name.startswith("optimum")]
+    best = max(theirs, key=lambda each: each["median"])
+    of_best_rounds = ours["max"] / max(each["max"] for each in theirs)
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    corpus = model["pairs_per_s"]["corpus"]["tinyqa export int8"]["median"]
+    expected = (
+        f"int8 reads {ours['median']:.1f} pairs per second, of 30 paragraphs a question {corpus:.1f}, and "
+        f"the best of optimum's {best['median']:.1f}: {ours['median'] / best['median']:.1f} times as many, "
+        f"and {of_best_rounds:.2f} times by the best round of each. "
+        f"That is {model['share_of_peak']['tinyqa export int8']:.0%} of the int8 peak."
+    ).replace("%", " %")
+    assert expected in text
+
+
 def test_loss_of_int8_is_what_was_measured() -> None:
     openvino, onnx = results("int8_f1"), results("int8_f1_onnx")
     lost = [each["lost"]["forced_f1"] for each in (openvino, onnx)]
