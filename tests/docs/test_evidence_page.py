@@ -1,0 +1,51 @@
+"""The tables of docs/evidence.md show the figures of benchmarks/results/evidence.json."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pages
+import pytest
+
+PAGE = (pages.ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+FIGURES: Any = json.loads(
+    (pages.ROOT / "benchmarks" / "results" / "evidence.json").read_text(encoding="utf-8")
+)
+RULES = {
+    "best place against no answer alone": "best place, alone",
+    "the same, if no better answer is right": "best place, in turn",
+    "any place, if no better answer is right (noisy-or)": "any place, in turn",
+    "share of odds, best place alone": "share of odds, best place",
+    "share of odds, root of squares": "share of odds, root of squares",
+    "share of odds, added": "share of odds, added",
+}
+
+
+def row(start: str) -> list[float]:
+    (line,) = (line for line in PAGE.replace("**", "").splitlines() if line.startswith(f"| {start} |"))
+    return [float(each) for cell in line.strip("|").split("|")[1:] for each in cell.split("/")]
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        ("right (F1)", "right"),
+        ("calibration error, each against no answer alone", "against_no_answer_alone"),
+        ("calibration error, as now", "chances"),
+    ],
+)
+def test_figures_by_rank_are_those_measured(start: str, name: str) -> None:
+    assert row(start) == FIGURES["ranks"][name]
+
+
+@pytest.mark.parametrize(("start", "name"), RULES.items())
+def test_figures_of_a_rule_are_those_measured(start: str, name: str) -> None:
+    by_data = {each["data"]: each["rules"][name] for each in FIGURES["evidence"]}
+    chosen, measured = by_data["all that choose"], by_data["dev.json"]
+    errors = [
+        chosen["all"]["calibration_error"],
+        chosen["first"]["calibration_error"],
+        measured["all"]["calibration_error"],
+    ]
+    assert row(start) == pytest.approx([*errors, chosen["all"]["brier"], measured["all"]["brier"]], abs=6e-4)
