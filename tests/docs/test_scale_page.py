@@ -100,6 +100,16 @@ def test_rates_are_those_measured() -> None:
     assert row("rewriting copies, candidates known")[0] == pytest.approx(rewritten, rel=0.01)
 
 
+def test_times_of_a_step_beside_computing_are_those_measured() -> None:
+    measured = results("training_step")
+    reading = [measured["reading"][f"batch of {size}"]["median_on_core_ms"] for size in (32, 96)]
+    shown = row("order and collation of a step, batches of 32 / 96 of 3 million windows")
+    assert shown == pytest.approx(reading, abs=0.006)
+    share = measured["step"]["most_percent_beside_computing"]
+    (first, *_) = row("share of a step that is neither forward, backward, exchange nor optimiser")
+    assert first == pytest.approx(share, abs=0.06)
+
+
 def test_every_section_says_whether_it_is_measured_or_estimated() -> None:
     sections = re.split(r"(?m)^## ", PAGE)[1:]
     assert [section.splitlines()[0] for section in sections if "stimated" not in section] == ["Measured"]
