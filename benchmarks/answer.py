@@ -5,11 +5,10 @@ python benchmarks/answer.py --model FOLDER --memory
 
 Parts: ``speed``, the stage beside its reader, its bare engine on the same windows, and the peers on a sample
 of the same pairs; ``growth``, the stage over ten times the work; ``actors``, one beside two; ``candidates``,
-what BM25's selection costs in recall; with ``--memory``, a made corpus far larger than Ray's object store,
-among which the questions' own documents are sought. Every
-contestant has its own process, and all of a part are measured in turn in each round. Ray's actors run at the
-same priority as the others (RAY_worker_niceness=0; Ray's own default is 15). ``growth``, ``actors`` and
-``memory`` run the export, where there is one.
+what BM25's selection costs in recall; with ``--memory``, a made corpus far larger than Ray's object store, in
+which the questions' own documents are sought. Every contestant has its own process, and all of a part are
+measured in turn in each round. Ray's actors run at the same priority as the others (RAY_worker_niceness=0;
+Ray's own default is 15). ``growth``, ``actors`` and ``memory`` run the export, where there is one.
 """
 
 import argparse

@@ -79,6 +79,7 @@ def test_attention_of_a_family_is_written_out_or_stays_as_it_is(shared: Path, fa
         (("avx2", "avx512", "vnni"), False),
         (("avx2", "avx512", "vnni", "bf16"), True),
         (("avx2", "avx512", "vnni", "bf16", "amx"), False),
+        (("dot", "bf16"), False),  # Arm
     ],
 )
 def test_products_pay_where_they_were_measured(
@@ -86,6 +87,17 @@ def test_products_pay_where_they_were_measured(
 ) -> None:
     has(*features)
     assert plain_attention.pays() is expected
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("bf16", True), ("fp32", False)])
+@pytest.mark.skipif(not plain_attention.pays(), reason="needs a processor on which products pay")
+def test_engine_computes_products_where_they_pay(precision: str, expected: bool, tiny_bert: str) -> None:
+    network = pretrained.load_qa_model(tiny_bert)
+    engine = OpenVinoEngine(converted(network, precision), network.config, threads=1)
+    kinds = {
+        op.get_rt_info()["layerType"].astype(str) for op in engine._compiled.get_runtime_model().get_ops()
+    }
+    assert ("Softmax" in kinds) is expected
 
 
 def test_attention_stays_fused_where_openvino_refuses_the_setting(

@@ -20,9 +20,9 @@ def pays() -> bool:
     """Whether this processor computes plain products faster than OpenVINO's fused attention.
 
     With bf16 in AVX-512, windows of up to 200 tokens are read faster, and long ones as fast as before
-    (``benchmarks/attention.py``). In fp32 it brings nothing, and with AMX it was not measured.
+    (``benchmarks/attention.py``). In fp32 it brings nothing, and with AMX or on Arm it was not measured.
     """
-    return processor.has_bf16() and "amx" not in processor.features()
+    return {"avx512", "bf16"} <= processor.features() and "amx" not in processor.features()
 
 
 def written_out(model: Any) -> Any | None:
