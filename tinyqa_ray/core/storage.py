@@ -119,6 +119,9 @@ def read_json(path: str) -> Any:
 def write_atomic(path: str, data: bytes | Iterable[bytes]) -> None:
     """Write a file that is either whole or absent, even if the process dies in the middle.
 
+    Behind a URL that holds where the store shows an object once it is whole, as S3, Google Cloud Storage and
+    Azure do; SFTP or HDFS show the half of a file whose writer was killed.
+
     Args:
         path: local path or URL.
         data: the bytes of the file, at once or in pieces.
