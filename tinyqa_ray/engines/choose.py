@@ -101,11 +101,12 @@ def chosen(model: str) -> Candidate:
 def _shipped_forms() -> tuple[str, ...]:
     """What is made of the shipped model: fp32, which loses nothing, and the int8 that is faster here.
 
-    Each takes its time to make, so the other int8 is timed only where ``tinyqa engines`` made it. With VNNI
-    OpenVINO's is the faster one (``benchmarks/engines.py``). Without it, it was slower than fp32 where others
-    measured it, and ONNX Runtime's was not; this was not measured with the forms of today.
+    Each takes its time to make, so others are timed only where ``tinyqa engines`` made them. With VNNI
+    OpenVINO's are the faster ones; without it its int8 is slower than fp32, and ONNX Runtime's are faster
+    (``benchmarks/engines.py``).
     """
-    return ("openvino-int8" if "vnni" in processor.features() else "onnx-int8", "openvino-fp32")
+    library = "openvino" if "vnni" in processor.features() else "onnx"
+    return (f"{library}-int8", f"{library}-fp32")
 
 
 def best(found: Sequence[Candidate]) -> Candidate:

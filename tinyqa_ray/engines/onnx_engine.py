@@ -22,6 +22,10 @@ from tinyqa_ray.models import pretrained
 
 Provider = str | tuple[str, dict[str, Any]]
 
+_SLOW_ON_CPUS = ["SkipLayerNormFusion"]
+"""Fusions of ONNX Runtime that cost time on a CPU: its fused kernel of an addition and a LayerNorm does not use
+vector instructions, and takes four times as long as the two apart (``benchmarks/engines.py``)."""
+
 _CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 
@@ -56,8 +60,14 @@ class OnnxEngine(Engine):
         # Lengths change from batch to batch: a plan of the memory of one would not fit the next.
         options.enable_mem_pattern = False
         options.log_severity_level = 3  # errors
+        on_cpu = device == "cpu"
         try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+            self._session = onnxruntime.InferenceSession(
+                str(file),
+                options,
+                providers=providers,
+                disabled_optimizers=_SLOW_ON_CPUS if on_cpu else None,
+            )
         except Exception as error:  # the runtime's errors have no common class
             raise InputError(
                 f"{file}: ONNX Runtime cannot read it ({pretrained.first_line(error)}); export it again"
@@ -75,9 +85,8 @@ class OnnxEngine(Engine):
         self._names = [each.name for each in self._session.get_inputs()]
         self.pad_id: int = config.pad_token_id or 0
         self.parameters = int(said.get("tinyqa_parameters", 0))
-        on_cpu = device == "cpu"
         self.lanes = (threads or torch.get_num_threads()) if on_cpu else 1
-        self.max_batch_tokens = 1024 if on_cpu else 32768
+        self.max_batch_tokens = 512 if on_cpu else 32768
         where = f"{self.lanes} CPU threads" if on_cpu else device
         self.name = f"ONNX Runtime {self.precision} on {where}"
         self._pool: ThreadPoolExecutor | None = None
