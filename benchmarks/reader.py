@@ -37,6 +37,8 @@ PEERS = {**REQUIREMENTS, **OPTIMUM}
 CALIBRATION_PAIRS = 100
 _ROUNDS_SHARE = 0.7
 """Share of a model's time that its rounds may take; the rest is for loading, F1 and shares."""
+_CHECKED = 200
+"""Questions on which an export checks itself; F1 is measured on others here."""
 EXPORTS = (
     "fp32",
     "bf16" if processor.has_bf16() else "onnx fp32",
@@ -109,7 +111,9 @@ def _models(arguments: argparse.Namespace, folder: Path) -> list[Model]:
         return models
     made = []
     for number, model in enumerate(models):
-        folders = {each: _exported(arguments, model, each, folder / f"{number}-{each}") for each in EXPORTS}
+        folders = {
+            each: _exported(arguments, model, each, folder / f"{number}-{each}") for each in arguments.exports
+        }
         made.append(replace(model, exports=folders))
     return made
 
@@ -120,12 +124,13 @@ def _exported(arguments: argparse.Namespace, model: Model, precision: str, outpu
         precision=precision.split()[-1],  # type: ignore[arg-type]
         format="onnx" if precision.startswith("onnx") else None,
         calibration=arguments.calibration,
+        check_questions=_CHECKED,
         max_f1_drop=arguments.max_f1_drop,
     )
     if config.precision == "int8" and not processor.saturates_int8():
         config = replace(config, weight_bits=8)  # as forms that a machine makes for itself
     if model.random:  # its F1 means nothing
-        config = replace(config, max_f1_drop=100.0, check_questions=16)
+        config = replace(config, max_f1_drop=100.0, check_questions=16, calibration_questions=50)
     export(config, str(output))
     return str(output)
 
@@ -160,6 +165,7 @@ def _arguments() -> argparse.Namespace:
     add("--threads", type=_count, default=cores, help="of every contestant (all cores)")
     add("--repeats", type=_count, default=3, help="most rounds (3)")
     add("--environments", default="runs/benchmarks/environments", help="where the peers are installed")
+    add("--exports", nargs="+", choices=EXPORTS, default=EXPORTS, help="to be made and read (all)")
     add("--skip", action="append", default=[], choices=["exports", *PEERS, "6x768"])
     add("--minutes", type=_count, default=20, help="that the run may take; rounds are left out for it (20)")
     add("--f1-data", default=bundled.asset("squad2_dev.json"), help="SQuAD JSON to measure F1 on (bundled)")

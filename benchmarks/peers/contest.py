@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,8 @@ def compare(
         peers: name of each peer and the Python of its environment.
         peak: ``fp32_gflops`` and ``int8_gops`` of the machine, in 1e9 a second; empty where unknown.
         rounds: how often each contestant is measured, at most.
-        limit_s: no round begins that would end later.
+        limit_s: for the answers of ``F1`` and the rounds; no round begins that would end later, and if the
+            first one would, it is of fewer queries.
         golds: acceptable answers to each question of the workload ``F1``.
     """
     job = {**job, "model": model.folder}
@@ -73,9 +75,12 @@ def compare(
         processes = {name: stack.enter_context(Process("tinyqa_reader", own)) for name, own in ours.items()}
         for name, python in peers.items():
             processes[name] = stack.enter_context(Process(_MODULES[name], job, python))
+        began = time.perf_counter()
         texts = {} if model.random else {one: _best_texts(one, processes) for one in contestants}
-        replies = _replies(contestants, processes, rounds, limit_s)
-    shares = {name: _shares(own) for name, own in ours.items()}
+        limit_s -= time.perf_counter() - began
+        replies = _replies(contestants, processes, job["workloads"], rounds, limit_s)
+    asked = {one.workload: found[0].pairs for one, found in replies.items()}
+    shares = {name: _shares(own, asked["pairs"]) for name, own in ours.items()}
     speeds = {
         workload: {one.name: _speed(replies[one]) for one in contestants if one.workload == workload}
         for workload in job["workloads"]
@@ -86,6 +91,7 @@ def compare(
     return {
         "model": model.name,
         "random_weights": model.random,
+        "pairs": asked,
         "rounds": len(next(iter(replies.values()))),
         "forced_f1": forced,
         "pairs_per_s": speeds,
@@ -135,19 +141,33 @@ def _contestants(ours: Sequence[str], peers: Sequence[str], batch_sizes: Sequenc
 
 
 def _replies(
-    contestants: Sequence[Contestant], processes: dict[str, Process], rounds: int, limit_s: float
+    contestants: Sequence[Contestant],
+    processes: dict[str, Process],
+    workloads: Mapping[str, Sequence[Any]],
+    rounds: int,
+    limit_s: float,
 ) -> dict[Contestant, list[Reply]]:
     """Each contestant's replies, after a warm-up; one round at least."""
+
+    def ask(one: Contestant, limit: int) -> Reply:
+        return processes[one.process].ask(one.workload, batch_size=one.batch_size, limit=limit)
+
+    round_s = 0.0
     for one in contestants:
-        limit = _WARM_UP_QUERIES[one.workload]
-        processes[one.process].ask(one.workload, batch_size=one.batch_size, limit=limit)
+        few = _WARM_UP_QUERIES[one.workload]
+        ask(one, few)
+        round_s += ask(one, few).seconds * len(workloads[one.workload]) / few
+    limits = {
+        name: max(_WARM_UP_QUERIES.get(name, 1), math.ceil(len(queries) * min(1.0, limit_s / round_s)))
+        for name, queries in workloads.items()
+    }
     replies: dict[Contestant, list[Reply]] = {one: [] for one in contestants}
     began = time.perf_counter()
     for number in range(rounds):
         if number and (time.perf_counter() - began) * (number + 1) / number > limit_s:
             break
         for one in contestants:
-            replies[one].append(processes[one.process].ask(one.workload, batch_size=one.batch_size))
+            replies[one].append(ask(one, limits[one.workload]))
     return replies
 
 
@@ -166,10 +186,11 @@ def _f1(texts: Sequence[str | None], golds: Sequence[Sequence[str]]) -> float:
     return round(100.0 * statistics.fmean(each), 2)
 
 
-def _shares(job: Job) -> dict[str, Any]:
+def _shares(job: Job, pairs: int) -> dict[str, Any]:
+    """Where the time of our reader goes, on the first pairs; each of them is one query."""
     with Process("tinyqa_shares", job) as process:
         process.ask("pairs", limit=_WARM_UP_QUERIES["pairs"])
-        shares: dict[str, Any] = process.ask("pairs").result
+        shares: dict[str, Any] = process.ask("pairs", limit=pairs).result
     return shares
 
 
@@ -203,6 +224,7 @@ def _agreement(reference: str, texts: dict[str, list[str | None]], shares: dict[
     found: dict[str, Any] = {"pairs_of_one_window": len(single)}
     for name, answers in texts.items():
         if name != reference and single:
-            same = statistics.fmean(answers[pair] == texts[reference][pair] for pair in single)
+            asked = [pair for pair in single if pair < len(answers)]
+            same = statistics.fmean(answers[pair] == texts[reference][pair] for pair in asked)
             found[name] = round(same, 4)
     return found

@@ -17,9 +17,8 @@ from tinyqa_ray.answer import FOLDER, AnswerReport, answer
 from tinyqa_ray.answer import work as module
 from tinyqa_ray.configs import AnswerConfig, CandidateConfig, WindowConfig
 from tinyqa_ray.core import shards, stage_folder
-from tinyqa_ray.core.contents import identity
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.models.settings import ModelSettings, write_settings
+from tinyqa_ray.models.settings import ModelSettings, first_reader_identity, write_settings
 from tinyqa_ray.reader import Reader
 
 WINDOW = WindowConfig(max_seq_len=48, doc_stride=8, max_query_len=20)
@@ -164,7 +163,8 @@ def test_first_model_and_what_it_keeps_identify_the_run(
     with pytest.raises(InputError, match="what it keeps was not fitted"):
         answer(fitted, str(tmp_path / "new"))
     write_settings(
-        config.model, ModelSettings(first_pass_keep=1.0, first_pass_fitted_for=identity(tiny_bert))
+        config.model,
+        ModelSettings(first_pass_keep=1.0, first_pass_fitted_for=first_reader_identity(tiny_bert)),
     )
     assert made(fitted, tmp_path / "new")[0] == made(config, tmp_path / "out")[0]
 

@@ -78,6 +78,67 @@ def test_speed_of_int8_since_that_run_is_what_was_measured() -> None:
     assert expected in text
 
 
+WITHOUT_VNNI = {
+    "the pipeline, batch": READERS["transformers 4.57 pipeline"],
+    "optimum's ONNX int8": READERS["optimum, ONNX Runtime int8"],
+    "this one, torch fp32": ("tinyqa torch fp32",),
+    "this one, ONNX fp32": ("tinyqa export onnx fp32",),
+    "this one, ONNX int8": ("tinyqa export onnx int8",),
+}
+
+
+@pytest.mark.parametrize(("start", "names"), WITHOUT_VNNI.items())
+def test_speeds_without_vnni_are_those_measured(start: str, names: tuple[str, ...]) -> None:
+    measured = results("reader_avx2")
+    (small,), base = measured["models"], measured["whole_run_of_one_round"]["models"][1]
+    (row,) = cells(PAGE, start)
+    corpus = small["pairs_per_s"]["corpus"]
+    expected = [
+        [small["pairs_per_s"]["pairs"][name]["median"] for name in names],
+        [small["forced_f1"][name] for name in names],
+        [base["pairs_per_s"]["pairs"][name]["median"] for name in names],
+        [corpus[name]["median"] for name in names if name in corpus],
+    ]
+    for cell, figures in zip(row[1:], expected, strict=True):
+        assert numbers(cell) == pytest.approx(figures, abs=0.06)
+
+
+def test_ratios_without_vnni_are_those_measured() -> None:
+    measured = results("reader_avx2")
+    whole = measured["whole_run_of_one_round"]["models"]
+    of_three, of_one, of_base = (
+        {name: speed["median"] for name, speed in model["pairs_per_s"]["pairs"].items()}
+        for model in (measured["models"][0], *whole)
+    )
+    corpus = measured["models"][0]["pairs_per_s"]["corpus"]
+    int8, plain = "tinyqa export onnx int8", "tinyqa torch fp32"
+
+    def best(speeds: dict[str, float], start: str) -> float:
+        return max(speed for name, speed in speeds.items() if name.startswith(start))
+
+    again = {
+        name: speed["median"]
+        for name, speed in measured["run_of_one_round"]["models"][0]["pairs_per_s"]["pairs"].items()
+    }
+    shares = measured["models"][0]["share_of_peak"]
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    for words in (
+        f"reads {of_three[int8] / best(of_three, 'optimum'):.1f} times as many pairs as the best int8 of "
+        f"others at 6×384 and {of_base[int8] / best(of_base, 'optimum'):.2f} times at 6×768; "
+        f"{of_three[int8] / of_three[plain]:.2f} times as many as torch in fp32 "
+        f"({corpus[int8]['median'] / corpus[plain]['median']:.2f} times of 30 paragraphs a question) and "
+        f"{of_base[int8] / of_base[plain]:.2f} times.",
+        f"fp32 reaches {shares['tinyqa export onnx fp32']:.0%} of the fp32 peak at 6×384, torch "
+        f"{shares[plain]:.0%}.".replace("%", " %"),
+        f"slower here than fp32: {of_one['tinyqa export int8']:.1f} pairs/s (optimum's best: "
+        f"{best(of_one, 'optimum-openvino'):.1f}) beside {of_one[plain]:.1f} of torch",
+        f"({of_one[int8]:.1f} and {best(of_one, 'optimum'):.1f}), in another run of one round "
+        f"{again[int8] / best(again, 'optimum'):.1f} times "
+        f"({again[int8]:.1f} and {best(again, 'optimum'):.1f})",
+    ):
+        assert words in text, words
+
+
 def test_loss_of_int8_is_what_was_measured() -> None:
     openvino, onnx = results("int8_f1"), results("int8_f1_onnx")
     lost = [each["lost"]["forced_f1"] for each in (openvino, onnx)]
@@ -199,3 +260,30 @@ def readme_figures() -> dict[str, tuple[float, float]]:
 def test_figures_of_readme_are_those_measured(start: str) -> None:
     (row,) = cells(README, start)
     assert [numbers(cell)[0] for cell in row[1:3]] == pytest.approx(readme_figures()[start], abs=0.06)
+
+
+def test_figure_of_readme_without_vnni_is_the_one_measured() -> None:
+    (model,) = results("reader_avx2")["models"]
+    speeds = {name: speed["median"] for name, speed in model["pairs_per_s"]["pairs"].items()}
+    (row,) = cells(README, "pairs of a question and a paragraph")
+    best = max(speed for name, speed in speeds.items() if not name.startswith("tinyqa"))
+    assert numbers(row[3])[-1] == pytest.approx(best, abs=0.06)
+    assert numbers(row[3])[0] == pytest.approx(speeds["tinyqa export onnx int8"], abs=0.06)
+
+
+def test_gain_of_a_cascade_is_what_was_measured() -> None:
+    measured = results("cascade")
+    page = pages.ROOT / "docs" / "cascade.md"
+    for start, run in (
+        ("sentences and tokens", measured),
+        ("sentences alone", measured["by_sentences_alone"]),
+    ):
+        (cascade,), ((*_, cost, share, speed, f1),) = run["cascades"], cells(page, start)
+        assert numbers(cost) == pytest.approx([100 * cascade["first_pass_share_of_alone"]], abs=0.06)
+        assert numbers(share) == pytest.approx([100 * cascade["share_kept"]], abs=0.06)
+        assert numbers(speed) == [cascade["pairs_per_s_ratio"]]
+        assert numbers(f1) == pytest.approx([100 * cascade["f1_ratio"]], abs=0.06)
+    text = " ".join((pages.ROOT / "docs" / "not-promised.md").read_text(encoding="utf-8").split())
+    best = measured["cascades"][0]
+    assert f"{best['pairs_per_s_ratio']:.1f} times the speed" in text
+    assert f"at {100 * best['f1_ratio']:.1f} % of its F1" in text

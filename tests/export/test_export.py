@@ -155,6 +155,31 @@ def test_weights_of_eight_bits_are_not_made_where_they_would_be_read_wrong(
         export(asked, str(tmp_path / "int8"))
 
 
+@pytest.mark.parametrize(
+    ("features", "format", "said"),
+    [
+        (("avx2",), None, True),
+        (("avx2",), "onnx", False),
+        (("avx2", "avx512", "vnni"), None, False),
+    ],
+)
+def test_int8_that_is_slower_here_than_fp32_is_made_with_a_word_about_the_faster_one(
+    features: tuple[str, ...],
+    format: Any,
+    said: bool,
+    tiny_bert: str,
+    tiny_squad: str,
+    tmp_path: Path,
+    has: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    has(*features)
+    export(replace(config(tiny_bert, tiny_squad), format=format), str(tmp_path / "int8"))
+    assert ("use --format onnx" in caplog.text) is said
+
+
 def users(op: Any, steps: int) -> set[str]:
     """Types of the operations that a constant reaches in so many steps: it is converted, scaled and used."""
     found = {op.get_type_name()}

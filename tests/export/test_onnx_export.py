@@ -148,6 +148,28 @@ def test_int8_weights_take_seven_bits(int8: str) -> None:
     assert max(np.abs(matrix.astype(int)).max() for matrix in matrices) <= 64
 
 
+def test_fusion_that_is_slower_on_cpus_is_left_out(
+    int8: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, fused = onnxruntime.InferenceSession, str(tmp_path / "fused.onnx")
+    file, written = str(Path(int8) / "onnx" / "model_quantized.onnx"), str(tmp_path / "ours.onnx")
+
+    def watched(file: str, options: Any, **others: Any) -> Any:
+        options.optimized_model_filepath = written
+        return session(file, options, **others)
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = fused
+    options.log_severity_level = 3  # it warns that such files are for one kind of machine
+    session(file, options, providers=["CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", watched)
+    OnnxEngine(file, pretrained.load_config(int8))
+    plain, ours = ({node.op_type for node in onnx.load(each).graph.node} for each in (fused, written))
+    assert "SkipLayerNormalization" in plain
+    assert "SkipLayerNormalization" not in ours
+    assert {"LayerNormalization", "DynamicQuantizeMatMul"} <= ours, "other fusions stay"
+
+
 def test_int8_with_weights_of_eight_bits_is_refused_where_it_would_read_wrong(
     int8: str, tmp_path: Path, has: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,9 +7,8 @@ import pytest
 import tiny
 
 from tinyqa_ray.configs import WindowConfig
-from tinyqa_ray.core.contents import identity
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.models.settings import ModelSettings, keep_of
+from tinyqa_ray.models.settings import ModelSettings, first_reader_identity, keep_of
 from tinyqa_ray.reader import Reader
 from tinyqa_ray.reader.cascade import kept, margins
 from tinyqa_ray.reader.spans import Reading, Span
@@ -77,7 +76,7 @@ def test_large_model_reads_no_other_text(tiny_bert: str, tiny_roberta: str) -> N
 
 
 def test_keep_is_given_or_fitted_for_this_first_model(tiny_bert: str, tiny_roberta: str) -> None:
-    fitted = ModelSettings(first_pass_keep=2.0, first_pass_fitted_for=identity(tiny_bert))
+    fitted = ModelSettings(first_pass_keep=2.0, first_pass_fitted_for=first_reader_identity(tiny_bert))
     assert keep_of(tiny_bert, None, fitted) == 2.0
     assert keep_of(tiny_bert, 3.0, fitted) == 3.0
     with pytest.raises(InputError, match="but the settings were fitted for another one"):

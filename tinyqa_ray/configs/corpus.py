@@ -65,9 +65,9 @@ class AnswerConfig:
     sentences, which reads each text and each question once. ``model`` then reads only the texts that may hold
     the best answer; the others count as texts without an answer."""
     first_pass_keep: float | None = None
-    """How far below the best text of a question, in the first pass's log odds of an answer or in cosine, a
-    text may be for ``model`` to read it, too. When not given, as ``tinyqa evaluate --fit-first-pass`` fitted
-    it."""
+    """How far below the best text of a question, in the first pass's log odds of an answer or in similarity,
+    a text may be for ``model`` to read it, too. When not given, as ``tinyqa evaluate --fit-first-pass``
+    fitted it."""
     documents: str | None = None
     """Parquet, JSONL, CSV or TSV with columns ``id`` and ``text`` (other columns are copied to the answers),
     a folder of such files, or a folder of .txt files. Or documents as people have them: PDF, DOCX, PPTX,

@@ -23,8 +23,8 @@ from tinyqa_ray.models import pretrained
 Provider = str | tuple[str, dict[str, Any]]
 
 _SLOW_ON_CPUS = ["SkipLayerNormFusion"]
-"""Fusions of ONNX Runtime that cost time on a CPU: its fused kernel of an addition and a LayerNorm does not use
-vector instructions, and takes four times as long as the two apart (``benchmarks/engines.py``)."""
+"""Fusions of ONNX Runtime that cost time on a CPU: its fused kernel of an addition and a LayerNorm takes four
+times as long as the two apart."""
 
 _CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 

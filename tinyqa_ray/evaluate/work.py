@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyqa_ray.configs import EvaluateConfig, WindowConfig
-from tinyqa_ray.core import bundled, stage_folder, storage, version
+from tinyqa_ray.core import stage_folder, storage, version
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.core.contents import identity
 from tinyqa_ray.core.errors import InputError
@@ -19,7 +19,7 @@ from tinyqa_ray.engines.ensemble import load_mean
 from tinyqa_ray.evaluate import calibration, first_pass, measure, page, ranks, squad_metrics
 from tinyqa_ray.evaluate.report import EvaluateReport
 from tinyqa_ray.models import hub
-from tinyqa_ray.models.settings import ModelSettings, write_settings
+from tinyqa_ray.models.settings import ModelSettings, first_reader_identity, write_settings
 from tinyqa_ray.reader import Reader
 from tinyqa_ray.reader.reader import first_reader
 from tinyqa_ray.reader.spans import Reading
@@ -182,7 +182,7 @@ def _with_first_pass(
     return replace(
         reader.settings,
         first_pass_keep=chosen["keep"],
-        first_pass_fitted_for=identity(bundled.source(config.first_pass)),
+        first_pass_fitted_for=first_reader_identity(config.first_pass),
         first_pass_fitted_on=identity(config.fit_first_pass),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,8 @@ from tinyqa_ray.models import families, hub, pretrained
 from tinyqa_ray.models.settings import ModelSettings, write_settings
 from tinyqa_ray.models.soup import averaged
 from tinyqa_ray.reader.reader import Reader
+
+_log = logging.getLogger(__name__)
 
 _ALL, _MAPS, _MAPS_AND_OUTPUTS = "all", "attention maps", "attention maps, ffn outputs"
 """Which matrix products stay in float."""
@@ -76,6 +79,11 @@ def work(
         raise InputError(
             "weight_bits is 8, with which this processor, without VNNI, computes wrongly, so the loss of F1 "
             "cannot be checked here; use 7, or export on a processor with VNNI"
+        )
+    if config.precision == "int8" and config.format != "onnx" and processor.saturates_int8():
+        _log.warning(
+            "OpenVINO's int8 is slower than fp32 on processors without VNNI, such as this one; if the export "
+            "is for such a processor, use --format onnx"
         )
     config = hub.pinned(config, stage, "model", "soup_with", data=("calibration",))
     seen, held_out = _split(config)

@@ -12,6 +12,8 @@ from tinyqa_ray.models import hub
 
 FILE = "tinyqa.json"
 """File with the settings that were fitted for a model: beside the model, or in an evaluation's output."""
+_COMPARED = "by sentences and tokens"
+"""How an encoder of sentences compares; changes with it, so that what was fitted before is fitted again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +35,7 @@ class ModelSettings:
     """How far below the best of its question a text may be, in log odds of a smaller model that reads first,
     to be read by this model."""
     first_pass_fitted_for: str | None = None
-    """Identity of that smaller model."""
+    """Identity of that smaller model, see ``first_reader_identity``."""
     first_pass_fitted_on: str | None = None
     """Identity of the data on which it was fitted."""
     rank_temperatures: tuple[float, ...] = ()
@@ -119,6 +121,11 @@ def _beside(model: str) -> str | None:
     return storage.join(bundled.located(model), FILE) if has_file(model, FILE) else None
 
 
+def first_reader_identity(name: str) -> str:
+    """Identifies a smaller model and how its readings are compared; what was fitted holds for both."""
+    return f"{identity(bundled.source(name))} {_COMPARED}"
+
+
 def keep_of(first_pass: str, given: float | None, settings: ModelSettings) -> float:
     """How far below the best a pair may be: as given, or as it was fitted for these two models.
 
@@ -137,10 +144,10 @@ def keep_of(first_pass: str, given: float | None, settings: ModelSettings) -> fl
             f"first_pass is {first_pass}, but what it keeps was not fitted; give --settings with the output "
             "of tinyqa evaluate --fit-first-pass, or --first-pass-keep"
         )
-    if settings.first_pass_fitted_for != identity(bundled.source(first_pass)):
+    if settings.first_pass_fitted_for != first_reader_identity(first_pass):
         raise InputError(
-            f"first_pass is {first_pass}, but the settings were fitted for another one; fit them again "
-            "with tinyqa evaluate --fit-first-pass, or give --first-pass-keep"
+            f"first_pass is {first_pass}, but the settings were fitted for another one, or by an earlier "
+            "version; fit them again with tinyqa evaluate --fit-first-pass, or give --first-pass-keep"
         )
     return settings.first_pass_keep
 

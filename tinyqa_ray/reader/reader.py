@@ -76,8 +76,8 @@ class Reader:
             first_pass: a smaller model that reads all contexts of ``answer`` first, or an encoder of
                 sentences; this one reads those that are near the best, and the others count as contexts
                 without an answer.
-            first_pass_keep: how near: most log odds (or cosine) below the best context; when not given, as
-                fitted.
+            first_pass_keep: how near: most log odds (or similarity) below the best context; when not given,
+                as fitted.
 
         Raises:
             InputError: no such model, no question-answering head, no fast tokenizer, a precision that the

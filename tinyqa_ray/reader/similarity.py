@@ -1,8 +1,12 @@
-"""A first pass that compares a question with the sentences of a text, each encoded by itself.
+"""A first pass that compares a question with the sentences and tokens of a text, each encoded by itself.
 
 A model that reads question and text together reads every pair. An encoder of sentences reads each text once,
 for all questions that are asked of it, and each question once, for all its texts: with ten texts a question
 and many questions a text, that costs next to nothing.
+
+The vector of a sentence says what it is about; it hides which words the question and the text share. So the
+tokens are compared, too: for each token of the question, the nearest token of the text (late interaction,
+ColBERT, arXiv 2004.12832). Both come from the same forward.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import itertools
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +49,21 @@ Part = tuple[str, bool]
 """A text that is read sentence by sentence, or (True) a question that is read as a whole."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """Unit vectors of a text or question: of its S sentences, and of its T tokens without those added.
+
+    A question is one sentence.
+    """
+
+    sentences_sd: Vectors
+    tokens_td: NDArray[np.float16]
+
+    @property
+    def nbytes(self) -> int:
+        return self.sentences_sd.nbytes + self.tokens_td.nbytes
+
+
 def is_sentence_encoder(name: str) -> bool:
     """Whether a model is an encoder of sentences, as sentence-transformers stores them."""
     with pretrained.readable(name, weights=False) as folder:
@@ -62,7 +82,7 @@ def check_sentence_encoder(name: str) -> None:
 
 
 class SentenceSimilarity:
-    """Says how near each text is to a question: the largest cosine of one of its sentences."""
+    """Says how near each text is to a question: by its nearest sentence and by its nearest tokens."""
 
     def __init__(self, name: str, *, device: str = "auto") -> None:
         """Load the encoder.
@@ -87,11 +107,14 @@ class SentenceSimilarity:
         self._padding = self._tokenizer.pad_token_id or 0
         self._batch_tokens = _BATCH_TOKENS[torch.device(self.device).type == "cuda"]
         packed.pack(self._network, self._example)
-        self._known: OrderedDict[Part, Vectors] = OrderedDict()
+        self._known: OrderedDict[Part, _Encoded] = OrderedDict()
         self._bytes = 0
 
     def margins(self, pairs: Sequence[tuple[Any, Any]], *, max_answer_tokens: int = 30) -> Float:
-        """The similarity of each text to its question, in [-1, 1], ``(n,)``.
+        """The similarity of each text to its question, in [-2, 2], ``(n,)``.
+
+        It is the largest cosine of the question and one of the text's sentences, plus the mean, over the
+        question's tokens, of the largest cosine of one of the text's tokens.
 
         Args:
             pairs: questions, each with its text.
@@ -104,57 +127,56 @@ class SentenceSimilarity:
         asked = {n: pair for n, pair in enumerate(pairs) if refusal(*pair) is None}
         parts = dict.fromkeys((text, False) for _, text in asked.values())
         parts |= dict.fromkeys((question, True) for question, _ in asked.values())
-        vectors = self._vectors(list(parts))
+        encoded = self._of(list(parts))
         for number, (question, text) in asked.items():
-            each = vectors[text, False]
-            near = each @ vectors[question, True][0] if len(each) else [-np.inf]
-            found[number] = round(float(max(near)), _DECIMALS)
+            found[number] = round(_near(encoded[question, True], encoded[text, False]), _DECIMALS)
         return found
 
-    def _vectors(self, wanted: Sequence[Part]) -> dict[Part, Vectors]:
-        """Unit vectors of each text's sentences, or of the text as a whole, ``(n, width)``."""
+    def _of(self, wanted: Sequence[Part]) -> dict[Part, _Encoded]:
+        """What is known of texts and questions; those that are new are encoded."""
         new = {
             part: [part[0]] if part[1] else [part[0][start:end] for start, end in sentences(part[0])]
             for part in wanted
             if part not in self._known
         }
-        made = self._encoded(list(itertools.chain.from_iterable(new.values())))
-        ends = np.cumsum([len(some) for some in new.values()])
-        found = dict(zip(new, np.split(made, ends[:-1]), strict=True)) if new else {}
+        made = iter(self._encoded(list(itertools.chain.from_iterable(new.values()))))
+        found = {part: _joined(list(itertools.islice(made, len(some)))) for part, some in new.items()}
         for part in wanted:
             if part in self._known:
                 self._known.move_to_end(part)
                 found[part] = self._known[part]
         for part in new:
-            # A copy, since a view would keep the vectors of all the others too.
-            self._known[part] = found[part].copy()
+            self._known[part] = found[part]
             self._bytes += found[part].nbytes + len(part[0])
         while self._bytes > _CACHED_BYTES:
-            (text, _), vectors = self._known.popitem(last=False)
-            self._bytes -= vectors.nbytes + len(text)
+            (text, _), encoded = self._known.popitem(last=False)
+            self._bytes -= encoded.nbytes + len(text)
         return found
 
-    def _encoded(self, parts: Sequence[str]) -> Vectors:
-        """Unit vectors of some texts, ``(n, width)``.
+    def _encoded(self, parts: Sequence[str]) -> list[_Encoded]:
+        """Vectors of some sentences, one after the other.
 
         All batches of a width have one shape, so that a vector does not depend on what else is read: how the
         parts of a matrix product are added may differ from shape to shape.
         """
         if not parts:
-            return np.zeros((0, 1), np.float32)
-        tokens = self._tokenizer(list(parts), truncation=True, max_length=self._max_tokens)["input_ids"]
+            return []
+        made = self._tokenizer(
+            list(parts), truncation=True, max_length=self._max_tokens, return_special_tokens_mask=True
+        )
+        tokens, added = made["input_ids"], made["special_tokens_mask"]
         widths = np.asarray([next(width for width in self._widths if len(ids) <= width) for ids in tokens])
-        made: list[Vectors] = []
-        order: list[int] = []
+        found: dict[int, _Encoded] = {}
         for width in self._widths:
-            places = np.flatnonzero(widths == width)
+            places = np.flatnonzero(widths == width).tolist()
             most = max(1, self._batch_tokens // width)
             for first in range(0, len(places), most):
                 some = places[first : first + most]
-                made.append(self._pooled([tokens[n] for n in some], width, most))
-                order.extend(some)
-        joined: Vectors = np.concatenate(made)[np.argsort(order)]
-        return joined
+                pooled_bd, states_btd = self._forward([tokens[n] for n in some], width, most)
+                for row, place in enumerate(some):
+                    own = np.flatnonzero(np.asarray(added[place]) == 0)
+                    found[place] = _Encoded(pooled_bd[row][None], states_btd[row, own].astype(np.float16))
+        return [found[place] for place in range(len(parts))]
 
     def _example(self) -> torch.Tensor:
         """The states of a made-up text."""
@@ -163,8 +185,11 @@ class SentenceSimilarity:
         return states
 
     @torch.inference_mode()
-    def _pooled(self, rows: Sequence[Sequence[int]], width: int, most: int) -> Vectors:
-        """Unit vectors of some texts' tokens, filled up to ``most`` rows of ``width`` tokens."""
+    def _forward(self, rows: Sequence[Sequence[int]], width: int, most: int) -> tuple[Vectors, Vectors]:
+        """Unit vectors of some sentences, ``(n, d)``, and of their tokens, ``(n, width, d)``.
+
+        The batch is filled up to ``most`` rows of ``width`` tokens.
+        """
         ids_bt = torch.full((most, width), self._padding)
         mask_bt = torch.zeros((most, width), dtype=torch.long)
         # A row in which nothing may be looked at would be NaN.
@@ -179,9 +204,32 @@ class SentenceSimilarity:
         else:
             mask_bt1 = mask_bt[..., None].to(hidden_btd.dtype)
             pooled_bd = (hidden_btd * mask_bt1).sum(1) / mask_bt1.sum(1)
-        unit_bd = torch.nn.functional.normalize(pooled_bd.float(), dim=-1)
-        made: Vectors = unit_bd[: len(rows)].cpu().numpy()
-        return made
+        unit_bd, unit_btd = (
+            torch.nn.functional.normalize(each[: len(rows)].float(), dim=-1).cpu().numpy()
+            for each in (pooled_bd, hidden_btd)
+        )
+        return unit_bd, unit_btd
+
+
+def _joined(parts: Sequence[_Encoded]) -> _Encoded:
+    """A text of its sentences. Copies, since a view would keep the vectors of a whole batch."""
+    if not parts:
+        return _Encoded(np.zeros((0, 1), np.float32), np.zeros((0, 1), np.float16))
+    return _Encoded(
+        np.concatenate([each.sentences_sd for each in parts]),
+        np.concatenate([each.tokens_td for each in parts]),
+    )
+
+
+def _near(question: _Encoded, text: _Encoded) -> float:
+    """See ``SentenceSimilarity.margins``."""
+    if not len(text.sentences_sd):
+        return -np.inf
+    near = float((text.sentences_sd @ question.sentences_sd[0]).max())
+    if not len(question.tokens_td) or not len(text.tokens_td):
+        return near
+    cosines_qt = question.tokens_td.astype(np.float32) @ text.tokens_td.astype(np.float32).T
+    return near + float(cosines_qt.max(axis=1).mean())
 
 
 def _pools_first(name: str) -> bool:
