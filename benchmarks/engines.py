@@ -3,8 +3,9 @@
 python benchmarks/engines.py --model FOLDER --output benchmarks/results/engines.json
 
 It also decides what ``tinyqa export --format onnx`` writes: a graph fused before it is quantised, or left to
-the runtime; ranges of activations from each batch (dynamic) or from calibration (static); embeddings in int8
-or not. ``cpu`` figures count CPU seconds instead of seconds, on one core: other programs disturb them little.
+the runtime, with which of its fusions; ranges of activations from each batch (dynamic) or from calibration
+(static); embeddings in int8 or not. ``cpu`` figures count CPU seconds instead of seconds, on one core: other
+programs disturb them little.
 
 What a processor without VNNI does is seen, of torch and OpenVINO, with DNNL_MAX_CPU_ISA=AVX2
 OV_CPU_MAX_ISA=avx2 ATEN_CPU_CAPABILITY=avx2; ONNX Runtime's kernels cannot be limited like that.
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ from tinyqa_ray.configs import WindowConfig
 from tinyqa_ray.core import bundled
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.datasets.windows import Windower
+from tinyqa_ray.engines import onnx_engine
 from tinyqa_ray.engines.engine import Engine
 from tinyqa_ray.engines.exported import PRECISION, WEIGHT_BITS
 from tinyqa_ray.engines.onnx_engine import OnnxEngine
@@ -118,6 +121,8 @@ def every(network: Any, windower: Windower, folder: Path, *, variants: bool) -> 
     yield "ONNX fp32", OnnxEngine(plain, config)
     yield "ONNX int8", OnnxEngine(int8, config)
     if variants:
+        with mock.patch.object(onnx_engine, "_SLOW_ON_CPUS", []):
+            yield "ONNX int8, all fusions", OnnxEngine(int8, config)
         for name, file in _variants(plain, samples, config, folder):
             yield name, OnnxEngine(file, config)
 

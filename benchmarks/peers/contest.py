@@ -147,7 +147,7 @@ def _replies(
     rounds: int,
     limit_s: float,
 ) -> dict[Contestant, list[Reply]]:
-    """Each contestant's replies, after a warm-up; one round at least."""
+    """Each contestant's replies, after a warm-up; one round at least, of fewer queries if time is short."""
 
     def ask(one: Contestant, limit: int) -> Reply:
         return processes[one.process].ask(one.workload, batch_size=one.batch_size, limit=limit)
@@ -157,9 +157,9 @@ def _replies(
         few = _WARM_UP_QUERIES[one.workload]
         ask(one, few)
         round_s += ask(one, few).seconds * len(workloads[one.workload]) / few
+    share = min(1.0, limit_s / round_s)
     limits = {
-        name: max(_WARM_UP_QUERIES.get(name, 1), math.ceil(len(queries) * min(1.0, limit_s / round_s)))
-        for name, queries in workloads.items()
+        name: max(few, math.ceil(share * len(workloads[name]))) for name, few in _WARM_UP_QUERIES.items()
     }
     replies: dict[Contestant, list[Reply]] = {one: [] for one in contestants}
     began = time.perf_counter()
@@ -224,7 +224,6 @@ def _agreement(reference: str, texts: dict[str, list[str | None]], shares: dict[
     found: dict[str, Any] = {"pairs_of_one_window": len(single)}
     for name, answers in texts.items():
         if name != reference and single:
-            asked = [pair for pair in single if pair < len(answers)]
-            same = statistics.fmean(answers[pair] == texts[reference][pair] for pair in asked)
+            same = statistics.fmean(answers[pair] == texts[reference][pair] for pair in single)
             found[name] = round(same, 4)
     return found

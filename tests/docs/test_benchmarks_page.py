@@ -45,10 +45,8 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize(("start", "names"), READERS.items())
-def test_speeds_of_reading_are_those_measured(start: str, names: tuple[str, ...]) -> None:
-    small, base = results("reader")["models"]
-    (row,) = (row for row in cells(PAGE, start) if len(row) == 5)
+def assert_read(row: list[str], names: tuple[str, ...], small: Any, base: Any) -> None:
+    """A row: a small model's pairs/s and forced F1, a larger one's pairs/s, the small one's of corpora."""
     corpus = small["pairs_per_s"]["corpus"]
     expected = [
         [small["pairs_per_s"]["pairs"][name]["median"] for name in names],
@@ -58,6 +56,12 @@ def test_speeds_of_reading_are_those_measured(start: str, names: tuple[str, ...]
     ]
     for cell, figures in zip(row[1:], expected, strict=True):
         assert numbers(cell) == pytest.approx(figures, abs=0.06)
+
+
+@pytest.mark.parametrize(("start", "names"), READERS.items())
+def test_speeds_of_reading_are_those_measured(start: str, names: tuple[str, ...]) -> None:
+    (row,) = (row for row in cells(PAGE, start) if len(row) == 5)
+    assert_read(row, names, *results("reader")["models"])
 
 
 def test_speed_of_int8_since_that_run_is_what_was_measured() -> None:
@@ -90,17 +94,19 @@ WITHOUT_VNNI = {
 @pytest.mark.parametrize(("start", "names"), WITHOUT_VNNI.items())
 def test_speeds_without_vnni_are_those_measured(start: str, names: tuple[str, ...]) -> None:
     measured = results("reader_avx2")
-    (small,), base = measured["models"], measured["whole_run_of_one_round"]["models"][1]
     (row,) = cells(PAGE, start)
-    corpus = small["pairs_per_s"]["corpus"]
-    expected = [
-        [small["pairs_per_s"]["pairs"][name]["median"] for name in names],
-        [small["forced_f1"][name] for name in names],
-        [base["pairs_per_s"]["pairs"][name]["median"] for name in names],
-        [corpus[name]["median"] for name in names if name in corpus],
-    ]
-    for cell, figures in zip(row[1:], expected, strict=True):
-        assert numbers(cell) == pytest.approx(figures, abs=0.06)
+    assert_read(row, names, measured["models"][0], measured["whole_run_of_one_round"]["models"][1])
+
+
+def test_engines_without_vnni_are_as_fast_as_measured() -> None:
+    found = {name: each["windows_per_s"] for name, each in results("engines_avx2")["engines"].items()}
+    names = ("ONNX fp32", "OpenVINO fp32", "torch fp32", "OpenVINO int8")
+    rest = ", ".join(f"{name} {found[name]}" for name in names)
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    wanted = (
+        f"ONNX int8 {found['ONNX int8']} ({found['ONNX int8, all fusions']} with the fusion that is left out)"
+    )
+    assert f"{wanted}, {rest}." in text
 
 
 def test_ratios_without_vnni_are_those_measured() -> None:

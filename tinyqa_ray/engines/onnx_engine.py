@@ -23,8 +23,8 @@ from tinyqa_ray.models import pretrained
 Provider = str | tuple[str, dict[str, Any]]
 
 _SLOW_ON_CPUS = ["SkipLayerNormFusion"]
-"""Fusions of ONNX Runtime that cost time on a CPU: its fused kernel of an addition and a LayerNorm takes four
-times as long as the two apart."""
+"""Fusions of ONNX Runtime that cost time on a CPU: its kernel of an addition and a LayerNorm together takes
+longer than one of each (``benchmarks/engines.py --variants``)."""
 
 _CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
