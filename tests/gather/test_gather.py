@@ -14,7 +14,9 @@ from tinyqa_ray.datasets import squad
 from tinyqa_ray.datasets.squad import Paragraph, Question
 from tinyqa_ray.gather import gather
 from tinyqa_ray.gather.stage import HELD_OUT
+from tinyqa_ray.gather.unanswerable import ELSEWHERE
 from tinyqa_ray.models import hub
+from tinyqa_ray.reader import Answer, Reader
 
 
 @pytest.fixture
@@ -40,6 +42,17 @@ def write_other(path: Path, **changes: Any) -> str:
     paragraphs[0]["qas"][0] |= changes
     path.write_text(json.dumps({"data": [{"title": "Others", "paragraphs": paragraphs}]}))
     return str(path)
+
+
+def write_passages(folder: Path, texts: list[str]) -> tuple[str, str]:
+    """Files of passages, and of one question to each."""
+    passages, asked = folder / "passages.jsonl", folder / "asked.jsonl"
+    passages.write_text(
+        "".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts))
+    )
+    rows = [{"id": f"q{n}", "question": "When?", "document_id": str(n)} for n in range(len(texts))]
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(passages), str(asked)
 
 
 def questions(paragraphs: list[Paragraph]) -> dict[str, Question]:
@@ -93,6 +106,68 @@ def test_articles_held_out_are_in_their_file_alone(data: str, tmp_path: Path) ->
     assert report.held_out == len(questions(left))
     with pytest.raises(InputError, match="no article 'Nowhere' to hold out; there are"):
         gather(GatherConfig(data=(data,), hold_out=("Nowhere",)), str(tmp_path / "other"))
+
+
+def test_texts_that_are_measured_on_never_come_in_under_any_title(data: str, tmp_path: Path) -> None:
+    first, *others = squad.read_squad(data)
+    dev = tmp_path / "dev.json"
+    renamed = replace(first, title="Elsewhere", context=first.context + " One more sentence.")
+    squad.write_json([renamed], str(dev))
+    passages, asked = write_passages(tmp_path, [first.context, "Geese fly south in autumn, in a wedge."])
+    config = GatherConfig(data=(data,), apart_from=(str(dev),), documents=passages, questions=asked)
+    report = gather(config, str(tmp_path / "out"))
+    made = squad.read_squad(str(tmp_path / "out"))
+    assert [each.context for each in made] == [
+        *(each.context for each in others),
+        "Geese fly south in autumn, in a wedge.",
+    ]
+    assert report.repeated == 2
+
+
+def test_what_is_held_out_does_not_come_back_under_another_title(data: str, tmp_path: Path) -> None:
+    first, *_ = squad.read_squad(data)
+    other = tmp_path / "other.json"
+    ids = tuple(replace(each, id=f"again-{each.id}") for each in first.questions)
+    squad.write_json([replace(first, title="Elsewhere", questions=ids)], str(other))
+    report = gather(GatherConfig(data=(data, str(other)), hold_out=(first.title,)), str(tmp_path / "out"))
+    assert first.context not in {each.context for each in squad.read_squad(str(tmp_path / "out"))}
+    assert report.repeated == 1
+
+
+def test_questions_that_a_teacher_answers_elsewhere_are_not_made_unanswerable(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = gather(GatherConfig(data=(data,), made_unanswerable=1.0), str(tmp_path / "every"))
+    read: list[tuple[str, str]] = []
+
+    class Teacher:
+        """Answers every second question."""
+
+        def answer_many(self, pairs: list[tuple[str, str]]) -> list[list[Answer]]:
+            read.extend(pairs)
+            found = [Answer("owl", 0.9, 0, 3, 0.1), Answer(None, 0.9, 0, 0, 0.9)]
+            return [[found[n % 2]] for n in range(len(pairs))]
+
+    monkeypatch.setattr(Reader, "from_pretrained", lambda model: {"some/model": Teacher()}[model])
+    monkeypatch.setattr(hub, "commit", lambda name, *, is_data=False: None)
+    config = GatherConfig(data=(data,), made_unanswerable=1.0, teacher="some/model")
+    report = gather(config, str(tmp_path / "out"))
+    assert len(read) == every.made_unanswerable > 1
+    assert report.answered_by_teacher == (len(read) + 1) // 2
+    assert report.made_unanswerable == len(read) // 2
+    made = squad.read_squad(str(tmp_path / "out"))
+    moved = {
+        (question.question, each.context)
+        for each in made
+        for question in each.questions
+        if question.id.endswith(ELSEWHERE)
+    }
+    assert moved == set(read[1::2])
+
+
+def test_teacher_without_questions_to_read_is_refused() -> None:
+    with pytest.raises(InputError, match="teacher reads the questions of made_unanswerable, which is 0"):
+        GatherConfig(data=("d",), teacher="m")
 
 
 def test_at_most_so_many_questions_of_a_paragraph_stay_in_their_order(data: str, tmp_path: Path) -> None:

@@ -241,7 +241,17 @@ def test_mini_without_more_has_no_more_stages(tiny_bert: str) -> None:
     found = stages(published.mini("train.json", "dev.json", start=tiny_bert))
     assert not found.keys() & {"augmented", "baseline", "baseline-evaluation", "gathered-windows"}
     has(found["teacher-logits"], data="@asked", abstain_at_threshold=False, settings=())
+    # What fits nothing writes no settings.
     has(found["student-evaluation"], fit_threshold=None)
+    has(found["student-fp16"], settings=None)
+
+
+def test_mini_learns_from_no_text_that_it_is_measured_on(tiny_bert: str) -> None:
+    found = stages(published.mini("train.json", "dev.json", start=tiny_bert, checker="some/model"))
+    for name in ("gathered", "first-asked", "rewritten", "asked"):
+        has(found[name], apart_from=("dev.json",))
+    for name in ("gathered", "first-asked", "asked"):
+        has(found[name], teacher="some/model")
 
 
 def test_mini_teacher_answers_as_an_export_if_wanted(tiny_bert: str) -> None:

@@ -42,7 +42,11 @@ class GatherConfig:
     data: tuple[str, ...]
     """SQuAD 2.0 JSON files, folders of paragraphs, or hub ids; they are put together in this order."""
     hold_out: tuple[str, ...] = ()
-    """Titles of articles to leave out; they are written to ``held-out.json``, to fit thresholds on."""
+    """Titles of articles to leave out; they are written to ``held-out.json``, to fit thresholds on. Other
+    paragraphs that repeat their texts are left out as those of ``apart_from`` are."""
+    apart_from: tuple[str, ...] = ()
+    """SQuAD data, such as what a model is measured on, whose texts must not come in: paragraphs and passages
+    are left out if more than a fifth of their runs of eight words stand in it, whatever their titles are."""
     questions_per_paragraph: int | None = None
     """Most questions of a paragraph to keep, drawn at random; all when not given."""
     made_unanswerable: float = 0.0
@@ -51,6 +55,9 @@ class GatherConfig:
     other_paragraph: Literal["same-article", "most-similar"] = "same-article"
     """Which paragraph that is. same-article: one of its article, drawn at random. most-similar: of all
     articles, the one that is most similar to the question by BM25, which is harder to tell apart."""
+    teacher: str | None = None
+    """Question-answering model that reads the questions of ``made_unanswerable``: those that it finds an
+    answer to, by its own threshold, are not kept, since the other paragraph may answer them after all."""
     rewritten: float = 0.0
     """Questions to rewrite per answerable one, so that their own paragraph no longer answers them: another
     name or number, an opposite, a "not" (English alone)."""
@@ -60,9 +67,8 @@ class GatherConfig:
     documents: str | None = None
     """Passages that ``questions`` are asked of: Parquet, JSONL or CSV with columns ``id`` and ``text``."""
     questions: str | None = None
-    """Questions without answers, with columns ``id``, ``question`` and ``document_id``. They are kept as if
-    unanswerable: use them with teachers' logits (objective ``prediction`` with ``distillation_weight`` 1),
-    not with labels."""
+    """Questions without answers, with columns ``id``, ``question`` and ``document_id``. They have no labels:
+    only the logits of teachers (objective ``prediction``) teach them."""
     seed: int = 42
     """Seed of every draw."""
 
@@ -70,10 +76,15 @@ class GatherConfig:
         at_least(self, 0, "made_unanswerable", "seed")
         share(self, "rewritten", "sentences_alone")
         at_least(self, 1, "questions_per_paragraph")
-        given: object = self.data
-        if isinstance(given, str):  # a string is a sequence of names too, of one letter each
+        for name in ("data", "apart_from"):
+            given: object = getattr(self, name)
+            if isinstance(given, str):  # a string is a sequence of names too, of one letter each
+                raise InputError(
+                    f"{name} is {given!r}; it must be a tuple of files, folders or hub ids: ({given!r},)"
+                )
+        if self.teacher is not None and not self.made_unanswerable:
             raise InputError(
-                f"data is {given!r}; it must be a tuple of files, folders or hub ids: ({given!r},)"
+                "teacher reads the questions of made_unanswerable, which is 0; raise it, or leave teacher out"
             )
         if (self.documents is None) != (self.questions is None):
             raise InputError("documents and questions belong together; give both, or neither")

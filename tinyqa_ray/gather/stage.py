@@ -16,12 +16,15 @@ from tinyqa_ray.datasets import squad
 from tinyqa_ray.datasets.squad import Paragraph, Question
 from tinyqa_ray.gather import unanswerable
 from tinyqa_ray.gather.alone import of_single_sentences
+from tinyqa_ray.gather.overlap import Overlap
 from tinyqa_ray.gather.rewritten import rewritten
 from tinyqa_ray.models import hub
 
 HELD_OUT = "held-out.json"
 """File with the articles that are left out, within the stage's folder."""
 _CORPUS = "corpus"
+_READ_TOGETHER = 512
+"""Questions that the teacher reads at once."""
 _MADE = {
     "same-article": unanswerable.of_same_article,
     "most-similar": unanswerable.of_most_similar,
@@ -39,6 +42,8 @@ class GatherReport:
     """Questions that are unanswerable in the sources."""
     made_unanswerable: int
     """Questions made unanswerable by asking another paragraph."""
+    answered_by_teacher: int
+    """Questions made so and not kept, since the teacher finds an answer in the other paragraph."""
     rewritten: int
     """Questions rewritten so that their paragraph no longer answers them."""
     of_sentences: int
@@ -47,25 +52,33 @@ class GatherReport:
     """Questions whose answers are not known."""
     held_out: int
     """Questions left out, to fit thresholds on."""
+    repeated: int
+    """Paragraphs and passages left out, since they repeat text that is held out or that must stay apart."""
 
 
 def gather(config: GatherConfig, output: str, progress: stage_folder.Progress | None = None) -> GatherReport:
     """Put the sources together under ``output``: ``paragraphs/`` and perhaps ``held-out.json``.
 
     Raises:
-        InputError: data cannot be read, two sources have the same question id, or no source has a title
-            that should be left out.
+        InputError: data or the teacher cannot be read, two sources have the same question id, or no source
+            has a title that should be left out.
     """
-    with stage_folder.stage(output, config, inputs=("data", "documents", "questions")) as stage:
+    inputs = ("data", "documents", "questions", "apart_from", "teacher")
+    with stage_folder.stage(output, config, inputs=inputs) as stage:
         if stage.finished:
             return stage.report(GatherReport)
-        config = hub.pinned(config, stage, data=("data",))
+        config = hub.pinned(config, stage, "teacher", data=("data", "apart_from"))
         kept, left_out = _parted(_sources(config), config.hold_out)
-        fewer = [_some_questions(each, config) for each in kept]
-        made = list(_MADE[config.other_paragraph](fewer, config.made_unanswerable, config.seed))
+        elsewhere = _measured_on(config, left_out)
+        own = [each for each in kept if each.context not in elsewhere]
+        passages = list(_corpus(config))
+        apart = [each for each in passages if each.context not in elsewhere]
+        fewer = [_some_questions(each, config) for each in own]
+        moved = list(_MADE[config.other_paragraph](fewer, config.made_unanswerable, config.seed))
+        made = moved if config.teacher is None else _unanswered(moved, fewer, config.teacher, progress)
         changed = list(rewritten(fewer, config.rewritten, config.seed))
         alone = list(of_single_sentences(fewer, config.sentences_alone, config.seed))
-        everything = [*_joined(fewer, [*made, *changed]), *alone, *_corpus(config)]
+        everything = [*_joined(fewer, [*made, *changed]), *alone, *apart]
         shards.write_input(stage.path(squad.FOLDER, "part-000000.parquet"), squad.to_table(everything))
         if left_out:
             squad.write_json(left_out, stage.path(HELD_OUT))
@@ -77,10 +90,12 @@ def gather(config: GatherConfig, output: str, progress: stage_folder.Progress | 
                 questions=_count(everything),
                 unanswerable=sum(question.is_impossible for each in fewer for question in each.questions),
                 made_unanswerable=len(made),
+                answered_by_teacher=len(moved) - len(made),
                 rewritten=len(changed),
                 of_sentences=_count(alone),
                 unlabelled=sum(question.unlabelled for each in everything for question in each.questions),
                 held_out=_count(left_out),
+                repeated=len(kept) - len(own) + len(passages) - len(apart),
             )
         )
 
@@ -116,6 +131,33 @@ def _parted(
         known = sorted({each.title for each in both[0]})
         raise InputError(f"no article {absent[0]!r} to hold out; there are {', '.join(known[:30])}")
     return both
+
+
+def _measured_on(config: GatherConfig, left_out: Sequence[Paragraph]) -> Overlap:
+    """The texts that what is learned from must not repeat."""
+    measured = itertools.chain.from_iterable(squad.read_squad(data) for data in config.apart_from)
+    return Overlap(each.context for each in itertools.chain(left_out, measured))
+
+
+def _unanswered(
+    moved: Sequence[tuple[str, Question]],
+    paragraphs: Sequence[Paragraph],
+    teacher: str,
+    progress: stage_folder.Progress | None,
+) -> list[tuple[str, Question]]:
+    """Questions moved to other paragraphs in which a teacher, too, finds no answer."""
+    from tinyqa_ray.reader import Reader
+
+    reader = Reader.from_pretrained(teacher)
+    contexts = {each.paragraph_id: each.context for each in paragraphs}
+    found: list[tuple[str, Question]] = []
+    for first in range(0, len(moved), _READ_TOGETHER):
+        some = moved[first : first + _READ_TOGETHER]
+        answers = reader.answer_many([(question.question, contexts[place]) for place, question in some])
+        found += [each for each, (best,) in zip(some, answers, strict=True) if best.answer is None]
+        if progress is not None:
+            progress(first + len(some), len(moved))
+    return found
 
 
 def _some_questions(paragraph: Paragraph, config: GatherConfig) -> Paragraph:
