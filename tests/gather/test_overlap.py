@@ -12,9 +12,9 @@ TEXT = (
 )
 
 QUOTATION = (
-    'It is often said of him that "Robert Boyle proved that air is necessary for combustion", which he '
-    "did not do alone: several members of the society had made the same experiment with a pump years "
-    "before, and wrote of it to each other, to their friends abroad and at last to the king himself, who laughed."
+    'It is often said of him that "Robert Boyle proved that air is necessary for combustion", which he did '
+    "not do alone: several members of the society had made the same experiment with a pump years before, "
+    "and wrote of it to each other, to their friends abroad and at last to the king himself, who laughed."
 )
 
 
