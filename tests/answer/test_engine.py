@@ -12,7 +12,7 @@ import pytest
 
 from tinyqa_ray.answer.engine import engine_of
 from tinyqa_ray.configs import AnswerConfig
-from tinyqa_ray.core import stage_folder, storage
+from tinyqa_ray.core import bundled, stage_folder, storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.engines import choose
 from tinyqa_ray.engines.choose import Candidate
@@ -38,7 +38,7 @@ def form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "config.json").write_text("{}")
     found = Candidate(name="onnx-int8", folder=str(folder), windows_per_s=9.0)
     monkeypatch.setattr(choose, "chosen", lambda _: found)
-    monkeypatch.setattr(choose, "folder_of", lambda model, name: str(folder))
+    monkeypatch.setattr(choose, "folder_of", lambda model, name, *, portable=False: str(folder))
     return folder
 
 
@@ -60,6 +60,26 @@ def test_continued_run_keeps_its_engine_on_whichever_machine(
     assert engine_of(config, stage, begun=True) == first
 
 
+@pytest.mark.parametrize("shipped", [True, False])
+def test_form_of_the_shipped_model_is_one_that_every_processor_reads(
+    shipped: bool,
+    form: Path,
+    config: AnswerConfig,
+    stage: stage_folder.Stage,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That of another one would need its calibration data again."""
+    asked: list[bool] = []
+
+    def folder_of(model: str, name: str, *, portable: bool = False) -> str:
+        asked.append(portable)
+        return str(form)
+
+    monkeypatch.setattr(choose, "folder_of", folder_of)
+    engine_of(replace(config, model=bundled.MODEL) if shipped else config, stage, begun=False)
+    assert asked == [shipped]
+
+
 def test_run_that_an_earlier_version_began_goes_on_with_torch(
     form: Path, config: AnswerConfig, stage: stage_folder.Stage
 ) -> None:
@@ -72,7 +92,9 @@ def test_engine_that_is_named_is_taken(
     plain = engine_of(replace(config, precision="bf16"), stage, begun=False)
     assert (plain.model, plain.precision) == (storage.absolute(config.model), "bf16")
     named: list[Any] = []
-    monkeypatch.setattr(choose, "folder_of", lambda model, name: named.append(name) or str(form))
+    monkeypatch.setattr(
+        choose, "folder_of", lambda model, name, *, portable=False: named.append(name) or str(form)
+    )
     engine_of(replace(config, precision="openvino-fp32"), stage, begun=False)
     assert named == ["openvino-fp32"]
 

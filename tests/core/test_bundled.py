@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from safetensors.numpy import load_file
 
 from tinyqa_ray.cli import main
 from tinyqa_ray.configs import AnswerConfig, EvaluateConfig, ExportConfig, ServeConfig
-from tinyqa_ray.core import bundled, stage_folder
+from tinyqa_ray.core import bundled, said, stage_folder
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.models.settings import ModelSettings, read_settings
@@ -122,16 +123,24 @@ class Engines:
             for name, speed in speeds.items()
         ]
         self.returncode = 0
-        monkeypatch.setattr(subprocess, "run", self.run)
-        bundled._say_slower.cache_clear()
+        self.said = ""
+        self.environments: list[dict[str, str]] = []
+        monkeypatch.setattr(subprocess, "Popen", self.run)
+        for each in (bundled._say_slower, bundled._chosen_for_this_process, said.say_once):
+            each.cache_clear()
 
-    def run(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, command: list[str], **options: Any) -> Engines:
         self.commands.append(command)
+        self.environments.append(options["env"])
         for each in self.candidates:
             if not each["refusal"]:
                 Path(str(each["folder"])).mkdir(parents=True, exist_ok=True)
-        out = json.dumps({"candidates": self.candidates})
-        return subprocess.CompletedProcess(command, self.returncode, f"noise\n{out}\n", "")
+        self.stdout = io.StringIO(f"noise\n{json.dumps({'candidates': self.candidates})}\n")
+        self.stderr = io.StringIO(self.said)
+        return self
+
+    def wait(self) -> None:
+        pass
 
 
 def test_int8_is_the_fastest_form_of_int8_and_chosen_once(
@@ -166,13 +175,29 @@ def test_int8_that_is_slower_says_so_once(
     assert caplog.text.count("tinyqa-mini-int8 runs at 0.75 times the speed of tinyqa-mini") == 1
 
 
-def test_int8_where_nothing_can_be_kept_is_refused_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_int8_where_nothing_can_be_kept_is_made_for_the_process_alone(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    engines = Engines(cache, monkeypatch, torch_fp32=30.0, onnx_int8=50.0)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(InputError, match=r"cannot be kept in [^\n]* set XDG_CACHE_HOME [^\n]*$"):
-        bundled.located(bundled.INT8)
+    for _ in range(2):
+        assert bundled.located(bundled.INT8) == str(cache / "onnx_int8")
+    assert len(engines.commands) == 1
+    made_in = Path(engines.environments[0]["XDG_CACHE_HOME"])
+    assert made_in.is_dir()
+    assert made_in != tmp_path / "file"
+    assert caplog.text.count("so every process makes it anew; set XDG_CACHE_HOME") == 1
+
+
+def test_what_the_making_process_says_is_heard(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even where this process has its stderr in a file."""
+    engines = Engines(cache, monkeypatch, torch_fp32=30.0, onnx_int8=50.0)
+    engines.said = "making onnx-int8\nstill making onnx-int8 (10 s)\n"
+    bundled.located(bundled.INT8)
+    assert "still making onnx-int8 (10 s)" in caplog.text
 
 
 def test_int8_that_cannot_be_made_says_why(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +206,8 @@ def test_int8_that_cannot_be_made_says_why(cache: Path, monkeypatch: pytest.Monk
     with pytest.raises(InputError, match=r"^tinyqa-mini-int8: could not be made \(int8 is made with NNCF"):
         bundled.located(bundled.INT8)
     engines.returncode = 2
-    with pytest.raises(InputError, match=r"^tinyqa-mini-int8: could not be made; the reason stands above"):
+    engines.said = "noise\ntinyqa: there is no room\n"
+    with pytest.raises(InputError, match=r"^tinyqa-mini-int8: could not be made \(there is no room\)"):
         bundled.located(bundled.INT8)
     assert not [path for path in cache.iterdir() if path.suffix not in ("", ".lock")]
 

@@ -79,6 +79,78 @@ def test_int8_form_has_as_many_bits_as_the_processor_computes_rightly(
     assert "--weight-bits" not in exports[-1]
 
 
+def test_form_for_other_processors_has_seven_bits_and_a_folder_of_its_own(
+    cache: Path, exports: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "saturates_int8", lambda: False)
+    own, other = (forms.made(bundled.MODEL, "onnx-int8", portable=portable) for portable in (False, True))
+    assert own != other
+    assert [command[command.index("--weight-bits") + 1] for command in exports] == ["8", "7"]
+    assert forms.at_hand(bundled.MODEL, "onnx-int8") == own
+
+
+def test_form_is_made_anew_for_other_calibration_data(
+    cache: Path, tmp_path: Path, exports: list[list[str]]
+) -> None:
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    first.write_text("1")
+    second.write_text("2")
+    folders = {forms.made("model", "onnx-int8", str(data)) for data in (first, first, second, second)}
+    assert len(folders) == 1
+    assert [command[command.index("--calibration") + 1] for command in exports] == [str(first), str(second)]
+    assert forms.made("model", "onnx-int8") in folders, "without data, any will do"
+    assert len(exports) == 2
+    assert not list(cache.glob("*making*"))
+
+
+@pytest.mark.parametrize(
+    ("features", "there", "library"),
+    [
+        (("avx2", "avx512", "vnni"), {"openvino", "nncf", "onnxruntime", "onnx"}, "openvino"),
+        (("avx2",), {"openvino", "nncf", "onnxruntime", "onnx"}, "onnx"),
+        (("avx2",), {"openvino", "nncf"}, "openvino"),
+        (("avx2", "avx512", "vnni"), {"openvino", "onnxruntime", "onnx"}, "onnx"),
+        (("avx2",), {"onnxruntime"}, None),
+    ],
+)
+def test_shipped_model_has_forms_of_the_faster_library_that_is_installed(
+    features: tuple[str, ...], there: set[str], library: str | None, has: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(*features)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in there else None)
+    assert forms.of_shipped() == (() if library is None else (f"{library}-int8", f"{library}-fp32"))
+
+
+def test_what_a_server_needs_is_made_before_it_starts(
+    cache: Path, exports: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(forms.FIXED)
+    monkeypatch.setattr(forms, "of_shipped", lambda: ("onnx-int8", "onnx-fp32"))
+    forms.prepare("other", "auto")
+    forms.prepare(bundled.MODEL, "fp32")
+    assert not exports
+    forms.prepare(bundled.MODEL, "auto")
+    assert all(forms.at_hand(bundled.MODEL, name) for name in ("onnx-int8", "onnx-fp32"))
+    forms.prepare(bundled.MODEL, "openvino-fp32")
+    assert len(exports) == 3
+    monkeypatch.setenv(forms.FIXED, "torch-fp32")
+    forms.prepare(bundled.MODEL, "auto")
+    assert len(exports) == 3
+
+
+def test_form_that_a_server_could_do_without_does_not_stop_it(
+    cache: Path, exports: list[list[str]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv(forms.FIXED)
+    monkeypatch.setattr(Export, "returncode", 2)
+    monkeypatch.setattr(Export, "said", "no room for a server\n")
+    monkeypatch.setattr(forms, "of_shipped", lambda: ("onnx-int8",))
+    forms.prepare(bundled.MODEL, "auto")
+    assert "no room for a server" in caplog.text
+    with pytest.raises(InputError, match="no room for a server"):
+        forms.prepare(bundled.MODEL, "onnx-int8")
+
+
 def test_what_a_killed_process_left_is_not_a_form(cache: Path, exports: list[list[str]]) -> None:
     folder = Path(forms.made(bundled.MODEL, "onnx-int8"))
     (folder / "model").write_text("half")
@@ -162,6 +234,23 @@ def test_form_that_cannot_be_made_says_why_and_is_not_tried_again(
             forms.made(bundled.MODEL, "onnx-int8")
     assert len(exports) == 1
     assert not [path for path in cache.iterdir() if path.is_dir()]
+    monkeypatch.setattr(Export, "returncode", 0)
+    with pytest.raises(InputError, match="tinyqa engines --model tinyqa-mini tries again"):
+        forms.made(bundled.MODEL, "onnx-int8")
+    assert Path(forms.made(bundled.MODEL, "onnx-int8", again=True)).is_dir()
+    assert not list(cache.glob("*.refused"))
+
+
+def test_what_was_refused_is_tried_again_with_other_libraries(
+    cache: Path, exports: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Export, "returncode", 2)
+    monkeypatch.setattr(Export, "said", "tinyqa: pip install onnx\n")
+    with pytest.raises(InputError, match="pip install onnx"):
+        forms.made(bundled.MODEL, "onnx-int8")
+    monkeypatch.setattr(Export, "returncode", 0)
+    monkeypatch.setattr("tinyqa_ray.core.packages.versions", lambda *names: [f"{name} 1" for name in names])
+    assert Path(forms.made(bundled.MODEL, "onnx-int8")).is_dir()
 
 
 @pytest.mark.parametrize("code", [-9, 75])

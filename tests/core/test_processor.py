@@ -46,6 +46,21 @@ def test_features_are_those_that_linux_lists(
     assert described(text) == features
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("model name\t: AMD EPYC\nflags\t: avx2\n", "AMD EPYC"),
+        ("CPU implementer\t: 0x41\nCPU part\t: 0xd40\n", "0x41 0xd40"),
+        ("", platform.processor()),
+    ],
+)
+def test_processor_has_a_name_on_arm_too(
+    described: Callable[[str], frozenset[str]], text: str, name: str
+) -> None:
+    described(text)
+    assert processor.name() == name
+
+
 @pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
 def test_limit_of_the_matrix_library_is_a_limit_here(
     described: Callable[[str], frozenset[str]], name: str, monkeypatch: pytest.MonkeyPatch

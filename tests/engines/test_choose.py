@@ -9,10 +9,12 @@ import pytest
 import tiny
 
 from tinyqa_ray.cli import main
+from tinyqa_ray.configs import AnswerConfig, ServeConfig
 from tinyqa_ray.core import bundled, forms, said
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.engines import choose
+from tinyqa_ray.engines import choose, speeds
 from tinyqa_ray.engines.choose import Candidate
+from tinyqa_ray.models import hub
 from tinyqa_ray.reader import Reader
 
 CONTEXTS = [row["context"] for article in tiny.squad_document()["data"] for row in article["paragraphs"]]
@@ -21,7 +23,7 @@ CONTEXTS = [row["context"] for article in tiny.squad_document()["data"] for row 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv(choose.FIXED)
+    monkeypatch.delenv(forms.FIXED)
     said.say_once.cache_clear()
     return tmp_path / "tinyqa-ray"
 
@@ -56,7 +58,7 @@ def form(tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> str:
     from tinyqa_ray.configs import ExportConfig
     from tinyqa_ray.export import export
 
-    def make(model: str, name: str, calibration: str | None, folder: Path) -> None:
+    def make(model: str, name: str, calibration: str | None, on: str | None, folder: Path) -> None:
         export(ExportConfig(model=model, format="onnx", precision="fp32"), str(folder))
 
     monkeypatch.setattr(forms, "_make", make)
@@ -68,11 +70,11 @@ def test_form_at_hand_is_timed_once_and_taken_where_it_is_faster(
 ) -> None:
     timed = []
 
-    def speeds(model: str, able: list[Candidate]) -> dict[str, float]:
-        timed.append([each.name for each in able])
+    def found(model: str, plain: str, engines: dict[str, Any]) -> dict[str, float]:
+        timed.append([*engines])
         return {"torch-fp32": 10.0, "onnx-fp32": 20.0}
 
-    monkeypatch.setattr(choose, "_timed", speeds)
+    monkeypatch.setattr(speeds, "timed", found)
     for _ in range(2):
         reader = Reader.from_pretrained(tiny_bert, device="cpu", precision="auto")
         assert reader.engine.name.startswith("ONNX Runtime fp32")
@@ -88,43 +90,16 @@ def test_form_at_hand_is_timed_once_and_taken_where_it_is_faster(
     np.testing.assert_allclose(one, two, atol=1e-4)
 
 
-def test_speeds_belong_to_processor_threads_and_libraries(
-    form: str, tiny_bert: str, has: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    able = [candidate("torch-fp32", 0), candidate("onnx-fp32", 0)]
-    keys = [choose._key(tiny_bert, able), choose._key(tiny_bert, able[:1])]
-    has("amx")  # no processor has that alone, so it is another one than this
-    keys.append(choose._key(tiny_bert, able))
-    monkeypatch.setattr("torch.get_num_threads", lambda: 77)
-    keys.append(choose._key(tiny_bert, able))
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "99")
-    keys.append(choose._key(tiny_bert, able))
-    assert len(set(keys)) == 5
-
-
 def test_every_engine_is_timed_on_real_windows(form: str, tiny_bert: str) -> None:
     found = choose.candidates(tiny_bert)
     assert [each.name for each in found] == ["torch-fp32", "onnx-fp32"]
     assert all(each.windows_per_s > 0 for each in found)
 
 
-def test_speeds_that_cannot_be_kept_are_used_all_the_same(
-    form: str, tiny_bert: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(choose, "_timed", lambda *_: {"torch-fp32": 10.0, "onnx-fp32": 20.0})
-
-    def full(path: str, value: Any) -> None:
-        raise OSError(28, "no space left")
-
-    monkeypatch.setattr("tinyqa_ray.core.storage.write_json", full)
-    assert choose.chosen(tiny_bert).name == "onnx-fp32"
-    assert "how fast engines are cannot be kept" in caplog.text
-
-
 def test_engine_can_be_fixed(tiny_bert: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(choose.FIXED, "onnx-fp32")
+    monkeypatch.setenv(forms.FIXED, "onnx-fp32")
     assert choose.chosen(tiny_bert).name == "onnx-fp32"
-    monkeypatch.setenv(choose.FIXED, "jax")
+    monkeypatch.setenv(forms.FIXED, "jax")
     with pytest.raises(InputError, match=r"TINYQA_ENGINE is 'jax'; it must be one of torch-fp32"):
         choose.chosen(tiny_bert)
 
@@ -136,7 +111,7 @@ def test_form_that_cannot_be_made_leaves_the_others(
         raise InputError("onnx-fp32 could not be made (no such operator)")
 
     monkeypatch.setattr(forms, "_make", refused)
-    monkeypatch.setattr(choose, "_installed", lambda _: True)
+    monkeypatch.setattr(forms, "runs", lambda _: True)
     found = choose.candidates(tiny_bert, make=["onnx-fp32"])
     assert [(each.name, bool(each.refusal)) for each in found] == [("torch-fp32", False), ("onnx-fp32", True)]
     assert choose.best(found).name == "torch-fp32"
@@ -150,7 +125,7 @@ def test_reason_why_a_form_cannot_be_made_is_said_once(
         raise InputError("onnx-fp32 could not be made (it is the second test)")
 
     monkeypatch.setattr(forms, "_make", refused)
-    monkeypatch.setattr(choose, "_installed", lambda _: True)
+    monkeypatch.setattr(forms, "runs", lambda _: True)
     for _ in range(3):
         choose.candidates(tiny_bert, make=["onnx-fp32"])
     assert caplog.text.count("it is the second test") == 1
@@ -167,6 +142,7 @@ def test_form_that_is_cut_off_or_of_another_version_leaves_the_others(
     assert "ONNX Runtime cannot read it" in caplog.text
     assert "cannot be read; delete the folder" in choose.candidates(tiny_bert)[1].refusal
     file.write_bytes(whole)
+    assert not choose.candidates(tiny_bert)[1].refusal, "once it is whole again, it counts again"
     (Path(form) / "_SUCCESS.json").write_text('{"report": {"model": {"accuracy": 1}}}')
     (found,) = choose.candidates(tiny_bert)[1:]
     assert "is not the report of an export of this version; delete the folder" in found.refusal
@@ -175,7 +151,7 @@ def test_form_that_is_cut_off_or_of_another_version_leaves_the_others(
 def test_form_that_breaks_after_it_was_timed_is_replaced_by_torch(
     form: str, tiny_bert: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(choose, "_timed", lambda *_: {"torch-fp32": 10.0, "onnx-fp32": 20.0})
+    monkeypatch.setattr(speeds, "timed", lambda *_: {"torch-fp32": 10.0, "onnx-fp32": 20.0})
     assert choose.chosen(tiny_bert).name == "onnx-fp32"
     (Path(form) / "onnx/model.onnx").write_bytes(b"broken")
     for _ in range(2):
@@ -189,7 +165,7 @@ def test_cache_folder_that_cannot_be_written_is_done_without_and_said(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(choose, "_installed", lambda _: True)
+    monkeypatch.setattr(forms, "runs", lambda _: True)
     assert choose.chosen(bundled.MODEL).name == "torch-fp32"
     assert "forms of models cannot be kept there" in caplog.text
 
@@ -197,7 +173,7 @@ def test_cache_folder_that_cannot_be_written_is_done_without_and_said(
 def test_engines_shows_all_candidates_and_the_choice(
     form: str, tiny_bert: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choose, "_timed", lambda *_: {"torch-fp32": 10.0, "onnx-fp32": 20.0})
+    monkeypatch.setattr(speeds, "timed", lambda *_: {"torch-fp32": 10.0, "onnx-fp32": 20.0})
     main.main(["engines", "--model", tiny_bert, "--forms", "none"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[1:]] == [
@@ -215,13 +191,7 @@ def test_engines_of_an_export_are_refused(form: str) -> None:
         main.main(["engines", "--model", form])
 
 
-@pytest.mark.parametrize(
-    ("features", "library"), [(("avx2",), "onnx"), (("avx2", "avx512", "vnni"), "openvino")]
-)
-def test_forms_are_made_for_the_shipped_model_only_and_by_the_library_that_is_faster_here(
-    features: tuple[str, ...], library: str, tiny_bert: str, has: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    has(*features)
+def test_forms_are_made_for_the_shipped_model_only(tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def watched(model: str, make: tuple[str, ...]) -> list[Candidate]:
@@ -230,4 +200,53 @@ def test_forms_are_made_for_the_shipped_model_only_and_by_the_library_that_is_fa
 
     monkeypatch.setattr(choose, "candidates", watched)
     assert [choose.chosen(model).name for model in (bundled.MODEL, tiny_bert)] == ["onnx-int8"] * 2
-    assert asked == [(bundled.MODEL, (f"{library}-int8", f"{library}-fp32")), (tiny_bert, ())]
+    assert asked == [(bundled.MODEL, forms.of_shipped()), (tiny_bert, ())]
+
+
+def test_forms_of_a_hub_model_belong_to_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So answer, which pins the model, finds those that engines made, and a push makes new ones."""
+    asked: list[str] = []
+    commits = {"org/model": "a" * 40}
+
+    def at_hand(model: str, name: str) -> None:
+        asked.append(model)
+
+    def commit(name: str, *, is_data: bool = False) -> str:
+        return commits[name.partition("@")[0]]
+
+    monkeypatch.setattr(forms, "at_hand", at_hand)
+    monkeypatch.setattr(hub, "commit", commit)
+    for name in ("org/model", f"org/model@{'a' * 40}"):
+        choose.candidates(name)
+    assert {*asked} == {f"org/model@{'a' * 40}"}
+    commits["org/model"] = "b" * 40
+    choose.candidates("org/model")
+    assert asked[-1] == f"org/model@{'b' * 40}"
+
+
+@pytest.mark.parametrize("name", ["torch-fp32", "onnx-int8"])
+def test_engine_of_cpus_is_refused_beside_a_card(name: Any, tiny_bert: str) -> None:
+    with pytest.raises(InputError, match=f"precision is '{name}', an engine of CPUs, but device is 'cuda'"):
+        Reader.from_pretrained(tiny_bert, device="cuda", precision=name)
+    refused = f"precision is '{name}', an engine of CPUs, but num_gpus is"
+    with pytest.raises(InputError, match=refused):
+        ServeConfig(model=tiny_bert, num_gpus=1, precision=name)
+    with pytest.raises(InputError, match=refused):
+        AnswerConfig(model=tiny_bert, pairs="p", num_gpus=0.5, precision=name)
+
+
+def test_engine_of_an_export_cannot_be_named(form: str) -> None:
+    with pytest.raises(
+        InputError, match="is an export, which runs on one engine, but precision is 'onnx-int8'"
+    ):
+        Reader.from_pretrained(form, precision="onnx-int8")
+
+
+def test_engines_of_no_model_are_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(forms, "made", lambda *_, **__: pytest.fail("nothing is to be made"))
+    with pytest.raises(SystemExit) as ended:
+        main.main(["engines", "--model", str(tmp_path / "absent")])
+    assert ended.value.code == 2
+    assert "absent" in capsys.readouterr().err

@@ -229,6 +229,15 @@ def test_run_keeps_the_commit_that_it_began_with(tmp_path: Path, monkeypatch: py
     assert contents.identity(out) != contents.identity(other)
 
 
+def test_name_at_its_commit_is_that_of_the_hub_alone(tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"tester/model": "a" * 40, "tester/model@v1": "b" * 40}
+    monkeypatch.setattr(hub_module, "commit", known.get)
+    assert hub_module.at_commit("tester/model") == f"tester/model@{'a' * 40}"
+    assert hub_module.at_commit("tester/model@v1") == f"tester/model@{'b' * 40}"
+    for name in ("tester/unknown", tiny_bert, "tinyqa-mini", "tinyqa-mini-int8"):
+        assert hub_module.at_commit(name) == name
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counted:
     rows: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,12 @@ def test_server_is_unhealthy_while_no_replica_lives_and_healthy_again_with_a_new
 
 def test_one_living_replica_is_enough() -> None:
     assert asyncio.run(Backend(Deployment([ActorDiedError(), ENGINE])).engine()) == ENGINE
+
+
+def test_engines_of_replicas_that_chose_differently_are_all_named() -> None:
+    other = replace(ENGINE, name="other")
+    found = asyncio.run(Backend(Deployment([other, ENGINE, ENGINE])).engine())
+    assert found.name == f"{ENGINE.name}, other"
 
 
 def test_dead_replicas_are_left_out_of_what_all_say() -> None:

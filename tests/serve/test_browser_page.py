@@ -23,7 +23,7 @@ from selenium.webdriver import Chrome
 
 from tinyqa_ray.cli import main
 from tinyqa_ray.configs import ExportConfig, WindowConfig
-from tinyqa_ray.core import bundled
+from tinyqa_ray.core import bundled, forms
 from tinyqa_ray.core.errors import InputError, StoreError
 from tinyqa_ray.datasets.squad import read_squad
 from tinyqa_ray.datasets.windows import Windower
@@ -388,6 +388,28 @@ def test_npm_that_is_absent_or_cannot_fetch_is_one_line(npm: Path) -> None:
         runtime.runtime()
     kept = bundled.cache() / "browser"
     assert [path.name for path in kept.iterdir() if path.is_dir()] == [], "nothing half is left"
+
+
+def test_cache_folder_that_cannot_be_written_is_one_line(npm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    npm.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(npm))
+    with pytest.raises(InputError, match=r"onnxruntime-web cannot be kept there .* set XDG_CACHE_HOME"):
+        runtime.runtime()
+
+
+def test_form_for_the_page_is_one_that_every_processor_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AskedError(Exception):
+        pass
+
+    def made(model: str, name: str, *, portable: bool) -> str:
+        raise AskedError(model, name, portable)
+
+    monkeypatch.setattr(forms, "made", made)
+    with pytest.raises(AskedError) as asked:
+        build(bundled.MODEL, str(tmp_path / "page"))
+    assert asked.value.args == (bundled.MODEL, "onnx-int8", True)
 
 
 def test_command_writes_the_page(

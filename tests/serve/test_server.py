@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 
 from tinyqa_ray.cli import main
 from tinyqa_ray.configs import ServeConfig
+from tinyqa_ray.core import forms
 from tinyqa_ray.serve import server
 
 
@@ -43,6 +45,39 @@ def test_what_cannot_be_served_is_one_line_before_ray_starts(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("tinyqa: ")
     assert said in line
+
+
+@pytest.mark.parametrize(
+    ("environment", "config", "prepared"),
+    [
+        ({}, ServeConfig(model="MODEL"), [("MODEL", "auto")]),
+        ({}, ServeConfig(model="MODEL", num_gpus=1), []),
+        ({"RAY_ADDRESS": "ray://head:10001"}, ServeConfig(model="MODEL"), []),
+    ],
+    ids=["on this machine", "on cards", "on a cluster"],
+)
+def test_forms_are_made_before_ray_starts_where_they_are_seen(
+    environment: dict[str, str],
+    config: ServeConfig,
+    prepared: list[tuple[str, str]],
+    tiny_bert: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class StartedError(Exception):
+        pass
+
+    def started(*_: Any) -> None:
+        raise StartedError
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found: list[tuple[str, str]] = []
+    monkeypatch.setattr(forms, "prepare", lambda model, precision: found.append((model, precision)))
+    monkeypatch.setattr(server, "_start_ray", started)
+    with pytest.raises(StartedError):
+        server.run(replace(config, model=tiny_bert), port=0)
+    assert found == [(tiny_bert, precision) for _, precision in prepared]
 
 
 class Told:

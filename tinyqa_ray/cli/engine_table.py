@@ -26,19 +26,24 @@ def compared(model: str, *, calibration: str | None, forms: str, threads: int, a
     """
     import torch
 
+    from tinyqa_ray.configs import WindowConfig
     from tinyqa_ray.core import bundled
     from tinyqa_ray.core.cluster import cores, quiet_models
-    from tinyqa_ray.core.forms import NAMES
+    from tinyqa_ray.core.forms import NAMES, of_shipped
     from tinyqa_ray.engines import choose
     from tinyqa_ray.engines.exported import is_exported
+    from tinyqa_ray.engines.load import check_model
 
     if model == bundled.INT8 or is_exported(model):
         raise InputError(
             f"{model}: is an export, which runs on one engine; give the model that it was made of"
         )
     quiet_models()
+    # The smallest windows: only what is missing is refused here.
+    check_model(model, WindowConfig(max_seq_len=16, doc_stride=2, max_query_len=4))
     torch.set_num_threads(threads or cores(1))
-    make = [name for name in NAMES if forms == "all" or name.endswith(forms)]
+    wanted = {"shipped-int8": of_shipped()[:1], "all": NAMES}
+    make = [*wanted.get(forms, [name for name in NAMES if name.endswith(forms)])]
     if model != bundled.MODEL and calibration is None:
         make = [name for name in make if not name.endswith("int8")]
     found = choose.candidates(model, make=make, calibration=calibration, again=again)

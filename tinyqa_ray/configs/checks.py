@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+from tinyqa_ray.core import forms
 from tinyqa_ray.core.errors import InputError
 
 
@@ -27,6 +29,15 @@ def default(config: object, name: str, value: object) -> None:
     """Fill in a field that was not given, so that the fingerprint covers its value."""
     if getattr(config, name) is None:
         object.__setattr__(config, name, value)
+
+
+def engine_of_cpus(config: Any) -> None:
+    """Refuse an engine of CPUs, as ``precision``, beside GPUs."""
+    if config.num_gpus and config.precision in ("torch-fp32", *forms.NAMES):
+        raise InputError(
+            f"precision is {config.precision!r}, an engine of CPUs, but num_gpus is {config.num_gpus:g}; "
+            "leave out num_gpus, or use precision fp32, bf16 or fp16"
+        )
 
 
 def positive(config: object, *names: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tinyqa_ray.configs.checks import at_least, share
+from tinyqa_ray.configs.checks import at_least, engine_of_cpus, share
 from tinyqa_ray.configs.data import WindowConfig
 from tinyqa_ray.configs.documents import DocumentLimits
 from tinyqa_ray.configs.renamed import NEW_NAMES
@@ -121,6 +121,7 @@ class AnswerConfig:
             at_least(self, 1, "top_k")
         at_least(self, 1, "per_document_k", "max_answer_tokens", "rows_per_shard", "actors")
         at_least(self, 0, "threads", "num_gpus")
+        engine_of_cpus(self)
         share(self, "min_score")
         if self.pairs is None and (self.documents is None or self.questions is None):
             absent = [name for name in ("documents", "questions") if getattr(self, name) is None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tinyqa_ray.configs.checks import at_least, positive, share
+from tinyqa_ray.configs.checks import at_least, engine_of_cpus, positive, share
 from tinyqa_ray.configs.renamed import NEW_NAMES
 from tinyqa_ray.core import bundled
 from tinyqa_ray.core.errors import InputError
@@ -98,6 +98,7 @@ class ServeConfig:
         at_least(self, 1, "max_replicas", "ingress_replicas")
         at_least(self, 0, "upscale_delay_s", "downscale_delay_s")
         positive(self, "target_ongoing_requests")
+        engine_of_cpus(self)
         if self.threshold is not None:
             share(self, "threshold")
         if self.min_replicas > self.max_replicas:

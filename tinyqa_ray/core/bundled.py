@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import functools
 import hashlib
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
-from importlib import metadata
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from tinyqa_ray.core import processor
+from tinyqa_ray.core import packages, processor
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.said import say_once
 from tinyqa_ray.core.version import __version__
 
 _log = logging.getLogger(__name__)
@@ -64,16 +68,18 @@ def _int8() -> Path:
     """
     model = Path(asset(MODEL))
     content = b"".join((model / file).read_bytes() for file in ("model.safetensors", "tinyqa.json"))
-    known = [__version__, *sorted(processor.features()), *_versions()]
+    libraries = packages.versions("nncf", "onnx", "onnxruntime", "openvino", "torch")
+    known = [__version__, processor.name(), *sorted(processor.features()), *libraries]
     digest = hashlib.sha256(content + "|".join(known).encode()).hexdigest()[:12]
     kept = cache() / f"{INT8}-{digest}.json"
     try:
         found = _kept_or_chosen(kept)
     except OSError as error:
-        raise InputError(
-            f"{INT8} is made on first use, but cannot be kept in {kept.parent} ({error.strerror}); set "
-            f"XDG_CACHE_HOME to a folder that can be written to, or use {MODEL}"
-        ) from None
+        say_once(
+            f"{INT8} cannot be kept in {kept.parent} ({error.strerror}), so every process makes it anew; set "
+            "XDG_CACHE_HOME to a folder that can be written to"
+        )
+        found = _chosen_for_this_process()
     if found["share_of_fp32"] < 1.0:
         _say_slower(found["share_of_fp32"])
     return Path(found["folder"])
@@ -93,14 +99,46 @@ def _kept_or_chosen(kept: Path) -> dict[str, Any]:
     return found
 
 
-def _chosen() -> dict[str, Any]:
-    """Make the int8 forms, time them, and return the fastest one and its share of the speed of fp32."""
-    _log.warning("making the int8 forms of %s, once; this takes about a minute", MODEL)
-    command = [sys.executable, "-m", "tinyqa_ray", "engines", "--model", MODEL, "--forms", "int8", "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"{INT8}: could not be made; the reason stands above")
-    every = json.loads(done.stdout.splitlines()[-1])["candidates"]
+@functools.cache
+def _chosen_for_this_process() -> dict[str, Any]:
+    """Like ``_chosen``, with a cache folder that is deleted when the process ends."""
+    folder = tempfile.mkdtemp(prefix="tinyqa-ray-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return _chosen({"XDG_CACHE_HOME": folder})
+
+
+def _chosen(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Make the int8 form, time it, and return its folder and its share of the speed of fp32.
+
+    What other int8 forms were made before, ``tinyqa engines`` compares, too.
+    """
+    _log.warning("making %s, once; this takes about a minute", INT8)
+    command = [sys.executable, "-m", "tinyqa_ray", "engines", "--model", MODEL]
+    process = subprocess.Popen(
+        [*command, "--forms", "shipped-int8", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    # Not inherited: a command that is at work has its stderr in a file.
+    said: list[str] = []
+    relay = threading.Thread(target=_relayed, args=(process.stderr, said))
+    relay.start()
+    try:
+        printed = process.stdout.read()
+        process.wait()
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        relay.join()
+    if process.returncode:
+        reason = (said or ["no reason given"])[-1].removeprefix("tinyqa: ")
+        raise InputError(f"{INT8}: could not be made ({reason})")
+    every = json.loads(printed.splitlines()[-1])["candidates"]
     forms = [each for each in every if each["name"].endswith("int8") and not each["refusal"]]
     if not forms:
         refusals = [each["refusal"] for each in every if each["name"].endswith("int8")]
@@ -119,13 +157,11 @@ def _read(kept: Path) -> dict[str, Any] | None:
     return found if Path(found["folder"]).is_dir() else None
 
 
-def _versions() -> list[str]:
-    """Versions of the libraries that run int8."""
-    found = []
-    for name in ("nncf", "onnxruntime", "openvino"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found.append(f"{name} {metadata.version(name)}")
-    return found
+def _relayed(lines: Iterable[str], said: list[str]) -> None:
+    """Log what another process says, and keep it."""
+    for line in lines:
+        said.append(line.strip())
+        _log.warning("%s", line.strip())
 
 
 @functools.cache

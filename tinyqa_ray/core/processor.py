@@ -52,6 +52,13 @@ def features() -> frozenset[str]:
     return found & _LIMITS.get(limit, found)
 
 
+def name() -> str:
+    """The processor's name, or on Arm the numbers of its maker and part; empty where the system is silent."""
+    lines = [_first_line(each) for each in ("model name", "CPU implementer", "CPU part")]
+    values = (word for line in lines for word in " ".join(line).partition(":")[2].split())
+    return " ".join(values) or platform.processor()
+
+
 @functools.cache
 def is_slowed_by_mkl() -> bool:
     """Whether MKL, which multiplies torch's matrices in fp32, leaves half of the processor's speed unused.

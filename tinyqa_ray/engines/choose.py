@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from typing import Any
 
-import torch
-
-from tinyqa_ray.core import bundled, forms, processor, storage
+from tinyqa_ray.core import bundled, forms, storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.core.said import say_once
-from tinyqa_ray.datasets.squad import read_squad
-from tinyqa_ray.datasets.windows import Tokens, Windower
+from tinyqa_ray.engines import speeds
 from tinyqa_ray.engines.devices import pick_device
 from tinyqa_ray.engines.engine import Engine
 from tinyqa_ray.engines.exported import is_exported
-from tinyqa_ray.engines.load import fitting_window, load_engine
-from tinyqa_ray.models import families, pretrained
+from tinyqa_ray.engines.load import load_engine
+from tinyqa_ray.models import hub
 
 PLAIN = "torch-fp32"
 """The engine of a model that is not exported."""
 NAMES = (PLAIN, *forms.NAMES)
-FIXED = "TINYQA_ENGINE"
-"""Environment variable that fixes what ``auto`` chooses to one of ``NAMES``."""
-_WINDOWS = 32
-_ROUNDS = 4
-_FEW_S = 1.0
-_PACKAGES = ("torch", "openvino", "onnxruntime")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,40 +60,47 @@ def load(model: str, *, device: str = "auto", precision: str = "auto") -> tuple[
             say_once(f"{best.name} of {model} cannot be read, so torch runs it: {error}")
             return load_engine(model, device="cpu")
     if precision in NAMES:
+        _check_named(model, device, precision)
         return load_engine(folder_of(model, precision), device="cpu")
     return load_engine(model, device=device, precision=precision)
 
 
-def folder_of(model: str, name: str) -> str:
-    """What ``load_engine`` loads an engine from: the model, or its form, which is made if it is absent."""
-    return model if name == PLAIN else forms.made(model, name)
+def _check_named(model: str, device: str, name: str) -> None:
+    """Refuse an engine of CPUs where something else is asked for as well."""
+    if device not in ("auto", "cpu"):
+        raise InputError(
+            f"precision is {name!r}, an engine of CPUs, but device is {device!r}; use device 'cpu', or "
+            "precision 'fp32', 'bf16' or 'fp16'"
+        )
+    if is_exported(model):
+        raise InputError(
+            f"{model}: is an export, which runs on one engine, but precision is {name!r}; leave it to "
+            "'auto', or give the model that the export was made of"
+        )
+
+
+def folder_of(model: str, name: str, *, portable: bool = False) -> str:
+    """What ``load_engine`` loads an engine from: the model, or its form, which is made if it is absent.
+
+    For ``portable`` see ``forms.made``.
+    """
+    return model if name == PLAIN else forms.made(hub.at_commit(model), name, portable=portable)
 
 
 def chosen(model: str) -> Candidate:
     """The fastest engine for a model on this CPU that the loss of F1 allows.
 
     The candidates are torch in fp32 and the forms that were made before, by ``tinyqa engines``; for the
-    shipped model, ``_shipped_forms`` are made here. They are timed once for a model, a processor and versions
-    of libraries, with as many threads as torch has, and the result is kept in the cache folder.
+    shipped model, ``forms.of_shipped`` are made here. They are timed once for a model, a processor and
+    versions of libraries, with as many threads as torch has, and the result is kept in the cache folder.
     ``TINYQA_ENGINE`` fixes the choice.
     """
-    fixed = os.environ.get(FIXED)
+    fixed = os.environ.get(forms.FIXED)
     if fixed:
         if fixed not in NAMES:
-            raise InputError(f"{FIXED} is {fixed!r}; it must be one of {', '.join(NAMES)}")
+            raise InputError(f"{forms.FIXED} is {fixed!r}; it must be one of {', '.join(NAMES)}")
         return Candidate(name=fixed, folder=folder_of(model, fixed))
-    return best(candidates(model, make=_shipped_forms() if model == bundled.MODEL else ()))
-
-
-def _shipped_forms() -> tuple[str, ...]:
-    """What is made of the shipped model: fp32, which loses nothing, and the int8 that is faster here.
-
-    Each takes its time to make, so others are timed only where ``tinyqa engines`` made them. With VNNI
-    OpenVINO's are the faster ones; without it its int8 is slower than fp32, and ONNX Runtime's are faster
-    (``benchmarks/engines.py``).
-    """
-    library = "openvino" if "vnni" in processor.features() else "onnx"
-    return (f"{library}-int8", f"{library}-fp32")
+    return best(candidates(model, make=forms.of_shipped() if model == bundled.MODEL else ()))
 
 
 def best(found: Sequence[Candidate]) -> Candidate:
@@ -133,37 +127,36 @@ def candidates(
     Raises:
         InputError: no such model.
     """
+    known = hub.at_commit(model)
     found = [Candidate(name=PLAIN, folder=model)]
     for name in forms.NAMES:
-        form = _form(model, name, calibration, make=name in make)
+        form = _form(known, name, calibration, make=name in make, again=again)
         found += [] if form is None else [form]
     able = [each for each in found if not each.refusal]
     if len(able) == 1 and not again:
         return found  # nothing to compare
-    kept = storage.join(str(bundled.cache()), "speeds", f"{_key(model, able)}.json")
-    speeds = None if again else _read(kept)
-    if speeds is None:
-        speeds = _timed(model, able)
-        try:
-            storage.write_json(kept, speeds)
-        except (InputError, OSError) as error:
-            say_once(f"how fast engines are cannot be kept, and will be measured again: {error}")
-    return [_with_speed(each, speeds) for each in found]
+    kept = None if again else speeds.kept_speeds(known, [each.name for each in able])
+    if kept is None:
+        loaded = {each.name: _loaded(model, each) for each in able}
+        engines = {name: each for name, each in loaded.items() if each is not None}
+        whole = len(engines) == len(able)
+        kept = speeds.kept_or_timed(known, PLAIN, engines, whole=whole, again=again)
+    return [_with_speed(each, kept) for each in found]
 
 
-def _with_speed(candidate: Candidate, speeds: Mapping[str, float]) -> Candidate:
+def _with_speed(candidate: Candidate, found: Mapping[str, float]) -> Candidate:
     if candidate.refusal:
         return candidate
-    if candidate.name not in speeds:
+    if candidate.name not in found:
         return replace(candidate, refusal=f"{candidate.folder}: cannot be read; delete the folder")
-    return replace(candidate, windows_per_s=speeds[candidate.name])
+    return replace(candidate, windows_per_s=found[candidate.name])
 
 
-def _form(model: str, name: str, calibration: str | None, *, make: bool) -> Candidate | None:
+def _form(model: str, name: str, calibration: str | None, *, make: bool, again: bool) -> Candidate | None:
     """A form as a candidate; None where it is not there and not to be made. A refusal is said once."""
     try:
-        folder = _made(model, name, calibration) if make else forms.at_hand(model, name)
-        if folder is None or not _installed(name):
+        folder = _made(model, name, calibration, again) if make else forms.at_hand(model, name)
+        if folder is None or not forms.runs(name):
             return None
         return Candidate(name=name, folder=folder, f1_lost=_f1_lost(folder), made_in_s=forms.took_s(folder))
     except InputError as error:
@@ -171,41 +164,15 @@ def _form(model: str, name: str, calibration: str | None, *, make: bool) -> Cand
         return Candidate(name=name, folder="", refusal=str(error))
 
 
-def _made(model: str, name: str, calibration: str | None) -> str:
-    if not _installed(name):
+def _made(model: str, name: str, calibration: str | None, again: bool) -> str:
+    if not forms.runs(name):
         raise InputError(f"{name}: its library is not installed; pip install 'tinyqa-ray[cpu]'")
-    return forms.made(model, name, calibration)
-
-
-def _installed(name: str) -> bool:
-    library = "openvino" if name.startswith("openvino") else "onnxruntime"
-    return importlib.util.find_spec(library) is not None
+    # Only int8 depends on the data; another precision is checked on it, but not made anew for it.
+    return forms.made(model, name, calibration if name.endswith("int8") else None, again=again)
 
 
 def _on_cpu(device: str) -> bool:
     return device != "tensorrt" and pick_device(device).type == "cpu"
-
-
-def _key(model: str, able: Sequence[Candidate]) -> str:
-    """Identifies what the speeds depend on: model, processor, threads, libraries, candidates."""
-    versions = [metadata.version(name) for name in _PACKAGES if importlib.util.find_spec(name)]
-    lines = processor.CPU_INFO.read_text().splitlines() if processor.CPU_INFO.exists() else []
-    kind = next((line for line in lines if line.startswith("model name")), "")
-    parts = (
-        forms.key(model),
-        *(kind, *sorted(processor.features()), str(torch.get_num_threads())),
-        *versions,
-        *(each.name for each in able),
-    )
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
-
-
-def _read(file: str) -> dict[str, float] | None:
-    try:
-        found = storage.read_json(file) if storage.kind(file) == "file" else None
-    except InputError:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _f1_lost(folder: str) -> float | None:
@@ -223,28 +190,8 @@ def _f1_lost(folder: str) -> float | None:
         ) from None
 
 
-def _timed(model: str, able: Sequence[Candidate]) -> dict[str, float]:
-    """Windows per second of each candidate: the best of a few rounds, in which they take turns.
-
-    A form that cannot be read (cut off, or of another processor) is left out, with a word.
-    """
-    loaded = {each.name: _loaded(model, each) for each in able}
-    engines = {name: each for name, each in loaded.items() if each is not None}
-    windows = _some_windows(model, engines[PLAIN][1])
-    best_s: dict[str, float] = {}
-    for number in range(_ROUNDS + 1):
-        for name, (engine, _) in engines.items():
-            began = time.perf_counter()
-            engine.logits(windows)
-            taken = time.perf_counter() - began
-            if number:  # the first round is a warm-up
-                best_s[name] = min(best_s.get(name, taken), taken)
-            elif name == PLAIN and taken > _FEW_S:
-                windows = _first(windows, max(4, int(len(windows) * _FEW_S / taken)))
-    return {name: round(len(windows) / seconds, 2) for name, seconds in best_s.items()}
-
-
 def _loaded(model: str, candidate: Candidate) -> tuple[Engine, Any] | None:
+    """The engine of a candidate; None, with a word, for a form that is cut off or of another processor."""
     try:
         return load_engine(candidate.folder, device="cpu")
     except InputError as error:
@@ -252,17 +199,3 @@ def _loaded(model: str, candidate: Candidate) -> tuple[Engine, Any] | None:
             raise
         say_once(f"{candidate.name} of {model} is left out: {error}")
         return None
-
-
-def _first(windows: Tokens, count: int) -> Tokens:
-    return Tokens(windows.input_ids[:count], windows.type_ids[:count])
-
-
-def _some_windows(model: str, config: Any) -> Tokens:
-    """Real windows, of the bundled excerpt of SQuAD."""
-    paragraphs = read_squad(bundled.asset("squad2_dev.json"))
-    pairs = [
-        (question.question, paragraph.context) for paragraph in paragraphs for question in paragraph.questions
-    ]
-    window = fitting_window(families.max_window_tokens(config))
-    return _first(Windower(pretrained.load_tokenizer(model), window).windows(pairs[:_WINDOWS]), _WINDOWS)

@@ -6,6 +6,7 @@ import torch
 
 from tinyqa_ray.core import processor
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.core.machine import usable_cores
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -28,6 +29,14 @@ def pick_device(device: str = "auto") -> torch.device:
             f"device is {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices; use 'cpu'"
         )
     return chosen
+
+
+def usable_lanes() -> int:
+    """Cores for an engine that is not told how many: torch's threads, but no more than this process may use.
+
+    Torch does not know of the quota that a container has.
+    """
+    return min(torch.get_num_threads(), usable_cores())
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 
-from tinyqa_ray.core import bundled, storage
+from tinyqa_ray.core import bundled, packages, storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.models.settings import has_file
 
@@ -37,16 +37,22 @@ def export_format(name: str) -> str | None:
 
 
 def require_openvino() -> None:
-    """Raise ``InputError`` when OpenVINO is not installed."""
-    if importlib.util.find_spec("openvino") is None:
-        raise InputError(
-            "exported models run on OpenVINO, which is not installed; pip install 'tinyqa-ray[cpu]'"
-        )
+    """Raise ``InputError`` when OpenVINO is not installed, or does not load."""
+    _require("openvino", "OpenVINO", "exported models run on OpenVINO")
 
 
 def require_onnx_runtime() -> None:
-    """Raise ``InputError`` when ONNX Runtime is not installed."""
-    if importlib.util.find_spec("onnxruntime") is None:
+    """Raise ``InputError`` when ONNX Runtime is not installed, or does not load."""
+    _require("onnxruntime", "ONNX Runtime", "ONNX exports run on ONNX Runtime")
+
+
+def _require(module: str, name: str, why: str) -> None:
+    if not packages.installed(module):
+        raise InputError(f"{why}, which is not installed; pip install 'tinyqa-ray[cpu]'")
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
         raise InputError(
-            "ONNX exports run on ONNX Runtime, which is not installed; pip install 'tinyqa-ray[cpu]'"
-        )
+            f"{why}, which is installed but does not load ({error}); install {name} again: "
+            f"pip install --force-reinstall {module}"
+        ) from None

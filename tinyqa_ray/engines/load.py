@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinyqa_ray.configs import WindowConfig
+from tinyqa_ray.core import bundled
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Windower
 from tinyqa_ray.engines.devices import pick_device, pick_dtype
@@ -22,19 +23,28 @@ def load_engine(
 ) -> tuple[Engine, Any]:
     """Load the engine of a model or of an export, and the model's configuration; see ``from_pretrained``."""
     kind = export_format(model)
-    if kind == "onnx":
-        return _onnx(model, device, precision)
-    if kind == "openvino":
-        if pick_device(device).type != "cpu" and device != "auto":
-            raise InputError(f"{model}: is an export for CPUs, but device is {device!r}; use 'cpu' or 'auto'")
-        config = pretrained.load_config(model)
-        exported = OpenVinoEngine.load(model, config)
-        if precision not in ("auto", exported.precision):
-            raise InputError(_exported_to(model, exported.precision, precision))
-        return exported, config
+    if kind is not None and model == bundled.INT8:
+        try:
+            return _exported(kind, model, device, precision)
+        except InputError as error:
+            raise InputError(f"{error}; or delete {bundled.located(model)}, then it is made anew") from None
+    if kind is not None:
+        return _exported(kind, model, device, precision)
     dtype = pick_dtype(precision, pick_device(device))
     network = pretrained.load_qa_model(model, dtype=dtype)
     return TorchEngine(network, device=device, compiled=compiled, owns_model=True), network.config
+
+
+def _exported(kind: str, model: str, device: str, precision: str) -> tuple[Engine, Any]:
+    if kind == "onnx":
+        return _onnx(model, device, precision)
+    if pick_device(device).type != "cpu" and device != "auto":
+        raise InputError(f"{model}: is an export for CPUs, but device is {device!r}; use 'cpu' or 'auto'")
+    config = pretrained.load_config(model)
+    exported = OpenVinoEngine.load(model, config)
+    if precision not in ("auto", exported.precision):
+        raise InputError(_exported_to(model, exported.precision, precision))
+    return exported, config
 
 
 def _onnx(model: str, device: str, precision: str) -> tuple[Engine, Any]:

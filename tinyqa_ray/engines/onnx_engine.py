@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from tinyqa_ray.core import bundled, processor
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Tokens
+from tinyqa_ray.engines.devices import usable_lanes
 from tinyqa_ray.engines.engine import Engine, Index, Logits, padded
 from tinyqa_ray.engines.exported import PRECISION, WEIGHT_BITS, require_onnx_runtime
 from tinyqa_ray.models import pretrained
@@ -44,12 +44,12 @@ class OnnxEngine(Engine):
         Args:
             file: its path.
             config: the configuration of the transformers model that it was made from.
-            threads: cores to use; as many as torch uses when not given.
+            threads: cores to use; ``usable_lanes`` when not given.
             device: ``cpu``, ``cuda``, ``cuda:1``, …, or ``tensorrt``.
 
         Raises:
             InputError: ONNX Runtime cannot read the file, another program made it, this processor computes
-                wrongly with its weights, or the installed ONNX Runtime has no such device.
+                wrongly with its weights, or ONNX Runtime has no such device here.
         """
         import onnxruntime
 
@@ -72,6 +72,11 @@ class OnnxEngine(Engine):
             raise InputError(
                 f"{file}: ONNX Runtime cannot read it ({pretrained.first_line(error)}); export it again"
             ) from None
+        if not on_cpu and _name_of(providers[0]) not in self._session.get_providers():
+            raise InputError(
+                f"device is {device!r}, but ONNX Runtime cannot load its {_name_of(providers[0])}, and would "
+                "compute on the CPU; install the CUDA libraries that this onnxruntime-gpu needs, or use 'cpu'"
+            )
         said = self._session.get_modelmeta().custom_metadata_map
         if PRECISION not in said:
             raise InputError(f"{file}: was not written by tinyqa export; export the model with it")
@@ -85,7 +90,7 @@ class OnnxEngine(Engine):
         self._names = [each.name for each in self._session.get_inputs()]
         self.pad_id: int = config.pad_token_id or 0
         self.parameters = int(said.get("tinyqa_parameters", 0))
-        self.lanes = (threads or torch.get_num_threads()) if on_cpu else 1
+        self.lanes = (threads or usable_lanes()) if on_cpu else 1
         self.max_batch_tokens = 512 if on_cpu else 32768
         where = f"{self.lanes} CPU threads" if on_cpu else device
         self.name = f"ONNX Runtime {self.precision} on {where}"
@@ -145,6 +150,10 @@ class OnnxEngine(Engine):
             ["start_logits", "end_logits"], {name: values[name] for name in self._names}
         )
         return batch, np.asarray(start, np.float32), np.asarray(end, np.float32)
+
+
+def _name_of(provider: Provider) -> str:
+    return provider if isinstance(provider, str) else provider[0]
 
 
 def providers_of(device: str, available: Sequence[str]) -> list[Provider]:

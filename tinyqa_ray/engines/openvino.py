@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from tinyqa_ray.core import processor
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Tokens
 from tinyqa_ray.engines import plain_attention
+from tinyqa_ray.engines.devices import usable_lanes
 from tinyqa_ray.engines.engine import Engine, Index, Logits, padded
 from tinyqa_ray.engines.exported import FILE, PRECISION, WEIGHT_BITS, require_openvino
 from tinyqa_ray.models import families, pretrained
@@ -38,11 +38,11 @@ class OpenVinoEngine(Engine):
         Args:
             model: an OpenVINO model, see ``quantise.converted``.
             config: the configuration of the transformers model that it was made from.
-            threads: cores to use; as many as torch uses when not given.
+            threads: cores to use; ``usable_lanes`` when not given.
         """
         import openvino
 
-        self.threads = self.lanes = threads or torch.get_num_threads()
+        self.threads = self.lanes = threads or usable_lanes()
         self.pad_id: int = config.pad_token_id or 0
         self._reach = families.max_window_tokens(config)
         self.precision: str = model.get_rt_info(PRECISION).astype(str)
@@ -79,8 +79,8 @@ class OpenVinoEngine(Engine):
         """Load an exported folder, or the URL of one.
 
         Raises:
-            InputError: OpenVINO is not installed, or cannot read the file; or this processor computes
-                wrongly with its int8 weights.
+            InputError: OpenVINO is not installed, or cannot read or compile the file; or this processor
+                computes wrongly with its int8 weights.
         """
         require_openvino()
         import openvino
@@ -102,7 +102,13 @@ class OpenVinoEngine(Engine):
                 f"{name}: its int8 weights take 8 bits, with which this processor, without VNNI, computes "
                 "wrongly; export the model again with --weight-bits 7"
             )
-        return cls(model, config, threads=threads)
+        try:
+            return cls(model, config, threads=threads)
+        except RuntimeError as error:
+            raise InputError(
+                f"{name}: OpenVINO cannot compile {FILE} here ({pretrained.first_line(error)}); use the "
+                "model that it was exported from, or an export with --format onnx"
+            ) from None
 
     def run(self, windows: Tokens, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
         """See ``Engine.run``; yields in the order of the batches. Several threads may call it at a time."""

@@ -89,14 +89,24 @@ def pinned(config: Config, stage: stage_folder.Stage, *models: str, data: Sequen
         if stage.commits.get(value) is None and (found := commit(value, is_data=is_data)) is not None:
             stage.pin(value, found)
         kept = stage.commits.get(value)
-        if kept is None:
-            return value  # loading it will say what is wrong
-        identity, colon, split = value.partition(":")
-        return f"{parted(identity)[0]}@{kept}{colon}{split}"
+        return value if kept is None else _with_commit(value, kept)  # loading it will say what is wrong
 
     fields = [(name, False) for name in models] + [(name, True) for name in data]
     changed = {name: pin(getattr(config, name), is_data) for name, is_data in fields}
     return dataclasses.replace(config, **changed)  # type: ignore[type-var]
+
+
+def at_commit(name: str) -> str:
+    """A model's hub id with the commit that it means now; any other name, or an unknown id, as it is."""
+    if bundled.source(name) != name or names.hub_id(name) is None:
+        return name
+    found = commit(name)
+    return name if found is None else _with_commit(name, found)
+
+
+def _with_commit(name: str, found: str) -> str:
+    identity, colon, split = name.partition(":")
+    return f"{parted(identity)[0]}@{found}{colon}{split}"
 
 
 def snapshot(name: str, *, weights: bool) -> str:

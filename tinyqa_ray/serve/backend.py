@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ class Backend:
         return np.split(reply.logits, np.cumsum(packed.lengths)[:-1], axis=1)
 
     async def engine(self) -> EngineInfo:
-        """What runs the model now.
+        """What runs the model now; replicas on machines of several kinds may have chosen several engines.
 
         Raises:
             UnhealthyError: nothing does.
@@ -84,7 +85,7 @@ class Backend:
         engines: list[EngineInfo] = await self.replicas.told("engine")
         if not engines:
             raise UnhealthyError("the model is not ready")
-        return engines[0]
+        return replace(engines[0], name=", ".join(sorted({each.name for each in engines})))
 
     async def _asked(self, packed: Packed) -> Reply:
         with contextlib.suppress(*_LOST):

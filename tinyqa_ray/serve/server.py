@@ -17,10 +17,10 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from tinyqa_ray.configs import ServeConfig
-from tinyqa_ray.core import storage
+from tinyqa_ray.core import forms, storage
 from tinyqa_ray.core.cluster import cores, quiet
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.models import pretrained
+from tinyqa_ray.models import hub, pretrained
 from tinyqa_ray.models.settings import read_settings
 from tinyqa_ray.serve import ray_settings
 from tinyqa_ray.serve.gate import read_key
@@ -62,6 +62,9 @@ def run(
     read_settings(config.model, config.settings)
     read_key(config.api_key_file)
     _check_port(host, port)
+    if not (config.num_gpus or os.environ.get("RAY_ADDRESS")):
+        # What a replica says is seen in Ray's logs only. The nodes of a cluster make their own forms.
+        forms.prepare(hub.at_commit(config.model), config.precision)
     stop = threading.Event()
 
     def stopping(_number: int, _frame: FrameType | None) -> None:

@@ -15,7 +15,7 @@ from tinyqa_ray.datasets.windows import PairTemplate, Windower
 from tinyqa_ray.engines.exported import ONNX_FILES, export_format
 from tinyqa_ray.engines.load import fitting_window
 from tinyqa_ray.engines.onnx_engine import OnnxEngine
-from tinyqa_ray.models import families, pretrained
+from tinyqa_ray.models import families, hub, pretrained
 from tinyqa_ray.models.settings import has_file, read_settings
 from tinyqa_ray.serve.browser import runtime
 from tinyqa_ray.serve.browser.characters import characters
@@ -62,7 +62,8 @@ def build(model: str, output: str, *, precision: str = "int8") -> BrowserPage:
     found = export_format(model)
     if found == "openvino":
         raise InputError(f"{model}: is an export to OpenVINO; the page needs one of --format onnx")
-    exported = model if found else forms.made(model, f"onnx-{precision}")
+    # Browsers run on other processors than this one.
+    exported = model if found else forms.made(hub.at_commit(model), f"onnx-{precision}", portable=True)
     file = ONNX_FILES[precision]
     if not has_file(exported, file):
         raise InputError(f"{model}: has no {file}; export it with --format onnx --precision {precision}")

@@ -27,7 +27,8 @@ def runtime() -> Path:
     """Folder with ``FILES``, fetched where it is not there yet.
 
     Raises:
-        InputError: npm is not installed, or what it fetched is not the archive that is pinned here.
+        InputError: npm is not installed, what it fetched is not the archive that is pinned here, or the cache
+            folder cannot be written to.
         StoreError: npm could not fetch it.
     """
     folder = bundled.cache() / "browser" / f"{PACKAGE}-{VERSION}"
@@ -39,15 +40,21 @@ def runtime() -> Path:
             f"the page needs {PACKAGE} {VERSION}, which npm fetches, and npm is not installed; "
             "install Node.js, which brings it"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # two builds at once
-        if not folder.is_dir():
-            # In the same file system, so that the folder appears whole or not at all.
-            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-                made = Path(temporary) / "made"
-                made.mkdir()
-                unpack(_fetched(npm, temporary), made)
-                made.rename(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # two builds at once
+            if not folder.is_dir():
+                # In the same file system, so that the folder appears whole or not at all.
+                with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+                    made = Path(temporary) / "made"
+                    made.mkdir()
+                    unpack(_fetched(npm, temporary), made)
+                    made.rename(folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder.parent}: {PACKAGE} cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to a "
+            "folder that can be written to"
+        ) from None
     return folder
 
 
