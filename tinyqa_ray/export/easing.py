@@ -36,15 +36,14 @@ def factors(samples: Sequence[Float], weights: Sequence[Float], levels: int) -> 
     Returns:
         ``(I,)``; None where no candidate is worth it.
     """
-    wanted = [[x @ w for w in weights] for x in samples]
+    together = np.concatenate(samples)
+    wanted = [together @ w for w in weights]
 
     def error(s: Float) -> float:
-        found = 0.0
-        for x, products in zip(samples, wanted, strict=True):
-            stepped = _stepped(x / s)
-            for w, product in zip(eased, products, strict=True):
-                found += float(np.square(stepped @ w - product).sum())
-        return found
+        stepped = np.concatenate([_stepped(x / s) for x in samples])
+        return sum(
+            float(np.square(stepped @ w - product).sum()) for w, product in zip(eased, wanted, strict=True)
+        )
 
     best, factors_of_best, plain = np.inf, None, np.inf
     for s in (np.ones(len(weights[0]), np.float32), *_candidates(samples, weights)):

@@ -59,7 +59,8 @@ def ease(
         s = easing.factors(
             [each[::_EVERY] for each in samples[:: max(1, len(samples) // _TRIED_WINDOWS)]], weights, levels
         )
-        squares = np.sum([x.T @ x for x in samples], axis=0)
+        together = np.concatenate(samples)
+        squares = together.T @ together
         if s is not None:
             weights = [weight * s[:, None] for weight in weights]
             squares = squares / np.outer(s, s)
