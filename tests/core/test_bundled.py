@@ -212,6 +212,14 @@ def test_int8_that_cannot_be_made_says_why(cache: Path, monkeypatch: pytest.Monk
     assert not [path for path in cache.iterdir() if path.suffix not in ("", ".lock")]
 
 
+def test_int8_without_its_libraries_says_what_to_install(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Engines(cache, monkeypatch, torch_fp32=40.0)
+    with pytest.raises(InputError, match=r"could not be made \(what makes it is not installed; pip install"):
+        bundled.located(bundled.INT8)
+
+
 @pytest.mark.slow
 def test_int8_answers_like_the_model(cache: Path) -> None:
     pytest.importorskip("nncf", reason="needs the extra cpu")

@@ -142,7 +142,8 @@ def _chosen(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     forms = [each for each in every if each["name"].endswith("int8") and not each["refusal"]]
     if not forms:
         refusals = [each["refusal"] for each in every if each["name"].endswith("int8")]
-        raise InputError(f"{INT8}: could not be made ({'; '.join(refusals)})")
+        why = "; ".join(refusals) or "what makes it is not installed; pip install 'tinyqa-ray[cpu]'"
+        raise InputError(f"{INT8}: could not be made ({why})")
     plain = next(each["windows_per_s"] for each in every if each["name"] == "torch-fp32")
     fastest = max(forms, key=lambda each: float(each["windows_per_s"]))
     return {"folder": fastest["folder"], "share_of_fp32": round(fastest["windows_per_s"] / plain, 2)}
