@@ -95,9 +95,9 @@ def quickstart(output: str = "runs/quickstart", teacher: str | None = None) -> N
             the package is the teacher, as it is, when not given.
     """
     from tinyqa_ray.cli import console
-    from tinyqa_ray.recipes import published
+    from tinyqa_ray.recipes.quickstart import quickstart as recipe
 
-    console.run_quickstart(published.quickstart(teacher), output)
+    console.run_quickstart(recipe(teacher), output)
 
 
 @command
