@@ -54,6 +54,7 @@ _NOT_HERE = {
     "int8_f1": "needs a model",
     "mini": "needs the run of a recipe",
     "mini_card": "writes figures of mini into the card",
+    "overlap": "needs what a model learned from",
 }
 """Scripts that are left out, and why."""
 

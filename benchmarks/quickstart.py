@@ -10,7 +10,8 @@ from dataclasses import asdict
 from machine import no_options, show
 
 from tinyqa_ray.cli import console
-from tinyqa_ray.recipes import published, run
+from tinyqa_ray.recipes import run
+from tinyqa_ray.recipes.quickstart import quickstart
 
 
 def main() -> None:
@@ -18,7 +19,7 @@ def main() -> None:
     no_options(__doc__)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as output, console.native_noise_in_a_file():
-        results = run.run(published.quickstart(), output)
+        results = run.run(quickstart(), output)
     reports = {result.name: asdict(result.report) for result in results}
     teacher, student = reports["teacher-evaluation"], reports["student-evaluation"]
     show(

@@ -56,6 +56,13 @@ def own(path: Path) -> set[str]:
     return {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
 
 
+def test_wheel_is_told_to_hold_the_package_and_nothing_else() -> None:
+    """The build takes an option that it does not know for none, and then guesses what a wheel holds."""
+    project = (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
+    wheel = project.partition("[tool.hatch.build.targets.wheel]\n")[2].partition("\n\n")[0]
+    assert wheel == f'packages = ["{ROOT.name}"]'
+
+
 def test_every_folder_has_its_floor() -> None:
     folders = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
     assert folders == {room for floor in FLOORS for room in floor}

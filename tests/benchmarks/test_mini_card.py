@@ -45,7 +45,7 @@ def made(mini_card: Any) -> dict[str, Any]:
 
 
 def test_tables_are_made_of_the_figures_and_the_rest_stays(mini_card: Any, made: dict[str, Any]) -> None:
-    card = mini_card.filled(CARD, made)
+    card = mini_card.filled(CARD, mini_card.tables_of(made))
     assert card.startswith("By hand.\n")
     assert "stale" not in card
     assert "| **tinyqa-mini** | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 82.9 | 50.0 | 50.0 | 30.1 |" in card
@@ -54,9 +54,14 @@ def test_tables_are_made_of_the_figures_and_the_rest_stays(mini_card: Any, made:
     )
     assert "keeps 94.0 % of its teacher's forced F1" in card
     assert "says that there is no answer | 3 | Who? | – | Ada \\| Byron |" in card
-    assert mini_card.filled(card, made) == card, "again, it is the same"
+    assert mini_card.filled(card, mini_card.tables_of(made)) == card, "again, it is the same"
+
+
+def test_card_shows_the_figures_that_were_measured(mini_card: Any) -> None:
+    card = mini_card.CARD.read_text(encoding="utf-8")
+    assert mini_card.filled(card, mini_card.tables()) == card
 
 
 def test_figures_without_a_place_in_the_card_are_seen(mini_card: Any, made: dict[str, Any]) -> None:
     with pytest.raises(AssertionError, match="0 places for elsewhere-1"):
-        mini_card.filled(CARD.replace("elsewhere-1", "nowhere"), made)
+        mini_card.filled(CARD.replace("elsewhere-1", "nowhere"), mini_card.tables_of(made))

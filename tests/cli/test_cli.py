@@ -74,6 +74,16 @@ def test_help_is_complete(command: str, capsys: pytest.CaptureFixture[str]) -> N
     assert wanted in shown
 
 
+def test_help_of_ask_and_export_says_what_they_do(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    for command in ("ask", "export"):
+        with pytest.raises(SystemExit):
+            main.main([command, "--help"])
+        shown[command] = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    assert "Print 'no answer'" in shown["ask"], "the words that it prints"
+    assert "OpenVINO, the default, and ONNX need the extra 'cpu'; safetensors needs none." in shown["export"]
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     main.main(["--version"])
     assert capsys.readouterr().out.startswith("tinyqa 0.")
@@ -425,7 +435,23 @@ def test_pipeline_names_the_recipes(
 
 def test_there_is_a_job_for_every_stage_and_one_for_recipes() -> None:
     jobs = {path.stem for path in JOBS.glob("*.py")}
-    assert jobs == {"gather", "augment", "teacher_logits", "distill", "evaluate", "answer", "pipeline"}
+    stages = {"gather", "augment", "teacher_logits", "distill", "evaluate", "export", "answer"}
+    assert jobs == {*stages, "pipeline"}
+
+
+def test_job_of_export_stores_a_model_and_ends_with_its_summary(
+    tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = tmp_path / "half"
+    line = ["--model", tiny_bert, "--format", "safetensors", "--precision", "fp16", "--output", str(half)]
+    sizes = ["--max-seq-len", "64", "--doc-stride", "16", "--max-query-len", "16"]
+    monkeypatch.setattr("sys.argv", ["jobs/export.py", *line, *sizes])
+    for was_finished in (False, True):
+        runpy.run_path(str(JOBS / "export.py"), run_name="__main__")
+        summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+        expected = {"stage": "export", "output": str(half), "was_finished": was_finished}
+        assert summary.items() >= {**expected, "precision": "fp16"}.items()
+    assert load_file(half / "model.safetensors")["qa_outputs.weight"].dtype == torch.float16
 
 
 def test_recipe_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,9 @@ from tinyqa_ray.cli import recipe_arguments
 from tinyqa_ray.configs import DistillConfig, WindowConfig
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.recipes import published
+from tinyqa_ray.recipes.quickstart import quickstart
 from tinyqa_ray.recipes.recipe import Recipe
+from tinyqa_ray.recipes.registry import RECIPES
 
 # Values of --teachers, as one argument with "=" or as several, each followed by another option.
 
@@ -35,7 +37,7 @@ def test_recipe_without_overrides_is_the_function(tiny_bert: str) -> None:
     assert call.output == "s3://bucket/run"
     assert call.stages == tuple(PLAIN)
     quick = read(f"--recipe=quickstart --teacher {tiny_bert} --baseline --output=out")
-    assert quick.recipe == published.quickstart(tiny_bert, baseline=True)
+    assert quick.recipe == quickstart(tiny_bert, baseline=True)
 
 
 def test_parameters_are_the_functions() -> None:
@@ -169,7 +171,7 @@ def test_recipe_of_ones_own_is_overridden_too(monkeypatch: pytest.MonkeyPatch) -
     def own() -> Recipe:
         return Recipe(name="own", stages=(("one", stage), ("two", stage)))
 
-    monkeypatch.setitem(published.RECIPES, "own", own)
+    monkeypatch.setitem(RECIPES, "own", own)
     found = read("--recipe own --output o --stage two --epochs 3")
     assert found.recipe.stages == (("one", stage), ("two", replace(stage, epochs=3.0)))
     assert found.stages == ("two",)
@@ -210,7 +212,7 @@ def test_help_comes_without_a_model_too(
 
 
 def test_help_of_every_recipe_says_what_each_parameter_means(capsys: pytest.CaptureFixture[str]) -> None:
-    for name, make in published.RECIPES.items():
+    for name, make in RECIPES.items():
         with pytest.raises(SystemExit):
             read(f"--recipe {name} --help-verbose --output o")
         shown = " ".join(capsys.readouterr().out.replace("│", " ").split())

@@ -158,6 +158,13 @@ def test_loss_of_int8_is_what_was_measured() -> None:
     assert [float(each) for each in shown.groups()] == pytest.approx(lost, abs=0.06)
 
 
+def test_loss_of_the_form_that_the_card_shows_is_what_was_measured() -> None:
+    figures = results("mini")["figures"]
+    lost = figures["student"]["forced_f1"] - figures["student, int8"]["forced_f1"]
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"with weights of 7 bits, it loses {lost:.1f} points of forced F1 on the same questions" in text
+
+
 def test_what_each_part_of_distillation_adds_is_what_was_measured() -> None:
     measured = results("distillation")
     names = {
@@ -275,6 +282,14 @@ def test_figure_of_readme_without_vnni_is_the_one_measured() -> None:
     best = max(speed for name, speed in speeds.items() if not name.startswith("tinyqa"))
     assert numbers(row[3])[-1] == pytest.approx(best, abs=0.06)
     assert numbers(row[3])[0] == pytest.approx(speeds["tinyqa export onnx int8"], abs=0.06)
+
+
+def test_calibration_error_of_the_packages_model_is_what_was_measured() -> None:
+    text = (pages.ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+    shown = re.search(r"\(\*calibration error\*\) of the package's model is ([\d.]+) %", text)
+    assert shown is not None
+    error = results("mini")["figures"]["student"]["calibration_error"]
+    assert float(shown[1]) == pytest.approx(error, abs=0.06)
 
 
 def test_gain_of_a_cascade_is_what_was_measured() -> None:

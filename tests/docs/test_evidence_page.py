@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from typing import Any
 
 import pages
 import pytest
+
+from tinyqa_ray.answer import rows
+from tinyqa_ray.integrations import evidence
+from tinyqa_ray.reader import Place
+from tinyqa_ray.serve import schemas
 
 PAGE = (pages.ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
 FIGURES: Any = json.loads(
@@ -32,7 +39,7 @@ def row(start: str) -> list[float]:
     [
         ("right (F1)", "right"),
         ("calibration error, each against no answer alone", "against_no_answer_alone"),
-        ("calibration error, as now", "chances"),
+        ("calibration error, by the rule above", "chances"),
     ],
 )
 def test_figures_by_rank_are_those_measured(start: str, name: str) -> None:
@@ -49,3 +56,15 @@ def test_figures_of_a_rule_are_those_measured(start: str, name: str) -> None:
         measured["all"]["calibration_error"],
     ]
     assert row(start) == pytest.approx([*errors, chosen["all"]["brier"], measured["all"]["brier"]], abs=6e-4)
+
+
+def test_fields_of_a_place_are_those_of_each_way_in() -> None:
+    table = PAGE.partition("A place has these fields")[2].partition("\n\nThe score")[0]
+    columns = zip(*(line.strip("|").split("|")[1:] for line in table.splitlines()[4:]), strict=True)
+    python, http, mcp = (
+        [name for cell in column for name in re.findall(r"`(\w+)`", cell)] for column in columns
+    )
+    assert set(python) == {field.name for field in dataclasses.fields(Place)}
+    assert set(python) == {field.name for field in rows.PLACES.type.value_type}
+    assert set(http) == set(schemas.Place.model_fields)
+    assert set(mcp) == set(evidence.Place.model_fields)

@@ -43,3 +43,20 @@ def test_pythons_of_the_page_are_those_allowed_and_found() -> None:
         found = MEASURED["python"][f"3.{minor}"]
         assert found["resolves"], found
         assert ("**run**" in row(f"3.{minor}")) == (MEASURED["run_on"] == f"3.{minor}")
+
+
+def test_every_variable_of_the_package_is_on_the_page() -> None:
+    read = {
+        name
+        for path in (pages.ROOT / "tinyqa_ray").rglob("*.py")
+        for name in re.findall(r"\bTINYQA_[A-Z_]+\b", path.read_text(encoding="utf-8"))
+    }
+    assert set(re.findall(r"`(TINYQA_[A-Z_]+)`", PAGE)) == read
+
+
+def test_folders_of_the_page_are_those_that_are_used() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in (pages.ROOT / "tinyqa_ray").rglob("*.py"))
+    for name in re.findall(r"~/\.cache/tinyqa-ray/(\w+)", PAGE):
+        assert f'"{name}"' in code, name
+    for name in re.findall(r"\$TMPDIR/tinyqa-(\w+)-UID", PAGE):
+        assert f'private_folder("{name}")' in code or f'node_copy("{name}"' in code, name

@@ -11,6 +11,9 @@ from pathlib import Path
 import pages
 import pytest
 
+from tinyqa_ray.core import bundled
+from tinyqa_ray.datasets import squad
+
 WALKS = {
     "README.md": ["augment", "teacher-logits", "distill", "evaluate", "answer"],
     "docs/tutorial.md": [
@@ -61,3 +64,9 @@ def test_page_can_be_followed_to_its_end(page: str, tmp_path: Path) -> None:
         assert ran.returncode == 0, f"{words}: {ran.stderr[-2000:]}"
         output = tmp_path / words[words.index("--output") + 1]
         assert (output / "_SUCCESS.json").is_file(), words
+
+
+@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/not-promised.md"])
+def test_pages_say_how_many_questions_the_bundled_student_learns_from(page: str) -> None:
+    questions = sum(len(each.questions) for each in squad.read_squad(bundled.asset("squad2_train.json")))
+    assert f"from {questions} questions" in " ".join((pages.ROOT / page).read_text(encoding="utf-8").split())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from tinyqa_ray.configs import ExportConfig, WindowConfig
+from tinyqa_ray.core import storage
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.export import export
 from tinyqa_ray.models import pretrained
@@ -58,6 +60,18 @@ def test_stored_weights_are_a_model_of_transformers_with_its_settings(tiny_bert:
     assert read_settings(str(half)).no_answer_threshold == 0.25
     answer = Reader.from_pretrained(str(half)).answer("Who?", CONTEXT, threshold=1.0)[0]
     assert answer.answer == CONTEXT[answer.start : answer.end]
+
+
+@pytest.mark.parametrize("place", ["folder", "url"])
+def test_stored_weights_keep_the_card_of_their_model(tiny_bert: str, tmp_path: Path, place: str) -> None:
+    model = str(tmp_path / "model") if place == "folder" else f"memory://{uuid.uuid4().hex}/model"
+    for file in Path(tiny_bert).iterdir():
+        storage.write_atomic(f"{model}/{file.name}", file.read_bytes())
+    storage.write_atomic(f"{model}/README.md", "# Student of Bücher\n".encode())
+    half = stored(model, tmp_path / "half")
+    assert (half / "README.md").read_text(encoding="utf-8") == "# Student of Bücher\n"
+    mean = stored(model, tmp_path / "mean", soup_with=(tiny_bert,))
+    assert not (mean / "README.md").exists(), "the figures of one model are not those of a mean"
 
 
 def test_loss_of_f1_is_measured_on_the_stored_weights(

@@ -12,7 +12,9 @@ from tinyqa_ray.core import bundled, stage_folder
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.recipes import published, run
 from tinyqa_ray.recipes import recipe as wiring
+from tinyqa_ray.recipes.mini import mini
 from tinyqa_ray.recipes.recipe import Recipe
+from tinyqa_ray.recipes.registry import RECIPES as BY_NAME
 
 RECIPES = [published.tinyroberta(), published.tinybert()]
 EVERYTHING = [
@@ -23,7 +25,7 @@ EVERYTHING = [
 
 @pytest.fixture
 def quickstart(tiny_bert: str) -> Recipe:
-    return published.quickstart(tiny_bert)
+    return BY_NAME["quickstart"](tiny_bert)
 
 
 def stages(recipe: Recipe) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def test_quickstart_makes_a_student_of_half_the_layers(quickstart: Recipe, tiny_
 
 
 def test_quickstart_takes_other_data_and_layers(tiny_bert: str) -> None:
-    recipe = published.quickstart(tiny_bert, "train.json", "dev.json", student_layers=(0,), baseline=True)
+    recipe = BY_NAME["quickstart"](tiny_bert, "train.json", "dev.json", student_layers=(0,), baseline=True)
     found = stages(recipe)
     assert found["windows"].data == found["augmented"].data == "train.json"
     assert found["student-evaluation"].data == found["student"].dev == "dev.json"
@@ -190,7 +192,7 @@ def test_no_stage_of_a_baseline_unless_asked(quickstart: Recipe) -> None:
 
 
 def test_mini_student_learns_from_its_teacher_and_nobody_from_what_is_held_out(tiny_bert: str) -> None:
-    recipe = published.mini(
+    recipe = mini(
         "train.json",
         "dev.json",
         more=("more.json",),
@@ -238,7 +240,7 @@ def test_mini_student_learns_from_its_teacher_and_nobody_from_what_is_held_out(t
 
 
 def test_mini_without_more_has_no_more_stages(tiny_bert: str) -> None:
-    found = stages(published.mini("train.json", "dev.json", start=tiny_bert))
+    found = stages(mini("train.json", "dev.json", start=tiny_bert))
     assert not found.keys() & {"augmented", "baseline", "baseline-evaluation", "gathered-windows"}
     has(found["teacher-logits"], data="@asked", abstain_at_threshold=False, settings=())
     # What fits nothing writes no settings.
@@ -247,7 +249,7 @@ def test_mini_without_more_has_no_more_stages(tiny_bert: str) -> None:
 
 
 def test_mini_learns_from_no_text_that_it_is_measured_on(tiny_bert: str) -> None:
-    found = stages(published.mini("train.json", "dev.json", start=tiny_bert, checker="some/model"))
+    found = stages(mini("train.json", "dev.json", start=tiny_bert, checker="some/model"))
     for name in ("gathered", "first-asked", "rewritten", "asked"):
         has(found[name], apart_from=("dev.json",))
     for name in ("gathered", "first-asked", "asked"):
@@ -255,7 +257,7 @@ def test_mini_learns_from_no_text_that_it_is_measured_on(tiny_bert: str) -> None
 
 
 def test_mini_teacher_answers_as_an_export_if_wanted(tiny_bert: str) -> None:
-    found = stages(published.mini("train.json", "dev.json", start=tiny_bert, exported=True))
+    found = stages(mini("train.json", "dev.json", start=tiny_bert, exported=True))
     for teacher, logits in (("first-teacher", "first-logits"), ("teacher", "teacher-logits")):
         has(found[f"{teacher}-export"], model=f"@{teacher}/model", precision="bf16")
         has(found[logits], teachers=(f"@{teacher}-export",))
@@ -263,7 +265,7 @@ def test_mini_teacher_answers_as_an_export_if_wanted(tiny_bert: str) -> None:
 
 
 def test_quickstart_distils_the_shipped_model(quickstart: Recipe) -> None:
-    found = stages(published.quickstart())
+    found = stages(BY_NAME["quickstart"]())
     assert not found.keys() & {"windows", "teacher"}
     has(found["teacher-logits"], teachers=(bundled.MODEL,), data="@augmented")
     has(found["student"], student=bundled.MODEL, student_layers=(0, 2, 3, 4), objective=("prediction",))

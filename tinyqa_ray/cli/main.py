@@ -95,9 +95,9 @@ def quickstart(output: str = "runs/quickstart", teacher: str | None = None) -> N
             the package is the teacher, as it is, when not given.
     """
     from tinyqa_ray.cli import console
-    from tinyqa_ray.recipes import published
+    from tinyqa_ray.recipes.quickstart import quickstart as recipe
 
-    console.run_quickstart(published.quickstart(teacher), output)
+    console.run_quickstart(recipe(teacher), output)
 
 
 @command
@@ -129,8 +129,8 @@ def ask(
         min_score: Answers with a lower score are left out.
         evidence: Print equal answers as one, with every place that says it and the sentence around it.
         max_answer_tokens: Longest answer, in tokens.
-        threshold: Answer 'none' when the no-answer probability is above it; that of the settings when not
-            given, 1 always answers.
+        threshold: Print 'no answer' when the probability of no answer is above it; that of the settings when
+            not given, 1 always answers.
     """
     if (context is None) == (not file):
         raise InputError("give the text either with --context or with --file")
@@ -190,7 +190,9 @@ def score(data: str, predictions: str, na_probs: str | None = None, na_prob_thre
 
 @command
 def export(config: configs.ExportConfig, output: str) -> None:
-    """Export a model for CPUs, in int8, and check what that costs in F1; needs the extra 'cpu'.
+    """Export a model for CPUs, or as smaller safetensors, and check what that costs in F1.
+
+    OpenVINO, the default, and ONNX need the extra 'cpu'; safetensors needs none.
 
     Args:
         config: What to export, and how much F1 it may lose.

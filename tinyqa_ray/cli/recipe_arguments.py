@@ -22,8 +22,8 @@ from tinyqa_ray.cli.arguments import Given, grouped, options, pointing_to_help, 
 from tinyqa_ray.configs import renamed
 from tinyqa_ray.core import stage_folder
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.recipes import published
 from tinyqa_ray.recipes.recipe import Recipe, is_wired
+from tinyqa_ray.recipes.registry import RECIPES
 
 _Stage = NewType("_Stage", str)
 _HELP = ("-h", "--help", "-H", "--help-verbose")
@@ -73,7 +73,7 @@ def recipe_call(words: Sequence[str], program: str) -> RecipeCall:
         InputError: an unknown recipe, stage or option, or a value that is refused.
     """
     asked = [word for word in words if word in _HELP]
-    known = ", ".join(published.RECIPES)
+    known = ", ".join(RECIPES)
     with pointing_to_help(program):
         given = grouped([word for word in words if word not in _HELP])
         if "--recipe" not in given and asked:
@@ -82,11 +82,11 @@ def recipe_call(words: Sequence[str], program: str) -> RecipeCall:
         name = " ".join(given.pop("--recipe", [[]])[-1])
         if not name:
             raise InputError(f"--recipe is missing; give one of {known}")
-        if name not in published.RECIPES:
+        if name not in RECIPES:
             raise InputError(f"recipe {name!r} is unknown; it must be one of {known}")
     program = f"{program} --recipe {name}"
     with pointing_to_help(program):
-        return _called(published.RECIPES[name], given, program, asked)
+        return _called(RECIPES[name], given, program, asked)
 
 
 def _called(make: Callable[..., Recipe], given: Given, program: str, asked: Sequence[str]) -> RecipeCall:

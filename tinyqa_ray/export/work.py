@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 _ALL, _MAPS, _MAPS_AND_OUTPUTS = "all", "attention maps", "attention maps, ffn outputs"
 """Which matrix products stay in float."""
+_CARD = "README.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def work(
             tried.append(trial)
         else:
             raise InputError(_too_much_lost(config, wanted, tried, len(held_out)))
-        megabytes = _save(trial.made, config.model, settings, stage)
+        megabytes = _save(trial.made, config, settings, stage)
     return ExportReport(
         format=config.format or "openvino",
         precision=config.precision,
@@ -251,14 +252,24 @@ def _both(figures: Figures | None) -> str:
     return f"F1 {figures.f1:.2f}{forced}"
 
 
-def _save(made: _Made, name: str, settings: ModelSettings, stage: stage_folder.Stage) -> float:
-    """Write the model with its tokenizer and settings; return its size in megabytes."""
+def _save(made: _Made, config: ExportConfig, settings: ModelSettings, stage: stage_folder.Stage) -> float:
+    """Write the model with its tokenizer, settings and card; return its size in megabytes."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         made.write(folder)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-        pretrained.load_tokenizer(name).save_pretrained(folder)
+        pretrained.load_tokenizer(config.model).save_pretrained(folder)
+        if config.format == "safetensors" and not config.soup_with:
+            _copy_card(config.model, folder)
         for file in sorted(each for each in folder.rglob("*") if each.is_file()):
             storage.write_atomic(stage.path(file.relative_to(folder).as_posix()), file.read_bytes())
     write_settings(stage.output, settings)
     return round(size, 1)
+
+
+def _copy_card(model: str, folder: Path) -> None:
+    """Copy a model's card, if it has one: smaller weights are the same model, a mean of several is not."""
+    with pretrained.readable(model, weights=False) as own:
+        card = Path(own) / _CARD
+        if card.is_file():
+            shutil.copyfile(card, folder / _CARD)

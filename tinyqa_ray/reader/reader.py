@@ -60,11 +60,12 @@ class Reader:
         """Load a reader.
 
         Args:
-            model: folder, URL of a folder, or hub id; a folder that ``tinyqa export`` wrote; or a name of
-                ``shipped``.
+            model: folder, URL of a folder, or hub id; a folder that ``tinyqa export`` wrote; or
+                ``tinyqa-mini`` or ``tinyqa-mini-int8``, the package's own model and its int8 form.
             settings: threshold and scale of scores: the output of ``tinyqa evaluate``, a settings file, or a
                 ``ModelSettings``; when not given, those beside the model, if any.
-            device: ``auto`` (the GPU where there is one), ``cpu``, ``cuda``.
+            device: ``auto`` (the GPU where there is one), ``cpu``, ``cuda`` or one GPU of several such as
+                ``cuda:1``; for an ONNX export also ``tensorrt``.
             precision: ``fp32``, ``bf16``, ``fp16`` or ``int8`` (exported models only). When not given, the
                 export's own, or for a torch model bf16 on a GPU from Ampere on, fp16 on an older one, fp32
                 on a CPU. ``auto`` is the same, but on a CPU takes the fastest engine at hand, see

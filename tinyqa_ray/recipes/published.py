@@ -2,20 +2,13 @@
 
 The functions take data and models; other values are changed by overrides, in one stage or in all
 (``tinyqa distill --recipe NAME --help``). Only stages that teach the head are measured on ``dev``, since the
-head is random before them. The recipes of the quickstart and of the model that the package ships are in
-``quickstart.py`` and ``mini.py``.
+head is random before them. All recipes by name are in ``registry.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from tinyqa_ray.configs import AugmentConfig, DistillConfig, EvaluateConfig, TeacherLogitsConfig, WindowConfig
-from tinyqa_ray.recipes.mini import mini
-from tinyqa_ray.recipes.quickstart import quickstart
 from tinyqa_ray.recipes.recipe import Recipe, Stages, with_baseline
-
-__all__ = ["RECIPES", "mini", "quickstart", "tinybert", "tinyroberta"]
 
 
 def tinyroberta(
@@ -190,15 +183,6 @@ def tinybert(
             ("evaluation", EvaluateConfig(model="@student/model", data=dev)),
         ),
     )
-
-
-RECIPES: dict[str, Callable[..., Recipe]] = {
-    "tinyroberta": tinyroberta,
-    "tinybert": tinybert,
-    "quickstart": quickstart,
-    "mini": mini,
-}
-"""The recipes by name."""
 
 
 def _copies(data: str, masked_lm: str | None, student: str) -> AugmentConfig:

@@ -51,11 +51,11 @@ def pipeline(
 
     Args:
         task: ``question-answering``, the only one.
-        model: folder, URL of a folder, hub id, a folder that ``tinyqa export`` wrote, a name of ``shipped``,
-            or a loaded model.
+        model: folder, URL of a folder, hub id, a folder that ``tinyqa export`` wrote, ``tinyqa-mini`` or
+            ``tinyqa-mini-int8`` (the package's own model and its int8 form), or a loaded model.
         tokenizer: a fast tokenizer, or the name of one; the model's own when not given.
-        device: name, torch device, or number (-1 is the CPU); when not given, the GPU where there
-            is one, or the device that a loaded model is on.
+        device: a name as of ``Reader.from_pretrained``, torch device, or number of a GPU (-1 is the CPU);
+            when not given, the GPU where there is one, or the device that a loaded model is on.
         precision: see ``Reader.from_pretrained``; when not given, the export's own, else fp32, so that the
             scores are those of transformers.
         **defaults: options for every call that does not set them, see ``PipelineOptions``.
