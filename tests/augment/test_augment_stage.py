@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tinyqa_ray.augment.augmenter import Augmenter
 from tinyqa_ray.augment.rewriting import STOP_WORDS, word_spans
 from tinyqa_ray.augment.work import neighbours_of
 from tinyqa_ray.configs import AugmentConfig
+from tinyqa_ray.core import shards
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
 from tinyqa_ray.reader import Reader
@@ -198,6 +200,18 @@ def masked_lm(folder: Path, model: str) -> str:
 @pytest.fixture
 def proposing(config: AugmentConfig, tiny_bert: str, tmp_path: Path) -> AugmentConfig:
     return replace(config, masked_lm=masked_lm(tmp_path / "mlm", tiny_bert), embeddings=None)
+
+
+def test_actor_with_a_card_works_on_two_shards_at_once_and_writes_the_same_copies(
+    proposing: AugmentConfig, tiny_bert: str, neighbours: str, originals: list[squad.Paragraph]
+) -> None:
+    calls = shards.calls_at_once(Augmenter, shards.Workers(num_gpus=1))
+    assert calls["max_concurrent_calls_per_actor"] == 2
+    augmenter = Augmenter(replace(proposing, teacher=tiny_bert), neighbours)
+    tables = [squad.to_table([each]) for each in originals]
+    alone = [augmenter(table) for table in tables]
+    with ThreadPoolExecutor(2) as threads:
+        assert [*threads.map(augmenter, tables)] == alone
 
 
 def test_masked_lm_proposes_for_its_words_and_neighbours_for_the_others(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +12,15 @@ import pytest
 import tiny
 import torch
 
-from tinyqa_ray.configs import WindowConfig
+from tinyqa_ray.configs import (
+    AnswerConfig,
+    AugmentConfig,
+    DistillConfig,
+    EvaluateConfig,
+    ServeConfig,
+    TeacherLogitsConfig,
+    WindowConfig,
+)
 from tinyqa_ray.core import processor
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Tokens, Windower, Windows
@@ -208,22 +218,31 @@ def test_batch_that_lacks_memory_is_halved_and_scores_and_order_stay(
         for row, other in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(row, other, atol=1e-5)
     assert len(caplog.records) == 1
-    assert "out of memory on cpu" in caplog.text
-    assert "--max-batch-tokens" in caplog.text
+    assert f"batches are halved, to at most {len(windows) * longest // 2} tokens" in caplog.text
     small.shapes.clear()
     forward.logits(windows, max_batch_tokens=4096)
     assert all(rows * tokens <= small.tokens for rows, tokens in small.shapes), "it is not tried again"
     assert len(caplog.records) == 1
 
 
+COMMANDS = (AnswerConfig, AugmentConfig, DistillConfig, EvaluateConfig, ServeConfig, TeacherLogitsConfig)
+
+
 @pytest.mark.parametrize("family", ["bert"])
-def test_window_that_lacks_memory_alone_is_refused_with_its_knobs(
-    engine: tuple[TorchEngine, Windower], monkeypatch: pytest.MonkeyPatch
+def test_lack_of_memory_names_no_option_that_some_command_lacks(
+    engine: tuple[TorchEngine, Windower], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     forward, windower = engine
     Small(forward, 10, monkeypatch)
-    with pytest.raises(InputError, match=r"single window of \d+ tokens; .*--max-seq-len.*--max-batch-tokens"):
+    with pytest.raises(
+        InputError, match=r"single window of \d+ tokens.*shorter windows.*larger one$"
+    ) as refused:
         forward.logits(some_windows(windower), max_batch_tokens=4096)
+    assert caplog.text
+    named = set(re.findall(r"--([\w-]+)", f"{refused.value} {caplog.text}"))
+    for command in COMMANDS:
+        fields = {field.name.replace("_", "-") for field in dataclasses.fields(command)}
+        assert named <= fields, command.__name__
 
 
 def test_batches_side_by_side_that_lack_memory_are_halved(
