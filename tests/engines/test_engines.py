@@ -21,7 +21,6 @@ from tinyqa_ray.configs import (
     TeacherLogitsConfig,
     WindowConfig,
 )
-from tinyqa_ray.core import processor
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Tokens, Windower, Windows
 from tinyqa_ray.engines.devices import pick_device, pick_dtype
@@ -101,17 +100,17 @@ def test_token_types_reach_the_model(engine: tuple[TorchEngine, Windower]) -> No
 
 
 def test_bf16_is_computed_in_fp32_where_it_would_be_emulated_and_that_is_said_once(
-    has: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    has: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(processor._log, "warning", said.append)
     has("avx2")
     cpu = torch.device("cpu")
     assert [pick_dtype("bf16", cpu), pick_dtype("bf16", cpu)] == [torch.float32, torch.float32]
-    assert said == ["bf16 is computed in fp32: this processor would emulate it, a hundred times slower"]
+    assert caplog.messages == [
+        "bf16 is computed in fp32: this processor would emulate it, a hundred times slower"
+    ]
     has("avx2", "avx512", "bf16")
     assert pick_dtype("bf16", cpu) == torch.bfloat16
-    assert len(said) == 1
+    assert len(caplog.messages) == 1
 
 
 def test_named_device_is_taken() -> None:

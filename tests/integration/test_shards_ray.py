@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from ray import cloudpickle
 
-from tinyqa_ray.core import shards
+from tinyqa_ray.core import said, shards
 from tinyqa_ray.core.cluster import cores, cpus_per_actor
 from tinyqa_ray.core.errors import InputError
 
@@ -126,6 +126,25 @@ def test_refusal_of_a_mapper_reaches_the_caller(
 ) -> None:
     with pytest.raises(InputError, match=complaint):
         run(plan(tmp_path, "out"), **options)
+
+
+class Warner:
+    """Warns of the same at every shard, and of its first number."""
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        said.say_once("logits overflow in half precision")
+        said.say_once(f"{rows['number'][0].as_py()} is large")
+        return rows, {}
+
+
+def test_what_actors_warn_of_is_said_once_by_the_driver(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said.say_once.cache_clear()
+    shards.run(plan(tmp_path, "out"), Warner, {}, shards.Workers(actors=2))
+    told = [record.message for record in caplog.records if record.name.startswith("tinyqa_ray")]
+    large = [f"{number} is large" for number in range(0, ROWS, 2)]
+    assert sorted(told) == [*large, "logits overflow in half precision"]
 
 
 class Teller:

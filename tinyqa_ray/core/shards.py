@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from tinyqa_ray.core import faults, storage
 from tinyqa_ray.core.cluster import cpus_per_actor
 from tinyqa_ray.core.errors import InputError, StoreError
+from tinyqa_ray.core.said import heard, say_once
 from tinyqa_ray.core.shared_folder import check_shared
 
 Format = Literal["parquet", "arrow"]
@@ -143,7 +144,7 @@ def _units(shard: Shard) -> int:
 def _worked(
     todo: Sequence[Shard], mapper: Callable[..., Mapper], options: dict[str, Any], workers: Workers
 ) -> Any:
-    """Yield the units of each shard as Ray Data's actors finish it."""
+    """Yield the units of each shard as Ray Data's actors finish it, and say once what they warned of."""
     import ray
     from ray.data import ActorPoolStrategy
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -168,6 +169,8 @@ def _worked(
     try:
         # Iterate to the end even after a refusal: actors skip the shards left, and none is killed at work.
         for row in worked.iter_rows():
+            for note in row["notes"].splitlines():
+                say_once(note)
             if row["refused"] and not refused:
                 refused, is_mistake = row["refused"], row["is_mistake"]
             if not refused:
@@ -229,17 +232,19 @@ class _ShardWorker:
         shard = Shard(index, str(batch["source"][0]), offset, rows, str(batch["target"][0]))
         refused, is_mistake = "", True
         before = ray.get(self.tries.begin.remote(index))
-        try:
-            if before is not None:
-                _give_up_late(shard, before)
-                work(shard, self.make())
-        except (InputError, StoreError, OSError) as error:
-            # Returned as data: Ray would wrap an exception, and lose its cause on the way to the driver.
-            told = faults.refused(shard.target, error, str(error))
-            refused, is_mistake = str(told), isinstance(told, InputError)
-            ray.get(self.tries.stop.remote())
+        with heard() as notes:
+            try:
+                if before is not None:
+                    _give_up_late(shard, before)
+                    work(shard, self.make())
+            except (InputError, StoreError, OSError) as error:
+                # Returned as data: Ray would wrap an exception, and lose its cause on the way to the driver.
+                told = faults.refused(shard.target, error, str(error))
+                refused, is_mistake = str(told), isinstance(told, InputError)
+                ray.get(self.tries.stop.remote())
         return {
             "units": batch["units"],
+            "notes": np.array(["\n".join(notes)], dtype=object),
             "refused": np.array([refused], dtype=object),
             "is_mistake": np.array([is_mistake]),
         }
