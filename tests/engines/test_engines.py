@@ -21,6 +21,7 @@ from tinyqa_ray.configs import (
     TeacherLogitsConfig,
     WindowConfig,
 )
+from tinyqa_ray.core import said
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Tokens, Windower, Windows
 from tinyqa_ray.engines.devices import pick_device, pick_dtype
@@ -111,6 +112,36 @@ def test_bf16_is_computed_in_fp32_where_it_would_be_emulated_and_that_is_said_on
     has("avx2", "avx512", "bf16")
     assert pick_dtype("bf16", cpu) == torch.bfloat16
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("card", "precision", "chosen"),
+    [
+        ((7, 0), "bf16", torch.float16),
+        ((8, 0), "bf16", torch.bfloat16),
+        ((5, 2), "bf16", torch.float32),
+        ((5, 2), "fp16", torch.float32),
+        ((7, 0), "fp16", torch.float16),
+        ((7, 0), "fp32", torch.float32),
+        ((7, 0), "auto", torch.float16),
+        ((9, 0), "auto", torch.bfloat16),
+        ((5, 2), "auto", torch.float32),
+    ],
+)
+def test_precision_that_a_card_would_emulate_is_replaced_and_that_is_said_once(
+    card: tuple[int, int],
+    precision: str,
+    chosen: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    said.say_once.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: card)
+    cuda = torch.device("cuda")
+    assert [pick_dtype(precision, cuda), pick_dtype(precision, cuda)] == [chosen, chosen]
+    name = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[chosen]
+    told = f"{precision} is computed in {name}: this card would only emulate it"
+    assert caplog.messages == ([] if precision in ("auto", name) else [told])
 
 
 def test_named_device_is_taken() -> None:
