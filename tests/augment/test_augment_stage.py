@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM
 
-from tinyqa_ray.augment import AugmentReport, augment
+from tinyqa_ray.augment import AugmentReport, augment, work
 from tinyqa_ray.augment.agreement import Agreement
 from tinyqa_ray.augment.augmenter import Augmenter
+from tinyqa_ray.augment.neighbours import Neighbours
 from tinyqa_ray.augment.rewriting import STOP_WORDS, word_spans
 from tinyqa_ray.augment.work import neighbours_of
 from tinyqa_ray.configs import AugmentConfig
-from tinyqa_ray.core import shards
+from tinyqa_ray.core import shards, stage_folder
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
+from tinyqa_ray.models import hub
 from tinyqa_ray.reader import Reader
 
 COPIES = 4
@@ -200,6 +203,29 @@ def masked_lm(folder: Path, model: str) -> str:
 @pytest.fixture
 def proposing(config: AugmentConfig, tiny_bert: str, tmp_path: Path) -> AugmentConfig:
     return replace(config, masked_lm=masked_lm(tmp_path / "mlm", tiny_bert), embeddings=None)
+
+
+def test_embeddings_of_the_hub_are_read_at_the_commit_that_the_run_keeps(
+    config: AugmentConfig,
+    neighbours: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    here: list[str],
+) -> None:
+    asked: list[str | None] = []
+
+    def found(config: AugmentConfig) -> Neighbours:
+        asked.append(config.embeddings)
+        return Neighbours.from_table(pq.read_table(neighbours))
+
+    monkeypatch.setattr(work, "connected", nullcontext)
+    monkeypatch.setattr(work, "neighbours_of", found)
+    monkeypatch.setattr(hub, "commit", lambda name, *, is_data=False: "a" * 40)
+    augment(replace(config, masked_lm="none", embeddings="tester/encoder"), str(tmp_path / "out"))
+    assert asked == ["tester/encoder@" + "a" * 40]
+    published = stage_folder.require_finished(str(tmp_path / "out"), "augment")
+    assert published["commits"] == {"tester/encoder": "a" * 40}
+    assert here
 
 
 def test_actor_with_a_card_works_on_two_shards_at_once_and_writes_the_same_copies(

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,18 +81,42 @@ def pinned(config: Config, stage: stage_folder.Stage, *models: str, data: Sequen
         data: fields that name data.
     """
 
+    def kept(name: str, is_data: bool) -> str | None:
+        if stage.commits.get(name) is None and (found := commit(name, is_data=is_data)) is not None:
+            stage.pin(name, found)
+        return stage.commits.get(name)
+
+    return _with_commits(config, kept, models, data)
+
+
+def at_commits(config: Config, *models: str) -> Config:
+    """The config with the commit that each hub id means now, for all nodes the same; keeps none of them.
+
+    Args:
+        config: names models; not that of a stage, for which ``pinned`` is.
+        models: fields that name models; each may hold None, or a tuple of names.
+
+    Raises:
+        StoreError: the hub did not serve.
+    """
+    return _with_commits(config, lambda name, is_data: commit(name, is_data=is_data), models, ())
+
+
+def _with_commits(
+    config: Config, find: Callable[[str, bool], str | None], models: Sequence[str], data: Sequence[str]
+) -> Config:
+    """The config with the commit of each hub id; ``find`` is given an id, and whether it is of data."""
+
     def pin(value: Any, is_data: bool) -> Any:
         if isinstance(value, tuple):
             return tuple(pin(each, is_data) for each in value)
         if value is None or bundled.source(value) != value or names.hub_id(value) is None:
             return value
-        if stage.commits.get(value) is None and (found := commit(value, is_data=is_data)) is not None:
-            stage.pin(value, found)
-        kept = stage.commits.get(value)
-        if kept is None:
+        found = find(value, is_data)
+        if found is None:
             return value  # loading it will say what is wrong
         identity, colon, split = value.partition(":")
-        return f"{parted(identity)[0]}@{kept}{colon}{split}"
+        return f"{parted(identity)[0]}@{found}{colon}{split}"
 
     fields = [(name, False) for name in models] + [(name, True) for name in data]
     changed = {name: pin(getattr(config, name), is_data) for name, is_data in fields}
