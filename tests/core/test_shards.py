@@ -237,7 +237,26 @@ def test_what_an_actor_warns_of_comes_with_the_shard_and_so_does_a_refusal(
     assert replies[1]["refused"][0] == "b is not allowed"
 
 
-def two_shards(folder: Path, mapper: Any) -> tuple[shards._ShardWorker, list[dict[str, Any]]]:
+def test_actor_on_a_node_that_does_not_see_the_folder_makes_no_mapper_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    said.say_once.cache_clear()
+    worker, batches = two_shards(tmp_path, Warner, None, str(tmp_path / "probe"))
+    replies = [*map(worker, batches)]
+    for reply in replies:
+        assert str(reply["refused"][0]).startswith(f"{tmp_path}: is not seen by the node ")
+        assert reply["notes"][0] == ""
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "probe").touch()
+    assert worker(batches[0])["refused"][0] == ""
+
+
+def two_shards(
+    folder: Path, mapper: Any, *probes: str | None
+) -> tuple[shards._ShardWorker, list[dict[str, Any]]]:
     """An actor, and what it is given for each of two shards."""
     shards.write_input(str(folder / "in.parquet"), pa.table({"id": ["a", "b"]}))
     plan = shards.cut([str(folder / "in.parquet")], 1, str(folder / "out"), "parquet")
@@ -245,7 +264,7 @@ def two_shards(folder: Path, mapper: Any) -> tuple[shards._ShardWorker, list[dic
         {name: np.array([value], dtype=object) for name, value in {**asdict(each), "units": 1}.items()}
         for each in plan
     ]
-    return shards._ShardWorker(mapper, {}, NoTries()), batches
+    return shards._ShardWorker(mapper, {}, NoTries(), probes), batches
 
 
 def test_actor_with_a_gpu_tokenises_a_shard_while_another_runs(

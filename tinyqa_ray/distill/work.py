@@ -13,7 +13,7 @@ from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.core.cluster import connected
 from tinyqa_ray.core.errors import InputError, StoreError
 from tinyqa_ray.core.said import heard, say_once
-from tinyqa_ray.core.shared_folder import check_shared
+from tinyqa_ray.core.shared_folder import check_seen, probed
 from tinyqa_ray.distill.checkpoints import (
     local_checkpoint,
     mend_list,
@@ -44,8 +44,11 @@ def work(
     windows = check(config)
     with connected():
         logs = trackers(config, stage)
-        with watched(stage.path(METRICS), stage.path(DEV), progress, logs):
-            result = _fit(config, stage)
+        with (
+            watched(stage.path(METRICS), stage.path(DEV), progress, logs),
+            probed(stage.output) as probe,
+        ):
+            result = _fit(config, stage, probe)
         hardware = dict(result.return_value or {})
         for note in hardware.pop("notes", []):
             say_once(note)
@@ -59,7 +62,11 @@ def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any] | None:
 
     Ray retries every failure. One that would only repeat is written to a file for the driver, and the next
     attempt then ends at once.
+
+    Raises:
+        InputError: the worker's node does not see the stage's folder.
     """
+    check_seen(options["probe"])
     config, failure = options["config"], options["failure_file"]
     if storage.kind(failure) == "file":
         return None
@@ -82,15 +89,17 @@ def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _fit(config: DistillConfig, stage: stage_folder.Stage) -> Any:
-    """Run the workers; they continue from an earlier attempt's checkpoint of the same config, if any."""
+def _fit(config: DistillConfig, stage: stage_folder.Stage, probe: str | None) -> Any:
+    """Run the workers; they continue from an earlier attempt's checkpoint of the same config, if any.
+
+    They are refused on nodes that do not see the ``probe`` in the stage's folder.
+    """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     if not os.environ.get("RAY_ADDRESS"):
         check_room(config, ray.cluster_resources())
-    check_shared(stage.output)
     storage.delete_file(stage.path(FAILURE))
     fewest = config.min_workers or config.workers
     trainer = partial(
@@ -102,6 +111,7 @@ def _fit(config: DistillConfig, stage: stage_folder.Stage) -> Any:
             "dev_folder": stage.path(DEV),
             "failure_file": stage.path(FAILURE),
             "checkpoints": _run_folder(stage),
+            "probe": probe,
         },
         scaling_config=ScalingConfig(
             num_workers=config.workers if fewest == config.workers else (fewest, config.workers),
