@@ -25,7 +25,7 @@ import hypothesis
 import pytest
 import tiny
 
-from tinyqa_ray.core import processor, shards, storage
+from tinyqa_ray.core import processor, said, shards, storage
 
 pytest_plugins = ["window_fixtures"]
 
@@ -138,7 +138,7 @@ def has(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def pretend(*features: str) -> None:
         monkeypatch.setattr(processor, "features", lambda: frozenset(features))
-        processor.say_bf16_is_emulated.cache_clear()
+        said.say_once.cache_clear()
 
     return pretend
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,17 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM
 
-from tinyqa_ray.augment import AugmentReport, augment
+from tinyqa_ray.augment import AugmentReport, augment, work
 from tinyqa_ray.augment.agreement import Agreement
 from tinyqa_ray.augment.augmenter import Augmenter
+from tinyqa_ray.augment.neighbours import Neighbours
 from tinyqa_ray.augment.rewriting import STOP_WORDS, word_spans
 from tinyqa_ray.augment.work import neighbours_of
 from tinyqa_ray.configs import AugmentConfig
+from tinyqa_ray.core import shards, stage_folder
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
+from tinyqa_ray.models import hub
 from tinyqa_ray.reader import Reader
 
 COPIES = 4
@@ -198,6 +203,41 @@ def masked_lm(folder: Path, model: str) -> str:
 @pytest.fixture
 def proposing(config: AugmentConfig, tiny_bert: str, tmp_path: Path) -> AugmentConfig:
     return replace(config, masked_lm=masked_lm(tmp_path / "mlm", tiny_bert), embeddings=None)
+
+
+def test_embeddings_of_the_hub_are_read_at_the_commit_that_the_run_keeps(
+    config: AugmentConfig,
+    neighbours: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    here: list[str],
+) -> None:
+    asked: list[str | None] = []
+
+    def found(config: AugmentConfig) -> Neighbours:
+        asked.append(config.embeddings)
+        return Neighbours.from_table(pq.read_table(neighbours))
+
+    monkeypatch.setattr(work, "connected", nullcontext)
+    monkeypatch.setattr(work, "neighbours_of", found)
+    monkeypatch.setattr(hub, "commit", lambda name, *, is_data=False: "a" * 40)
+    augment(replace(config, masked_lm="none", embeddings="tester/encoder"), str(tmp_path / "out"))
+    assert asked == ["tester/encoder@" + "a" * 40]
+    published = stage_folder.require_finished(str(tmp_path / "out"), "augment")
+    assert published["commits"] == {"tester/encoder": "a" * 40}
+    assert here
+
+
+def test_actor_with_a_card_works_on_two_shards_at_once_and_writes_the_same_copies(
+    proposing: AugmentConfig, tiny_bert: str, neighbours: str, originals: list[squad.Paragraph]
+) -> None:
+    calls = shards.calls_at_once(Augmenter, shards.Workers(num_gpus=1))
+    assert calls["max_concurrent_calls_per_actor"] == 2
+    augmenter = Augmenter(replace(proposing, teacher=tiny_bert), neighbours)
+    tables = [squad.to_table([each]) for each in originals]
+    alone = [augmenter(table) for table in tables]
+    with ThreadPoolExecutor(2) as threads:
+        assert [*threads.map(augmenter, tables)] == alone
 
 
 def test_masked_lm_proposes_for_its_words_and_neighbours_for_the_others(

@@ -4,11 +4,14 @@ import functools
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -19,8 +22,10 @@ from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 
 from tinyqa_ray.augment.masked import MaskedCandidates, single_tokens
+from tinyqa_ray.augment.masked_lm import MaskedLogits
 from tinyqa_ray.augment.rewriting import Span, word_spans
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.models import families
 
 CONTEXTS = [
     paragraph["context"] for article in tiny.squad_document()["data"] for paragraph in article["paragraphs"]
@@ -370,6 +375,107 @@ def test_empty_text_and_no_words_wanted_give_nothing(bert: str) -> None:
     assert of_word(candidates, "oil \ud800 ship", (0, 3))
 
 
+class Small:
+    """A model with memory for so many tokens in a forward."""
+
+    def __init__(self, candidates: MaskedCandidates, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tokens = tokens
+        self.asked: list[int] = []
+        self.forward = candidates._logits.model.forward
+        monkeypatch.setattr(candidates._logits.model, "forward", self)
+
+    def __call__(self, input_ids: torch.Tensor) -> Any:
+        self.asked.append(input_ids.numel())
+        if input_ids.numel() > self.tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self.forward(input_ids=input_ids)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.15])
+def test_forward_that_lacks_memory_is_halved_and_candidates_stay(
+    either: str, share: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = [word_spans(context) for context in CONTEXTS]
+    candidates = load(either, masked_share=share)
+    expected = candidates.candidates(CONTEXTS, wanted)
+    small = Small(candidates, 200, monkeypatch)
+    assert candidates.candidates(CONTEXTS, wanted) == expected
+    assert len(caplog.records) == 1
+    assert "batches are halved" in caplog.text
+    small.asked.clear()
+    assert candidates.candidates(CONTEXTS[:1], wanted[:1]) == expected[:1]
+    assert max(small.asked) <= 200, "it is not tried again"
+    assert len(caplog.records) == 1
+
+
+def test_what_comes_after_the_forward_is_halved_as_well(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranking the words needs more memory than a small model does."""
+    wanted = [word_spans(CONTEXTS[0])]
+    candidates = load(bert)
+    expected = candidates.candidates(CONTEXTS[:1], wanted)
+    likely = candidates._words.likely
+    ranked: list[int] = []
+
+    def small(logits: torch.Tensor, k: int) -> Any:
+        if len(logits) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        ranked.append(len(logits))
+        return likely(logits, k)
+
+    monkeypatch.setattr(candidates._words, "likely", small)
+    assert candidates.candidates(CONTEXTS[:1], wanted) == expected
+    assert ranked
+
+
+def test_window_that_lacks_memory_alone_is_refused_in_one_line(
+    bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates = load(bert)
+    Small(candidates, 10, monkeypatch)
+    with pytest.raises(InputError, match=r"^out of memory on cpu with a single window of \d+ .*fewer actors"):
+        candidates.candidates(CONTEXTS[:1], [word_spans(CONTEXTS[0])])
+
+
+def test_other_errors_of_a_forward_go_through(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates = load(bert)
+
+    def broken(input_ids: torch.Tensor) -> Any:
+        raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
+
+    monkeypatch.setattr(candidates._logits.model, "forward", broken)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        candidates.candidates(CONTEXTS[:1], [word_spans(CONTEXTS[0])])
+
+
+@pytest.mark.parametrize("head_is_apart", [True, False])
+def test_threads_compute_in_turns_and_find_what_one_finds(
+    bert: str, head_is_apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [word_spans(context) for context in CONTEXTS]
+    candidates = load(bert, masked_share=0.15)
+    candidates._logits.head_is_apart = head_is_apart
+    expected = [
+        candidates.candidates([text], [spans])[0] for text, spans in zip(CONTEXTS, wanted, strict=True)
+    ]
+    model = candidates._logits.model
+    forward, inside, most = model.forward, 0, 0
+
+    def slow(input_ids: torch.Tensor) -> Any:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.01)
+        output = forward(input_ids=input_ids)
+        inside -= 1
+        return output
+
+    monkeypatch.setattr(model, "forward", slow)
+    with ThreadPoolExecutor(4) as threads:
+        found = threads.map(lambda text, spans: candidates.candidates([text], [spans])[0], CONTEXTS, wanted)
+        assert [*found] == expected
+    assert most == 1
+
+
 ARCHITECTURES = ["Bert", "DistilBert", "Electra", "MPNet", "ModernBert"]
 
 
@@ -395,6 +501,37 @@ def test_only_masked_tokens_reach_the_head_and_candidates_are_the_same(
     assert sum(outputs) == sum(row is not None for rows in found for row in rows)
     quick._logits.head_is_apart = False
     assert quick.candidates(CONTEXTS[:2], wanted) == found
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_head_of_a_model_in_half_precision_computes_in_fp32(architecture: str) -> None:
+    model = build(f"{architecture}ForMaskedLM", wordpiece()).to(torch.bfloat16)
+    ids = torch.arange(24).view(2, 12) % model.config.vocab_size
+    with torch.inference_mode():
+        states = model.base_model(ids).last_hidden_state[[0, 1], [3, 7]][None]
+    logits = MaskedLogits(model)
+    assert logits.head_is_apart
+    found = logits(ids.numpy(), np.array([0, 1]), np.array([3, 7]), torch.clone)
+    with torch.inference_mode():
+        again = model.base_model(ids).last_hidden_state[[0, 1], [3, 7]][None]
+        # What the head makes of the same states in twice the precision.
+        for head in families.head_modules(model):
+            head.double()._forward_pre_hooks.clear()
+        hook = model.base_model.register_forward_hook(_replaced(states.double()))
+        wanted = model(ids).logits[0]
+        hook.remove()
+    assert torch.equal(again, states), "the encoder stays as it was"
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def _replaced(states: torch.Tensor) -> Callable[..., Any]:
+    """A hook that lets the head see these states."""
+
+    def replace(_module: Any, _inputs: Any, output: Any) -> Any:
+        output.last_hidden_state = states
+        return output
+
+    return replace
 
 
 class Mixed(transformers.BertForMaskedLM):  # type: ignore[misc]

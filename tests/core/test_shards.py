@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -14,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyqa_ray.core import shards
+from tinyqa_ray.core import said, shards
+from tinyqa_ray.core.errors import InputError
 
 
 class Doubler:
@@ -204,19 +206,74 @@ class NoTries:
         return 0
 
 
+class Warner:
+    """A mapper that warns when it is made and of each row, and refuses the last."""
+
+    def __init__(self) -> None:
+        said.say_once("made with care")
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        name = rows["id"][0].as_py()
+        logging.getLogger("tinyqa_ray.engines.memory").warning("%s is\nlarge", name)
+        logging.getLogger("tinyqa_ray.engines.memory").info("%s is read", name)
+        if name == "b":
+            raise InputError("b is not allowed")
+        return rows, {}
+
+
+def test_what_an_actor_warns_of_comes_with_the_shard_and_so_does_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    said.say_once.cache_clear()
+    worker, batches = two_shards(tmp_path, Warner)
+    replies = [*map(worker, batches)]
+    assert [reply["notes"][0].splitlines() for reply in replies] == [
+        ["made with care", "a is large"],
+        ["b is large"],
+    ]
+    assert replies[1]["refused"][0] == "b is not allowed"
+
+
+def test_actor_on_a_node_that_does_not_see_the_folder_makes_no_mapper_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    said.say_once.cache_clear()
+    worker, batches = two_shards(tmp_path, Warner, None, str(tmp_path / "probe"))
+    replies = [*map(worker, batches)]
+    for reply in replies:
+        assert str(reply["refused"][0]).startswith(f"{tmp_path}: is not seen by the node ")
+        assert reply["notes"][0] == ""
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "probe").touch()
+    assert worker(batches[0])["refused"][0] == ""
+
+
+def two_shards(
+    folder: Path, mapper: Any, *probes: str | None
+) -> tuple[shards._ShardWorker, list[dict[str, Any]]]:
+    """An actor, and what it is given for each of two shards."""
+    shards.write_input(str(folder / "in.parquet"), pa.table({"id": ["a", "b"]}))
+    plan = shards.cut([str(folder / "in.parquet")], 1, str(folder / "out"), "parquet")
+    batches = [
+        {name: np.array([value], dtype=object) for name, value in {**asdict(each), "units": 1}.items()}
+        for each in plan
+    ]
+    return shards._ShardWorker(mapper, {}, NoTries(), probes), batches
+
+
 def test_actor_with_a_gpu_tokenises_a_shard_while_another_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
     monkeypatch.setattr(ray, "get", lambda value: value)
-    shards.write_input(str(tmp_path / "in.parquet"), pa.table({"id": ["a", "b"]}))
-    plan = shards.cut([str(tmp_path / "in.parquet")], 1, str(tmp_path / "out"), "parquet")
-    worker = shards._ShardWorker(Cards, {}, NoTries())
-    batches = [
-        {name: np.array([value], dtype=object) for name, value in {**asdict(each), "units": 1}.items()}
-        for each in plan
-    ]
+    worker, batches = two_shards(tmp_path, Cards)
     with ThreadPoolExecutor(2) as threads:
         replies = list(threads.map(worker, batches))
     assert [reply["refused"][0] for reply in replies] == ["", ""]
@@ -225,7 +282,7 @@ def test_actor_with_a_gpu_tokenises_a_shard_while_another_runs(
     assert events.count("made") == 1
     first_ran = next(place for place, event in enumerate(events) if event.startswith("ran"))
     assert {"tokenised a", "tokenised b"} <= set(events[:first_ran])
-    assert all((tmp_path / "out" / Path(each.target).name).exists() for each in plan)
+    assert len([*(tmp_path / "out").iterdir()]) == 2
 
 
 @pytest.mark.parametrize(

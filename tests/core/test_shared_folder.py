@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tinyqa_ray.core import shared_folder
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.core.shared_folder import check_shared
+from tinyqa_ray.core.shared_folder import check_seen, probed
 
 NODES = {"a": "10.0.0.1", "b": "10.0.0.2"}
 
@@ -29,10 +31,13 @@ def test_local_output_that_a_node_does_not_see_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     looked(monkeypatch, NODES, ["b"])
-    with pytest.raises(
-        InputError, match=r"out: is not seen by 1 of the cluster's 2 nodes \(10.0.0.2\).*s3://"
+    with (
+        pytest.raises(
+            InputError, match=r"out: is not seen by 1 of the cluster's 2 nodes \(10.0.0.2\).*s3://"
+        ),
+        probed(str(tmp_path / "out")),
     ):
-        check_shared(str(tmp_path / "out"))
+        pytest.fail("the pass began")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -40,19 +45,50 @@ def test_folder_that_all_nodes_share_passes_and_nothing_stays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     probes = looked(monkeypatch, NODES, [])
-    check_shared(str(tmp_path / "out"))
-    assert len(probes) == 1
+    with probed(str(tmp_path / "out")) as probe:
+        assert probes == [probe]
+        check_seen(probe)
     assert not shared_folder._sees(probes[0])
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_store_and_single_node_are_not_probed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_node_that_joins_later_and_does_not_see_the_folder_is_refused_in_the_same_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    probes = looked(monkeypatch, {"a": "10.0.0.1"}, [])
+    with probed(str(tmp_path / "out")) as probe:
+        assert not probes, "one node need not be asked"
+        assert probe is not None
+        check_seen(probe)
+        Path(probe).unlink()  # as on another disk
+        with pytest.raises(
+            InputError, match=r"out: is not seen by the node \d+\.\d+.*own disks.*s3://"
+        ) as refused:
+            check_seen(probe)
+        assert "\n" not in str(refused.value)
+
+
+def test_store_is_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     probes = looked(monkeypatch, NODES, ["a", "b"])
-    check_shared("memory://out")
-    looked(monkeypatch, {"a": "10.0.0.1"}, ["a"])
-    check_shared(str(tmp_path / "out"))
+    with probed("memory://out") as probe:
+        assert probe is None
+        check_seen(probe)
     assert not probes
-    assert not (tmp_path / "out").exists()
+
+
+def test_drivers_node_counts_without_cpus_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head of a cluster for hire has no CPU for workers, but it reads what they write."""
+    import ray
+
+    def node(name: str, cpus: float, alive: bool = True) -> dict[str, Any]:
+        resources = {"CPU": cpus} if cpus else {}
+        return {"NodeID": name, "Alive": alive, "Resources": resources, "NodeManagerAddress": f"at-{name}"}
+
+    found = [node("head", 0), node("worker", 8), node("idle", 0), node("lost", 8, alive=False)]
+    monkeypatch.setattr(ray, "nodes", lambda: found)
+    own = SimpleNamespace(get_node_id=lambda: "head")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: own)
+    assert shared_folder._nodes() == {"head": "at-head", "worker": "at-worker"}
 
 
 @pytest.mark.ray

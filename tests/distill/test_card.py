@@ -81,6 +81,25 @@ def test_front_matter_says_what_the_hub_asks() -> None:
     assert front_matter(model_card(replace(CARD, license="apache-2.0")))["license"] == "apache-2.0"
 
 
+def test_commits_are_told_to_people_and_ids_without_them_to_the_hub() -> None:
+    one, two, three = ("1" * 40, "2" * 40, "3" * 40)
+    card = replace(
+        CARD,
+        student=f"nreimers/MiniLM@{one}",
+        teachers=(f"deepset/teacher@{two}",),
+        dev=f"rajpurkar/squad_v2@{three}:validation",
+        recipe={"teacher": f"deepset/teacher@{two}"},
+    )
+    text = model_card(card)
+    assert front_matter(text)["base_model"] == "nreimers/MiniLM"
+    (result, *_) = HubCard(text).data.eval_results
+    assert (result.dataset_type, result.dataset_split) == ("rajpurkar/squad_v2", "validation")
+    assert f"It started from `nreimers/MiniLM@{one}`" in text
+    assert f"- Teachers: `deepset/teacher@{two}`" in text
+    assert f"- Measured on: `rajpurkar/squad_v2@{three}:validation`" in text
+    assert f"| teacher | deepset/teacher@{two} |" in text
+
+
 @pytest.mark.parametrize("figures", [{}, {"f1": None}, {"f1": float("nan")}])
 def test_unmeasured_model_claims_nothing(figures: dict[str, float | None]) -> None:
     text = model_card(replace(CARD, model=replace(STUDENT, figures=figures)))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +12,16 @@ import pytest
 import tiny
 import torch
 
-from tinyqa_ray.configs import WindowConfig
-from tinyqa_ray.core import processor
+from tinyqa_ray.configs import (
+    AnswerConfig,
+    AugmentConfig,
+    DistillConfig,
+    EvaluateConfig,
+    ServeConfig,
+    TeacherLogitsConfig,
+    WindowConfig,
+)
+from tinyqa_ray.core import said
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Tokens, Windower, Windows
 from tinyqa_ray.engines.devices import pick_device, pick_dtype
@@ -91,17 +101,47 @@ def test_token_types_reach_the_model(engine: tuple[TorchEngine, Windower]) -> No
 
 
 def test_bf16_is_computed_in_fp32_where_it_would_be_emulated_and_that_is_said_once(
-    has: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    has: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(processor._log, "warning", said.append)
     has("avx2")
     cpu = torch.device("cpu")
     assert [pick_dtype("bf16", cpu), pick_dtype("bf16", cpu)] == [torch.float32, torch.float32]
-    assert said == ["bf16 is computed in fp32: this processor would emulate it, a hundred times slower"]
+    assert caplog.messages == [
+        "bf16 is computed in fp32: this processor would emulate it, a hundred times slower"
+    ]
     has("avx2", "avx512", "bf16")
     assert pick_dtype("bf16", cpu) == torch.bfloat16
-    assert len(said) == 1
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("card", "precision", "chosen"),
+    [
+        ((7, 0), "bf16", torch.float16),
+        ((8, 0), "bf16", torch.bfloat16),
+        ((5, 2), "bf16", torch.float32),
+        ((5, 2), "fp16", torch.float32),
+        ((7, 0), "fp16", torch.float16),
+        ((7, 0), "fp32", torch.float32),
+        ((7, 0), "auto", torch.float16),
+        ((9, 0), "auto", torch.bfloat16),
+        ((5, 2), "auto", torch.float32),
+    ],
+)
+def test_precision_that_a_card_would_emulate_is_replaced_and_that_is_said_once(
+    card: tuple[int, int],
+    precision: str,
+    chosen: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    said.say_once.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: card)
+    cuda = torch.device("cuda")
+    assert [pick_dtype(precision, cuda), pick_dtype(precision, cuda)] == [chosen, chosen]
+    name = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[chosen]
+    told = f"{precision} is computed in {name}: this card would only emulate it"
+    assert caplog.messages == ([] if precision in ("auto", name) else [told])
 
 
 def test_named_device_is_taken() -> None:
@@ -208,22 +248,31 @@ def test_batch_that_lacks_memory_is_halved_and_scores_and_order_stay(
         for row, other in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(row, other, atol=1e-5)
     assert len(caplog.records) == 1
-    assert "out of memory on cpu" in caplog.text
-    assert "--max-batch-tokens" in caplog.text
+    assert f"batches are halved, to at most {len(windows) * longest // 2} tokens" in caplog.text
     small.shapes.clear()
     forward.logits(windows, max_batch_tokens=4096)
     assert all(rows * tokens <= small.tokens for rows, tokens in small.shapes), "it is not tried again"
     assert len(caplog.records) == 1
 
 
+COMMANDS = (AnswerConfig, AugmentConfig, DistillConfig, EvaluateConfig, ServeConfig, TeacherLogitsConfig)
+
+
 @pytest.mark.parametrize("family", ["bert"])
-def test_window_that_lacks_memory_alone_is_refused_with_its_knobs(
-    engine: tuple[TorchEngine, Windower], monkeypatch: pytest.MonkeyPatch
+def test_lack_of_memory_names_no_option_that_some_command_lacks(
+    engine: tuple[TorchEngine, Windower], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     forward, windower = engine
     Small(forward, 10, monkeypatch)
-    with pytest.raises(InputError, match=r"single window of \d+ tokens; .*--max-seq-len.*--max-batch-tokens"):
+    with pytest.raises(
+        InputError, match=r"single window of \d+ tokens.*shorter windows.*larger one$"
+    ) as refused:
         forward.logits(some_windows(windower), max_batch_tokens=4096)
+    assert caplog.text
+    named = set(re.findall(r"--([\w-]+)", f"{refused.value} {caplog.text}"))
+    for command in COMMANDS:
+        fields = {field.name.replace("_", "-") for field in dataclasses.fields(command)}
+        assert named <= fields, command.__name__
 
 
 def test_batches_side_by_side_that_lack_memory_are_halved(

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from ray import cloudpickle
 
-from tinyqa_ray.core import shards
+from tinyqa_ray.core import said, shards
 from tinyqa_ray.core.cluster import cores, cpus_per_actor
 from tinyqa_ray.core.errors import InputError
 
@@ -126,6 +127,44 @@ def test_refusal_of_a_mapper_reaches_the_caller(
 ) -> None:
     with pytest.raises(InputError, match=complaint):
         run(plan(tmp_path, "out"), **options)
+
+
+class Warner:
+    """Warns of the same at every shard, and of its first number."""
+
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+        said.say_once("logits overflow in half precision")
+        said.say_once(f"{rows['number'][0].as_py()} is large")
+        return rows, {}
+
+
+def test_what_actors_warn_of_is_said_once_by_the_driver(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said.say_once.cache_clear()
+    shards.run(plan(tmp_path, "out"), Warner, {}, shards.Workers(actors=2))
+    told = [record.message for record in caplog.records if record.name.startswith("tinyqa_ray")]
+    large = [f"{number} is large" for number in range(0, ROWS, 2)]
+    assert sorted(told) == [*large, "logits overflow in half precision"]
+
+
+def test_actor_that_does_not_see_the_folder_ends_the_pass_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a node that joins once the pass runs; here all nodes have one disk, so the probe is elsewhere."""
+    todo = plan(tmp_path, "out")
+
+    @contextmanager
+    def elsewhere(output: str) -> Iterator[str]:
+        yield f"{output}/no-probe"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "probed", elsewhere)
+        with pytest.raises(InputError, match=r"^.*out: is not seen by the node .*mounted folder$"):
+            run(todo)
+    assert not (tmp_path / "out").exists()
+    assert run(todo) == {"made": sum(range(ROWS))}
+    assert len(contents(tmp_path / "out")) == ROWS // 2, "no probe stays"
 
 
 class Teller:

@@ -231,7 +231,7 @@ def test_run_keeps_the_commit_that_it_began_with(tmp_path: Path, monkeypatch: py
 
 def test_name_at_its_commit_is_that_of_the_hub_alone(tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"tester/model": "a" * 40, "tester/model@v1": "b" * 40}
-    monkeypatch.setattr(hub_module, "commit", known.get)
+    monkeypatch.setattr(hub_module, "commit", lambda name, *, is_data=False: known.get(name))
     assert hub_module.at_commit("tester/model") == f"tester/model@{'a' * 40}"
     assert hub_module.at_commit("tester/model@v1") == f"tester/model@{'b' * 40}"
     for name in ("tester/unknown", tiny_bert, "tinyqa-mini", "tinyqa-mini-int8"):

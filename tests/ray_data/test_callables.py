@@ -13,6 +13,7 @@ from tinyqa_ray.configs import TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
 from tinyqa_ray.documents import read_document
+from tinyqa_ray.models import hub
 from tinyqa_ray.ray_data import (
     AnswerBatches,
     AnswerProcessorConfig,
@@ -20,6 +21,10 @@ from tinyqa_ray.ray_data import (
     AugmentBatches,
     TeacherLogitsBatches,
     TeacherLogitsProcessorConfig,
+    answering,
+    build_answer_processor,
+    build_augmentation_processor,
+    build_teacher_logits_processor,
 )
 from tinyqa_ray.reader import Reader
 from tinyqa_ray.teacher_logits.window_writers import WindowWriter
@@ -169,6 +174,33 @@ def test_wrong_columns_are_told_with_those_that_are_there(
 ) -> None:
     with pytest.raises(InputError, match=complaint):
         AnswerBatches(AnswerProcessorConfig(model=tiny_bert))(pa.table({name: ["a"] for name in columns}))
+
+
+def test_ids_of_the_hub_get_their_commits_once_for_all_actors(
+    tiny_bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = {"tester/one": "1" * 40, "tester/two@v2": "2" * 40}
+    monkeypatch.setattr(hub, "commit", lambda name, *, is_data=False: commits[name])
+    monkeypatch.setattr(answering, "read_settings", lambda model, settings: read.append(model))
+    read: list[str] = []
+    one, two = "tester/one@" + "1" * 40, "tester/two@" + "2" * 40
+
+    answers: Any = build_answer_processor(AnswerProcessorConfig(model="tester/one")).config
+    assert (answers.model, read) == (one, [one])
+    windows: Any = build_teacher_logits_processor(
+        TeacherLogitsProcessorConfig(
+            teachers=("tester/one", "tester/two@v2", tiny_bert), tokenizer="tester/one"
+        )
+    ).config
+    assert (windows.teachers, windows.tokenizer) == ((one, two, tiny_bert), one)
+    copies: Any = build_augmentation_processor(
+        AugmentationProcessorConfig(masked_lm="tester/one", teacher="tester/two@v2")
+    ).config
+    assert (copies.masked_lm, copies.embeddings, copies.teacher) == (one, None, two)
+    copies = build_augmentation_processor(
+        AugmentationProcessorConfig(masked_lm="none", embeddings="tester/one")
+    ).config
+    assert (copies.masked_lm, copies.embeddings) == (None, one)
 
 
 @pytest.mark.parametrize("concurrency", [0, (2, 1), (0, 2), "2", (1, 2, 3)])

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
+from tinyqa_ray.cli.recipe_arguments import recipe_call
 from tinyqa_ray.configs import AugmentConfig, DistillConfig, EvaluateConfig, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.core import bundled, stage_folder
 from tinyqa_ray.core.errors import InputError
@@ -330,3 +334,74 @@ def test_model_with_pickled_weights_only_is_refused_before_the_first_stage(
     with pytest.raises(InputError, match=r"holds only pytorch_model.bin.*tinyqa convert --model .*pickled"):
         run.run(recipe, str(tmp_path / "out"), begun.append)  # type: ignore[arg-type]
     assert begun == []
+
+
+class _BegunError(Exception):
+    """The first stage of a recipe begins."""
+
+
+@pytest.fixture
+def begins(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a recipe until its first stage begins, which raises ``_BegunError``."""
+    monkeypatch.setattr(run, "connected", contextlib.nullcontext)
+
+    def start(recipe: Recipe, output: Path, **options: Any) -> None:
+        def begun(name: str) -> None:
+            raise _BegunError(name)
+
+        run.run(recipe, str(output), begun, **options)
+
+    return start
+
+
+@pytest.mark.parametrize("make", [published.tinyroberta, published.tinybert])
+def test_teacher_of_layers_that_reads_other_tokens_is_refused_before_the_first_stage(
+    make: Any, tiny_bert: str, tiny_roberta: str, tmp_path: Path, begins: Callable[..., None]
+) -> None:
+    given = {"data": "d.json", "dev": "v.json", "masked_lm": "none", "student": tiny_bert}
+    if make is published.tinyroberta:
+        given["large_teacher"] = tiny_roberta
+    recipe = make(**given, teacher=tiny_roberta)
+    with pytest.raises(
+        InputError, match=r"^stage intermediate: .*token by token; or let it teach"
+    ) as refused:
+        begins(recipe, tmp_path / "out")
+    option = f"--teacher-logits.teachers {tiny_roberta}"
+    assert str(refused.value).endswith(f"({option})")
+    # What it says is taken by the command line, and passes.
+    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+    line = f"--recipe {recipe.name} --output out --teacher {tiny_bert} {option}".split()
+    mended = recipe_call([*line, *words], "tinyqa distill").recipe
+    assert stages(mended)["teacher-logits"].teachers == (tiny_roberta,)
+    with pytest.raises(_BegunError, match="augmented"):
+        begins(mended, tmp_path / "out")
+
+
+def test_teachers_of_later_rounds_are_compared_by_what_their_stages_start_from(
+    tiny_bert: str, tiny_roberta: str, tmp_path: Path, begins: Callable[..., None]
+) -> None:
+    windows = ("windows", TeacherLogitsConfig(data="d.json", tokenizer=tiny_bert))
+    labels = DistillConfig(data="@windows", student=tiny_bert, objective=("labels",))
+    layers = replace(labels, objective=("intermediate",), student="@student/model", teacher="@teacher/model")
+
+    def recipe(teacher: str) -> Recipe:
+        made = ("student", labels), ("teacher", replace(labels, student=teacher))
+        return Recipe(name="two", stages=(windows, *made, ("again", layers)))
+
+    with pytest.raises(_BegunError):
+        begins(recipe(tiny_bert), tmp_path / "out")
+    with pytest.raises(InputError, match=r"^stage again: .*token by token$"):
+        begins(recipe(tiny_roberta), tmp_path / "out")
+    # Stages that are not run are not looked at.
+    with pytest.raises(_BegunError):
+        begins(recipe(tiny_roberta), tmp_path / "out", chosen=["windows", "student"])
+
+
+def test_encoder_of_other_tokens_is_not_said_to_predict(
+    tiny_bert: str, tiny_roberta: str, tmp_path: Path, begins: Callable[..., None]
+) -> None:
+    encoder = tiny.write_sentence_encoder(tiny_roberta, tmp_path / "encoder")
+    models = {"student": tiny_bert, "teacher": tiny_bert, "general_teacher": str(encoder)}
+    recipe = published.tinybert("d.json", "v.json", masked_lm="none", general="texts", **models)
+    with pytest.raises(InputError, match=r"^stage general: .*token by token$"):
+        begins(recipe, tmp_path / "out")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ from tinyqa_ray.configs import TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.core import said
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
+from tinyqa_ray.datasets.windows import Tokens
 from tinyqa_ray.engines import load
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.teacher_logits import half_precision
-from tinyqa_ray.teacher_logits.half_precision import in_half_precision
+from tinyqa_ray.teacher_logits.half_precision import FiniteTeacher, NotFiniteError, in_half_precision
 from tinyqa_ray.teacher_logits.window_writers import WindowWriter
 
 WINDOW = WindowConfig(max_seq_len=48, doc_stride=8, max_query_len=20)
@@ -98,6 +101,52 @@ def test_teacher_that_fp32_does_not_help_is_refused_with_its_questions(
     broken = scaled(tiny_bert, tmp_path / "broken", float("nan"))
     with pytest.raises(InputError, match=r"broken: the logits of \d+ of \d+ windows .*even in fp32.*\(quest"):
         written(broken, tiny_squad, paragraphs)
+
+
+class Overflowing:
+    """The engine of an export whose logits overflow."""
+
+    def __init__(self, precision: str) -> None:
+        self.precision = precision
+
+    def logits(self, windows: Any, max_batch_tokens: int | None = None) -> tuple[list[Any], list[Any]]:
+        sides = [np.full(len(ids), np.inf, np.float32) for ids in windows.input_ids]
+        return sides, list(sides)
+
+
+@pytest.mark.parametrize(
+    ("precision", "sentence"),
+    [
+        ("int8", r"the export computes in int8 .* --precision fp32, or give the model itself"),
+        ("bf16", r"the export computes in bf16 .* --precision fp32, or give the model itself"),
+        ("fp32", r"even in fp32; its weights are broken"),
+    ],
+)
+def test_export_that_overflows_is_not_called_broken_unless_it_is_in_fp32(
+    precision: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(half_precision, "is_exported", lambda model: True)
+    monkeypatch.setattr(half_precision, "load_engine", lambda *_, **__: (Overflowing(precision), None))
+    teacher = FiniteTeacher("export", "cpu")
+    windows = Tokens([np.array([1, 2, 3])], [np.array([0, 0, 0])])
+    with pytest.raises(NotFiniteError, match=f"^export: the logits of 1 of 1 windows .*{sentence}"):
+        teacher.logits(windows)
+
+
+def test_two_threads_load_one_copy_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+
+    def load(model: str, *, device: str, precision: str = "auto") -> tuple[Any, None]:
+        loaded.append(precision)
+        time.sleep(0.05)
+        return object(), None
+
+    monkeypatch.setattr(half_precision, "load_engine", load)
+    teacher = FiniteTeacher("model", "cpu")
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda _: teacher._in_fp32(), range(2))
+    assert first is second
+    assert loaded == ["auto", "fp32"]
 
 
 def test_windows_that_fit_are_only_rounded() -> None:

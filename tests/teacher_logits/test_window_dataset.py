@@ -11,7 +11,7 @@ import tiny
 from tinyqa_ray.configs import AnswerConfig, TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.models import pretrained
+from tinyqa_ray.models import hub, pretrained
 from tinyqa_ray.models.tokenizers import same_tokens
 from tinyqa_ray.teacher_logits import TeacherLogitsReport
 from tinyqa_ray.teacher_logits.window_dataset import (
@@ -57,6 +57,22 @@ def test_finished_folder_tells_its_files_sizes_and_teachers(folder: str, tiny_be
     assert window_files(folder) == [storage.join(folder, "windows", "part-000000.arrow")]
     assert window_sizes(folder) == SIZES
     assert window_teachers(folder) == ("one", "two")
+
+
+def test_teachers_of_the_hub_are_named_with_the_commit_that_was_loaded(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = {"deepset/one": "a" * 40, "deepset/two@v1": "b" * 40}
+    monkeypatch.setattr(hub, "commit", lambda name, *, is_data=False: commits[name])
+    config = TeacherLogitsConfig(data="d.json", tokenizer="t.json", teachers=(*commits, "s3://b/three"))
+    with stage_folder.stage(folder, config) as stage:
+        hub.pinned(config, stage, "teachers")
+        stage.publish(REPORT)
+    assert window_teachers(folder) == (
+        f"deepset/one@{'a' * 40}",
+        f"deepset/two@{'b' * 40}",
+        "s3://b/three",
+    )
 
 
 def test_teachers_of_an_older_folder_are_found_under_the_name_they_had(folder: str) -> None:

@@ -25,6 +25,8 @@ Counts = dict[str, float]
 class Augmenter:
     """Writes the original and the copies of each paragraph of a shard."""
 
+    side_by_side = True
+
     def __init__(self, config: AugmentConfig, neighbours: str | Neighbours) -> None:
         """Load the models.
 

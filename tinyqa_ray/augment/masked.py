@@ -23,19 +23,25 @@ from tinyqa_ray.augment.rewriting import Span
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import whole
 from tinyqa_ray.engines.devices import pick_device, pick_dtype
+from tinyqa_ray.engines.memory import Memory
 from tinyqa_ray.models import families, pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Index = NDArray[np.int64]
+Likely = tuple[Index, Index, NDArray[np.float32]]
+"""Row, number in the word list, and logit of each word that may be among the best of its row; in no order."""
+
+_MEND = "let fewer actors share the device, or use a larger one"
+"""Said where a single window does not fit; how long it is, the model's reach decides."""
 
 
 class MaskedCandidates:
     """The best words of a masked language model for the words of a text.
 
     A forward holds rows of one text only. They are equally long, so nothing is padded, and the candidates of
-    a word cannot depend on the other texts of a call.
+    a word cannot depend on the other texts of a call. Several threads may ask at once.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class MaskedCandidates:
         self.max_batch_tokens = max_batch_tokens
         self.seed = seed
         self._logits = MaskedLogits(model)
+        self._memory = Memory(model.device, _MEND)
         self._words = _WordList(words, ids)
         self._unspaced_words, self._unspaced_ids = _unspaced(vocabulary, words, ids)
         self._mask_id, self._unknown_id = tokenizer.mask_token_id, tokenizer.unk_token_id
@@ -132,6 +139,9 @@ class MaskedCandidates:
             For each text and each of its spans at most ``k`` words, best first: whole words of the
             vocabulary, different from the word and from one another by more than case. None where the
             tokenizer splits the word or does not know it.
+
+        Raises:
+            InputError: the memory of the device does not suffice for a single window.
         """
         assert len(contexts) == len(wanted), (len(contexts), len(wanted))
         encodings = self._tokenizer.encode_batch([whole(text) for text in contexts], add_special_tokens=False)
@@ -148,16 +158,20 @@ class MaskedCandidates:
         positions = positions[ids[positions] != self._unknown_id]
         text_of = {at: context[start:end] for (start, end), at in places.items()}
         best: dict[int, list[str]] = {}
-        for masked, logits in self._forwards(context, ids, positions):
-            unspaced = np.isin(ids[masked], self._unspaced_ids)
-            for rows, words in ((~unspaced, self._words), (unspaced, self._unspaced_words)):
+        for masked, found in self._forwards(context, ids, positions):
+            for (rows, words), likely in zip(self._lists(ids[masked]), found, strict=True):
                 mine = masked[rows].tolist()
                 own = [(text_of[at], int(ids[at])) for at in mine]
-                best.update(zip(mine, words.best(logits[torch.from_numpy(rows)], own, self.k), strict=True))
+                best.update(zip(mine, words.best(likely, own, self.k), strict=True))
         return [best.get(places[span]) if span in places else None for span in spans]
 
-    def _forwards(self, context: str, ids: Index, positions: Index) -> Iterator[tuple[Index, torch.Tensor]]:
-        """Mask every position once; yield each forward's M positions and logits ``(M, vocabulary)``."""
+    def _lists(self, tokens: Index) -> list[tuple[NDArray[np.bool_], _WordList]]:
+        """Each word list, and which of ``tokens`` are replaced by its words."""
+        unspaced = np.isin(tokens, self._unspaced_ids)
+        return [(~unspaced, self._words), (unspaced, self._unspaced_words)]
+
+    def _forwards(self, context: str, ids: Index, positions: Index) -> Iterator[tuple[Index, list[Likely]]]:
+        """Mask every position once; yield each forward's positions, and what is likely there in each list."""
         rng = np.random.default_rng(_number(f"{self.seed} {context}"))
         for start, inside in _windows(len(ids), self._room, positions):
             sequence = np.concatenate([self._before, ids[start : start + self._room], self._after])
@@ -165,12 +179,41 @@ class MaskedCandidates:
             groups = _groups(inside, self.masked_share, rng)
             rows_at_once = max(1, self.max_batch_tokens // len(sequence))
             for first in range(0, len(groups), rows_at_once):
-                batch = groups[first : first + rows_at_once]
-                rows = np.repeat(np.arange(len(batch)), [len(group) for group in batch])
-                masked = np.concatenate(batch)
-                inputs = np.tile(sequence, (len(batch), 1))
-                inputs[rows, masked + shift] = self._mask_id
-                yield masked, self._logits(inputs, rows, masked + shift)
+                yield from self._fitting(ids, sequence, shift, groups[first : first + rows_at_once])
+
+    def _fitting(
+        self, ids: Index, sequence: Index, shift: int, groups: Sequence[Index]
+    ) -> Iterator[tuple[Index, list[Likely]]]:
+        """One forward of some groups of positions, or several of fewer if the memory does not suffice."""
+        found = self._memory.tried(
+            len(groups), len(sequence), lambda: self._forward(ids, sequence, shift, groups)
+        )
+        if found is not None:
+            yield np.concatenate(groups), found
+            return
+        half = len(groups) // 2
+        for part in (groups[:half], groups[half:]):
+            yield from self._fitting(ids, sequence, shift, part)
+
+    def _forward(self, ids: Index, sequence: Index, shift: int, groups: Sequence[Index]) -> list[Likely]:
+        """Mask each group in a row of its own; what is likely at all positions, in each list.
+
+        Args:
+            ids: tokens of the whole text.
+            sequence: those of the window.
+            shift: what is added to a position to find it in the window.
+            groups: positions.
+        """
+        rows = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+        masked = np.concatenate(groups)
+        inputs = np.tile(sequence, (len(groups), 1))
+        inputs[rows, masked + shift] = self._mask_id
+
+        def read(logits: torch.Tensor) -> list[Likely]:
+            lists = self._lists(ids[masked])
+            return [words.likely(logits[torch.from_numpy(mine)], self.k) for mine, words in lists]
+
+        return self._logits(inputs, rows, masked + shift, read)
 
 
 def single_tokens(context: str, offsets: Sequence[Span]) -> dict[Span, int]:
@@ -200,23 +243,28 @@ class _WordList:
         self.folded = [word.casefold() for word in words]
         self.most_forms = max(Counter(self.folded).values(), default=0)
 
-    def best(self, logits: torch.Tensor, own: Sequence[tuple[str, int]], k: int) -> list[list[str]]:
-        """At most k words for each row of logits ``(R, vocabulary)``, ties by the lower id.
-
-        Args:
-            logits: float32.
-            own: the word and the token that stand in each of the R places; they are left out.
-            k: words per row.
-        """
-        if not own or not self.words:
-            return [[] for _ in own]
+    def likely(self, logits: torch.Tensor, k: int) -> Likely:
+        """The words that may be among the best k of each row of logits, float32 ``(R, vocabulary)``."""
+        if not len(logits) or not self.words:
+            return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
         scores = logits[:, torch.from_numpy(self.ids).to(logits.device)]
         # Always enough: k other words and the word itself, in all forms that they can have, and its token.
         most = min((k + 1) * self.most_forms + 1, len(self.words))
         least = scores.topk(most).values[:, -1:]
         rows, columns = torch.nonzero(scores >= least, as_tuple=True)
-        values = scores[rows, columns].cpu().numpy()
-        at, ranked = rows.cpu().numpy(), columns.cpu().numpy()
+        return rows.cpu().numpy(), columns.cpu().numpy(), scores[rows, columns].cpu().numpy()
+
+    def best(self, likely: Likely, own: Sequence[tuple[str, int]], k: int) -> list[list[str]]:
+        """At most k words for each of R rows, best first, ties by the lower id.
+
+        Args:
+            likely: what ``likely`` gave for the rows.
+            own: the word and the token that stand in each of the R places; they are left out.
+            k: words per row.
+        """
+        if not own or not self.words:
+            return [[] for _ in own]
+        at, ranked, values = likely
         order = np.lexsort((ranked, -values, at))
         parts = np.split(ranked[order], np.cumsum(np.bincount(at, minlength=len(own)))[:-1])
         return [self._pick(part, word, token, k) for part, (word, token) in zip(parts, own, strict=True)]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.engines.fp32_head import compute_head_in_fp32
 from tinyqa_ray.models import pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Index = NDArray[np.int64]
+Read = TypeVar("Read")
 
 
 def load_masked_lm(name: str) -> PreTrainedModel:
@@ -41,18 +45,29 @@ def load_masked_lm(name: str) -> PreTrainedModel:
 
 
 class MaskedLogits:
-    """Logits of masked tokens; the head (half of a small model's work) skips all others if it can."""
+    """Logits of masked tokens; the head (half of a small model's work) skips all others if it can.
+
+    Threads compute in turns: the forward of one must not meet the hook of another, and two at once would need
+    twice the memory.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
+        """Take a model; the head of one in half precision computes in fp32 from here on."""
         self.model = model.eval()
+        compute_head_in_fp32(self.model)
         self.head_is_apart = self._probe()
+        self._turn = threading.Lock()
 
     @torch.inference_mode()
-    def __call__(self, ids: Index, rows: Index, columns: Index) -> torch.Tensor:
-        """Logits, float32 ``(M, vocabulary)``, of the M tokens ``ids[rows, columns]``; ids are ``(B, T)``."""
-        inputs, *at = (torch.from_numpy(array).to(self.model.device) for array in (ids, rows, columns))
-        gathered = self._gathered if self.head_is_apart else self._picked
-        return gathered(inputs, *at).float()
+    def __call__(self, ids: Index, rows: Index, columns: Index, read: Callable[[torch.Tensor], Read]) -> Read:
+        """What ``read`` makes of the logits of the M tokens ``ids[rows, columns]``; ids are ``(B, T)``.
+
+        ``read`` is given float32 ``(M, vocabulary)`` on the model's device, and has the device to itself.
+        """
+        with self._turn:
+            inputs, *at = (torch.from_numpy(array).to(self.model.device) for array in (ids, rows, columns))
+            gathered = self._gathered if self.head_is_apart else self._picked
+            return read(gathered(inputs, *at).float())
 
     def _picked(self, ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.model(input_ids=ids).logits[rows, columns]

@@ -31,7 +31,7 @@ def work(
 ) -> AugmentReport:
     """Write the copies that are not written yet, then the page; report what was made."""
     quiet_models()
-    config = hub.pinned(config, stage, "masked_lm", "teacher", data=("data",))
+    config = hub.pinned(config, stage, "masked_lm", "embeddings", "teacher", data=("data",))
     source = squad.read_squad(config.data)
     if any(paragraph.copy for paragraph in source):
         raise InputError(f"{config.data}: holds copies already; give the data that they were made from")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import platform
 from pathlib import Path
 
-_log = logging.getLogger(__name__)
+from tinyqa_ray.core.said import say_once
 
 CPU_INFO = Path("/proc/cpuinfo")
 
@@ -82,10 +81,9 @@ def saturates_int8() -> bool:
     return platform.machine().lower() in ("x86_64", "amd64") and "vnni" not in features()
 
 
-@functools.cache
 def say_bf16_is_emulated() -> None:
     """Warn, once per process, that fp32 is used instead of bf16."""
-    _log.warning("bf16 is computed in fp32: this processor would emulate it, a hundred times slower")
+    say_once("bf16 is computed in fp32: this processor would emulate it, a hundred times slower")
 
 
 def _first_line(*starts: str) -> list[str]:

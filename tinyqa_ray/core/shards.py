@@ -10,6 +10,7 @@ block and need one output row per input row; these passes make many.)
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -28,7 +29,8 @@ import pyarrow.parquet as pq
 from tinyqa_ray.core import faults, storage
 from tinyqa_ray.core.cluster import cpus_per_actor
 from tinyqa_ray.core.errors import InputError, StoreError
-from tinyqa_ray.core.shared_folder import check_shared
+from tinyqa_ray.core.said import heard, say_once
+from tinyqa_ray.core.shared_folder import check_seen, probed
 
 Format = Literal["parquet", "arrow"]
 Progress = Callable[[int, int], None]
@@ -143,37 +145,40 @@ def _units(shard: Shard) -> int:
 def _worked(
     todo: Sequence[Shard], mapper: Callable[..., Mapper], options: dict[str, Any], workers: Workers
 ) -> Any:
-    """Yield the units of each shard as Ray Data's actors finish it."""
+    """Yield the units of each shard as Ray Data's actors finish it, and say once what they warned of."""
     import ray
     from ray.data import ActorPoolStrategy
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    for folder in {shard.target.rsplit("/", 1)[0] for shard in todo}:
-        check_shared(folder)
-    # It runs on the driver's node: if that node dies, the driver dies too.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    tries = ray.remote(_Tries).options(**lasting).remote()
-    items = [{**asdict(shard), "units": _units(shard)} for shard in todo]
-    dataset = ray.data.from_items(items, override_num_blocks=min(len(todo), _MOST_BLOCKS))
-    worked = dataset.map_batches(
-        _ShardWorker,
-        fn_constructor_kwargs={"mapper": mapper, "options": options, "tries": tries},
-        batch_size=1,
-        compute=ActorPoolStrategy(size=min(workers.actors, len(todo)), **calls_at_once(mapper, workers)),
-        num_cpus=cpus_per_actor(workers.actors, workers.num_gpus, workers.threads),
-        num_gpus=workers.num_gpus,
-    )
-    refused, is_mistake = "", True
-    try:
-        # Iterate to the end even after a refusal: actors skip the shards left, and none is killed at work.
-        for row in worked.iter_rows():
-            if row["refused"] and not refused:
-                refused, is_mistake = row["refused"], row["is_mistake"]
-            if not refused:
-                yield row["units"]
-    finally:
-        ray.kill(tries)
+    folders = sorted({shard.target.rsplit("/", 1)[0] for shard in todo})
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(probed(folder)) for folder in folders]
+        # It runs on the driver's node: if that node dies, the driver dies too.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+        tries = ray.remote(_Tries).options(**lasting).remote()
+        items = [{**asdict(shard), "units": _units(shard)} for shard in todo]
+        dataset = ray.data.from_items(items, override_num_blocks=min(len(todo), _MOST_BLOCKS))
+        worked = dataset.map_batches(
+            _ShardWorker,
+            fn_constructor_kwargs={"mapper": mapper, "options": options, "tries": tries, "probes": probes},
+            batch_size=1,
+            compute=ActorPoolStrategy(size=min(workers.actors, len(todo)), **calls_at_once(mapper, workers)),
+            num_cpus=cpus_per_actor(workers.actors, workers.num_gpus, workers.threads),
+            num_gpus=workers.num_gpus,
+        )
+        refused, is_mistake = "", True
+        try:
+            # Iterate to the end even after a refusal: actors skip what is left, and none is killed at work.
+            for row in worked.iter_rows():
+                for note in row["notes"].splitlines():
+                    say_once(note)
+                if row["refused"] and not refused:
+                    refused, is_mistake = row["refused"], row["is_mistake"]
+                if not refused:
+                    yield row["units"]
+        finally:
+            ray.kill(tries)
     if refused:
         raise InputError(refused) if is_mistake else StoreError(refused)
 
@@ -211,13 +216,28 @@ class _Tries:
 class _ShardWorker:
     """The Ray Data actor: it makes its mapper at the first shard, and works on one shard in each thread."""
 
-    def __init__(self, mapper: Callable[..., Mapper], options: dict[str, Any], tries: Any) -> None:
-        self._make = functools.cache(functools.partial(mapper, **options))
+    def __init__(
+        self,
+        mapper: Callable[..., Mapper],
+        options: dict[str, Any],
+        tries: Any,
+        probes: Sequence[str | None],
+    ) -> None:
+        def make() -> Mapper:
+            for probe in probes:
+                check_seen(probe)
+            return mapper(**options)
+
+        self._make = functools.cache(make)
         self._making = threading.Lock()
         self.tries = tries
 
     def make(self) -> Mapper:
-        """The mapper; made once, whichever thread asks first."""
+        """The mapper; made once, whichever thread asks first.
+
+        Raises:
+            InputError: this node does not see the folder of the shards, or what the mapper refuses.
+        """
         with self._making:
             return self._make()
 
@@ -229,17 +249,19 @@ class _ShardWorker:
         shard = Shard(index, str(batch["source"][0]), offset, rows, str(batch["target"][0]))
         refused, is_mistake = "", True
         before = ray.get(self.tries.begin.remote(index))
-        try:
-            if before is not None:
-                _give_up_late(shard, before)
-                work(shard, self.make())
-        except (InputError, StoreError, OSError) as error:
-            # Returned as data: Ray would wrap an exception, and lose its cause on the way to the driver.
-            told = faults.refused(shard.target, error, str(error))
-            refused, is_mistake = str(told), isinstance(told, InputError)
-            ray.get(self.tries.stop.remote())
+        with heard() as notes:
+            try:
+                if before is not None:
+                    _give_up_late(shard, before)
+                    work(shard, self.make())
+            except (InputError, StoreError, OSError) as error:
+                # Returned as data: Ray would wrap an exception, and lose its cause on the way to the driver.
+                told = faults.refused(shard.target, error, str(error))
+                refused, is_mistake = str(told), isinstance(told, InputError)
+                ray.get(self.tries.stop.remote())
         return {
             "units": batch["units"],
+            "notes": np.array(["\n".join(notes)], dtype=object),
             "refused": np.array([refused], dtype=object),
             "is_mistake": np.array([is_mistake]),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from tinyqa_ray.core import storage
@@ -13,44 +14,70 @@ _WAIT_S = 60.0
 """Longest time in which the nodes are asked."""
 
 
-def check_shared(output: str) -> None:
+@contextlib.contextmanager
+def probed(output: str) -> Iterator[str | None]:
     """Refuse an output on a disk that some node of the connected cluster does not see.
 
     Its workers would write there to disks of their own, and the results would be lost with them. A probe
-    file is written and each node looks for it, so a mount that all nodes share passes without an option. A
-    store behind a URL passes, and so does a single node.
+    file is written and each node looks for it, so a mount that all nodes share passes without an option. It
+    stays until the block ends, since nodes may join the cluster later: workers look for it when they start
+    (``check_seen``). A store behind a URL passes.
 
     Args:
         output: folder, made if it is absent.
+
+    Yields:
+        the probe's path; None for a store.
 
     Raises:
         InputError: a node does not see the folder; the message names its address.
     """
     if not storage.is_local(output):
-        return
-    nodes = _nodes()
-    if len(nodes) < 2:
+        yield None
         return
     probe = storage.join(storage.absolute(output), f"probe-{uuid.uuid4().hex}{storage.LEFTOVER}")
     storage.write_atomic(probe, b"")
     try:
-        blind = _blind(probe, nodes)
+        nodes = _nodes()
+        blind = _blind(probe, nodes) if len(nodes) > 1 else []
+        if blind:
+            whose = f"{len(blind)} of the cluster's {len(nodes)} nodes ({', '.join(blind[:3])})"
+            raise InputError(_refusal(output, whose))
+        yield probe
     finally:
         storage.delete_file(probe)
-    if blind:
-        raise InputError(
-            f"{output}: is not seen by {len(blind)} of the cluster's {len(nodes)} nodes "
-            f"({', '.join(blind[:3])}), whose workers would write to their own disks; give an --output that "
-            "all nodes share: a store (s3://…) or a mounted folder"
-        )
+
+
+def check_seen(probe: str | None) -> None:
+    """Refuse to work in this process, which may run on a node that joined late, if it does not see a probe.
+
+    Raises:
+        InputError: the probe is not there; the message names the folder and this node's address.
+    """
+    import ray
+
+    if probe is not None and not _sees(probe):
+        raise InputError(_refusal(probe.rpartition("/")[0], f"the node {ray.util.get_node_ip_address()}"))
+
+
+def _refusal(output: str, whose: str) -> str:
+    return (
+        f"{output}: is not seen by {whose}, whose workers would write to their own disks; give an --output "
+        "that all nodes share: a store (s3://…) or a mounted folder"
+    )
 
 
 def _nodes() -> dict[str, str]:
-    """Addresses of the nodes that may run workers, by id."""
+    """Addresses, by id, of the nodes that may run workers, and of this one, which reads what they write."""
     import ray
 
-    alive = (node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU"))
-    return {node["NodeID"]: node["NodeManagerAddress"] for node in alive}
+    own = ray.get_runtime_context().get_node_id()
+    found = (
+        node
+        for node in ray.nodes()
+        if node["Alive"] and (node["NodeID"] == own or node["Resources"].get("CPU"))
+    )
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in found}
 
 
 def _blind(probe: str, nodes: dict[str, str]) -> list[str]:

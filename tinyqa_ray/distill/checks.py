@@ -50,7 +50,7 @@ def check(config: DistillConfig) -> int:
     if config.strategy != "ddp":
         require_deepspeed()
     if config.precision == "bf16" and not config.use_gpu and not processor.has_bf16():
-        processor.say_bf16_is_emulated()  # here too, since a worker says it only in its log
+        processor.say_bf16_is_emulated()  # here too, as a worker's words come at the end
     return data.windows
 
 

@@ -8,6 +8,7 @@ from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.core import processor
 from tinyqa_ray.core.said import say_once
 from tinyqa_ray.distill.session import Session
+from tinyqa_ray.engines.devices import native_to_card
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 OVERFLOWS = 20
@@ -56,10 +57,7 @@ def native_dtypes(device: torch.device) -> set[torch.dtype]:
     if device.type != "cuda":
         found = {torch.float32, torch.float16}
         return found | {torch.bfloat16} if processor.has_bf16() else found
-    # fp16 arithmetic came with sm_53, bf16 with sm_80; a V100 is sm_70.
-    capability = torch.cuda.get_device_capability(device)
-    since = {torch.float32: (0, 0), torch.float16: (5, 3), torch.bfloat16: (8, 0)}
-    return {dtype for dtype, first in since.items() if capability >= first}
+    return native_to_card(device)
 
 
 class Overflows:

@@ -12,7 +12,8 @@ from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.core.cluster import connected
 from tinyqa_ray.core.errors import InputError, StoreError
-from tinyqa_ray.core.shared_folder import check_shared
+from tinyqa_ray.core.said import heard, say_once
+from tinyqa_ray.core.shared_folder import check_seen, probed
 from tinyqa_ray.distill.checkpoints import (
     local_checkpoint,
     mend_list,
@@ -43,43 +44,62 @@ def work(
     windows = check(config)
     with connected():
         logs = trackers(config, stage)
-        with watched(stage.path(METRICS), stage.path(DEV), progress, logs):
-            result = _fit(config, stage)
-        return _finished(config, stage, windows, result)
+        with (
+            watched(stage.path(METRICS), stage.path(DEV), progress, logs),
+            probed(stage.output) as probe,
+        ):
+            result = _fit(config, stage, probe)
+        hardware = dict(result.return_value or {})
+        for note in hardware.pop("notes", []):
+            say_once(note)
+        return _finished(config, stage, windows, hardware)
 
 
 def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any] | None:
     """What each Ray Train worker runs; returns the device, the number of workers and the precision.
 
+    It also returns what the workers warned of, as ``notes``.
+
     Ray retries every failure. One that would only repeat is written to a file for the driver, and the next
     attempt then ends at once.
+
+    Raises:
+        InputError: the worker's node does not see the stage's folder.
     """
+    check_seen(options["probe"])
     config, failure = options["config"], options["failure_file"]
     if storage.kind(failure) == "file":
         return None
     session = RaySession(options["checkpoints"])
-    try:
-        train(config, session, options["metrics_file"], options["dev_folder"])
-    except Exception as error:
-        message = explained(error, config)
-        if message is None:
-            raise
-        storage.write_json(failure, {"message": message})
-        if session.world_size > 1:
-            raise  # the other workers may be waiting for this one
-    precision = NAMES[agreed_dtype(config, session)]
-    return {"device": _device(session), "workers": session.world_size, "precision": precision}
+    with heard() as notes:
+        try:
+            train(config, session, options["metrics_file"], options["dev_folder"])
+        except Exception as error:
+            message = explained(error, config)
+            if message is None:
+                raise
+            storage.write_json(failure, {"message": message})
+            if session.world_size > 1:
+                raise  # the other workers may be waiting for this one
+    return {
+        "device": _device(session),
+        "workers": session.world_size,
+        "precision": NAMES[agreed_dtype(config, session)],
+        "notes": [note for each in session.gather(notes) for note in each],
+    }
 
 
-def _fit(config: DistillConfig, stage: stage_folder.Stage) -> Any:
-    """Run the workers; they continue from an earlier attempt's checkpoint of the same config, if any."""
+def _fit(config: DistillConfig, stage: stage_folder.Stage, probe: str | None) -> Any:
+    """Run the workers; they continue from an earlier attempt's checkpoint of the same config, if any.
+
+    They are refused on nodes that do not see the ``probe`` in the stage's folder.
+    """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     if not os.environ.get("RAY_ADDRESS"):
         check_room(config, ray.cluster_resources())
-    check_shared(stage.output)
     storage.delete_file(stage.path(FAILURE))
     fewest = config.min_workers or config.workers
     trainer = partial(
@@ -91,6 +111,7 @@ def _fit(config: DistillConfig, stage: stage_folder.Stage) -> Any:
             "dev_folder": stage.path(DEV),
             "failure_file": stage.path(FAILURE),
             "checkpoints": _run_folder(stage),
+            "probe": probe,
         },
         scaling_config=ScalingConfig(
             num_workers=config.workers if fewest == config.workers else (fewest, config.workers),
@@ -149,7 +170,9 @@ def _run_folder(stage: stage_folder.Stage) -> str:
     return stage.path(CHECKPOINTS, stage.fingerprint)
 
 
-def _finished(config: DistillConfig, stage: stage_folder.Stage, windows: int, result: Any) -> DistillReport:
+def _finished(
+    config: DistillConfig, stage: stage_folder.Stage, windows: int, hardware: dict[str, Any]
+) -> DistillReport:
     """Publish the student with its page and card, and return the report."""
     dev = dev_figures(stage.path(DEV))
     kept = {step: folder for folder, step in whole_checkpoints(_run_folder(stage)).items()}
@@ -174,7 +197,7 @@ def _finished(config: DistillConfig, stage: stage_folder.Stage, windows: int, re
         dev_f1=figures.get("f1"),
         dev_best_f1=figures.get("best_f1"),
     )
-    show(config, stage, report, result.return_value or {})
+    show(config, stage, report, hardware)
     return report
 
 

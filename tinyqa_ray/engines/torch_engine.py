@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -14,18 +13,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Tokens
 from tinyqa_ray.engines import bucketed, packed
 from tinyqa_ray.engines.devices import pick_device
 from tinyqa_ray.engines.engine import Engine, Index, Logits, padded
+from tinyqa_ray.engines.fp32_head import compute_head_in_fp32
+from tinyqa_ray.engines.memory import Memory
 from tinyqa_ray.engines.unpadded import Unpadded, obstacle
 from tinyqa_ray.models import families
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_log = logging.getLogger(__name__)
+_MEND = "cut shorter windows (max_seq_len), let fewer processes share the device, or use a larger one"
+"""Said where a single window does not fit. Not every command has an option for each, so none is named."""
 
 Layout = Literal["auto", "padded", "unpadded", "bucketed"]
 
@@ -61,8 +62,7 @@ class TorchEngine(Engine):
         """
         self.device = pick_device(device)
         self.model = model.to(self.device).eval()
-        if model.dtype in (torch.bfloat16, torch.float16):
-            _compute_head_in_fp32(self.model)
+        compute_head_in_fp32(self.model)
         self.pad_id: int = model.config.pad_token_id or 0
         self.inputs = families.input_names(model)
         self.can_be_padded = families.can_be_padded(model.config)
@@ -78,8 +78,7 @@ class TorchEngine(Engine):
         self._threads = torch.get_num_threads()
         if self.device.type == "cpu" and not compiled:
             self.lanes, self.spreads = self._threads, self._threads > 1
-        self._largest: int | None = None
-        """Most tokens of a forward that fits into memory, padding included; None until one did not."""
+        self._memory = Memory(self.device, _MEND)
         self._inside = 0
         self._lock = threading.Lock()
         # Threads share a GPU in turns: two forwards at once would need twice the memory and be no faster.
@@ -199,41 +198,15 @@ class TorchEngine(Engine):
             InputError: the memory does not suffice for a single window.
         """
         tokens = int(windows.lengths[batch].max())
-        fits = len(batch) == 1 or self._largest is None or len(batch) * tokens <= self._largest
-        if fits:
-            try:
-                return self._at_once(windows, batch)
-            except RuntimeError as error:
-                if not _is_lack_of_memory(error):
-                    raise
-            # Outside of the handler, since the error holds the tensors of the forward that failed.
-            self._say_halved(len(batch), tokens)
+        found = self._memory.tried(len(batch), tokens, lambda: self._at_once(windows, batch))
+        if found is not None:
+            return found
         made = torch.zeros(2, len(batch), tokens, device=self.device)
         half = len(batch) // 2
         for rows in (slice(None, half), slice(half, None)):
             part = self._launch(windows, batch[rows])
             made[:, rows, : part.shape[2]] = part.float()
         return made
-
-    def _say_halved(self, rows: int, tokens: int) -> None:
-        """Keep and say, at the first time, that ``rows`` windows of ``tokens`` tokens are too many."""
-        if rows == 1:
-            raise InputError(
-                f"out of memory on {self.device} with a single window of {tokens} tokens; make windows "
-                "shorter (--max-seq-len), let fewer --actors share the device, or use a larger one "
-                "(--max-batch-tokens cannot help any more)"
-            )
-        with self._lock:
-            is_first = self._largest is None
-            self._largest = min(self._largest or rows * tokens, rows * tokens // 2)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if is_first:
-            _log.warning(
-                "out of memory on %s with %d windows of %d tokens; batches are halved (--max-batch-tokens %d "
-                "asks for no more than that)",
-                *(self.device, rows, tokens, self._largest),
-            )
 
     def _at_once(self, windows: Tokens, batch: Index) -> torch.Tensor:
         if self._unpadded is not None:
@@ -270,26 +243,6 @@ class TorchEngine(Engine):
             }
         )
         return torch.stack([output.start_logits, output.end_logits])
-
-
-def _compute_head_in_fp32(model: PreTrainedModel) -> None:
-    """Let the head turn the encoder's half-precision states into logits in fp32.
-
-    bf16 has eight bits of mantissa: near 10, logits would be multiples of 1/16, and near spans would tie.
-    """
-
-    def widen(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(
-            each.float() if torch.is_tensor(each) and each.is_floating_point() else each for each in inputs
-        )
-
-    for module in families.head_modules(model):
-        module.float().register_forward_pre_hook(widen)
-
-
-def _is_lack_of_memory(error: RuntimeError) -> bool:
-    """Whether the device's memory did not suffice: for torch, or for cuBLAS and cuDNN."""
-    return isinstance(error, torch.OutOfMemoryError) or "_STATUS_ALLOC_FAILED" in str(error)
 
 
 def _waited(working: deque[tuple[Index, Future[torch.Tensor]]]) -> tuple[Index, Logits, Logits]:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,15 +81,36 @@ def pinned(config: Config, stage: stage_folder.Stage, *models: str, data: Sequen
         data: fields that name data.
     """
 
+    def kept(name: str, is_data: bool) -> str | None:
+        if stage.commits.get(name) is None and (found := commit(name, is_data=is_data)) is not None:
+            stage.pin(name, found)
+        return stage.commits.get(name)
+
+    return _with_commits(config, kept, models, data)
+
+
+def at_commits(config: Config, *models: str) -> Config:
+    """The config with the commit that each hub id means now, for all nodes the same; keeps none of them.
+
+    Args:
+        config: names models; not that of a stage, for which ``pinned`` is.
+        models: fields that name models; each may hold None, or a tuple of names.
+
+    Raises:
+        StoreError: the hub did not serve.
+    """
+    return _with_commits(config, lambda name, is_data: commit(name, is_data=is_data), models, ())
+
+
+def _with_commits(
+    config: Config, find: Callable[[str, bool], str | None], models: Sequence[str], data: Sequence[str]
+) -> Config:
+    """The config with the commit of each hub id; ``find`` is given an id, and whether it is of data."""
+
     def pin(value: Any, is_data: bool) -> Any:
         if isinstance(value, tuple):
             return tuple(pin(each, is_data) for each in value)
-        if value is None or bundled.source(value) != value or names.hub_id(value) is None:
-            return value
-        if stage.commits.get(value) is None and (found := commit(value, is_data=is_data)) is not None:
-            stage.pin(value, found)
-        kept = stage.commits.get(value)
-        return value if kept is None else _with_commit(value, kept)  # loading it will say what is wrong
+        return None if value is None else _with_commit(value, is_data, find)
 
     fields = [(name, False) for name in models] + [(name, True) for name in data]
     changed = {name: pin(getattr(config, name), is_data) for name, is_data in fields}
@@ -97,14 +118,20 @@ def pinned(config: Config, stage: stage_folder.Stage, *models: str, data: Sequen
 
 
 def at_commit(name: str) -> str:
-    """A model's hub id with the commit that it means now; any other name, or an unknown id, as it is."""
+    """A model's hub id with the commit that it means now; any other name, or an unknown id, as it is.
+
+    Raises:
+        StoreError: the hub did not serve.
+    """
+    return _with_commit(name, False, lambda name, is_data: commit(name, is_data=is_data))
+
+
+def _with_commit(name: str, is_data: bool, find: Callable[[str, bool], str | None]) -> str:
     if bundled.source(name) != name or names.hub_id(name) is None:
         return name
-    found = commit(name)
-    return name if found is None else _with_commit(name, found)
-
-
-def _with_commit(name: str, found: str) -> str:
+    found = find(name, is_data)
+    if found is None:
+        return name  # loading it will say what is wrong
     identity, colon, split = name.partition(":")
     return f"{parted(identity)[0]}@{found}{colon}{split}"
 

@@ -13,6 +13,7 @@ from tinyqa_ray.configs import DocumentLimits, WindowConfig
 from tinyqa_ray.configs.checks import at_least, share
 from tinyqa_ray.core import bundled, stage_folder
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.models import hub
 from tinyqa_ray.models.settings import ModelSettings, read_settings
 from tinyqa_ray.ray_data import documents
 from tinyqa_ray.ray_data.actors import ActorConfig
@@ -209,7 +210,9 @@ def build_answer_processor(
 
     Raises:
         InputError: the settings cannot be read.
+        StoreError: the hub did not say which commit the model's id means.
     """
+    config = hub.at_commits(config, "model")
     # Read once, so that all actors use the same.
     settings = config.settings
     if not isinstance(settings, ModelSettings):

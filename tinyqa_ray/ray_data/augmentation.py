@@ -13,6 +13,7 @@ from tinyqa_ray.augment.work import neighbours_of
 from tinyqa_ray.configs import AugmentConfig
 from tinyqa_ray.core import stage_folder
 from tinyqa_ray.datasets import squad
+from tinyqa_ray.models import hub
 from tinyqa_ray.ray_data.actors import ActorConfig
 from tinyqa_ray.ray_data.processor import Processor, Row, check_columns
 from tinyqa_ray.ray_data.questions import QuestionColumns, answers_like, paragraphs_of, repeated
@@ -38,6 +39,11 @@ class AugmentationProcessorConfig(ActorConfig):
     seed: int = 42
     columns: QuestionColumns = field(default_factory=QuestionColumns)
     """Where the rows have their questions."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.masked_lm == "none":  # as in ``AugmentConfig``
+            object.__setattr__(self, "masked_lm", None)
 
     def stage(self) -> AugmentConfig:
         """The same as the config of the shell's pass.
@@ -130,8 +136,10 @@ def build_augmentation_processor(
 
     Raises:
         InputError: nothing proposes words.
+        StoreError: the hub did not say which commits its ids mean.
     """
     config.stage()
+    config = hub.at_commits(config, "masked_lm", "embeddings", "teacher")
     theirs: Any = stage_folder.for_workers(config, "masked_lm", "word_vectors", "embeddings", "teacher")
     return Processor(
         batches=AugmentBatches,

@@ -11,6 +11,7 @@ import pyarrow as pa
 from tinyqa_ray.configs import TeacherLogitsConfig, WindowConfig
 from tinyqa_ray.core import stage_folder
 from tinyqa_ray.datasets import squad
+from tinyqa_ray.models import hub
 from tinyqa_ray.ray_data.actors import ActorConfig
 from tinyqa_ray.ray_data.processor import Processor, Row, check_columns
 from tinyqa_ray.ray_data.questions import QuestionColumns, paragraphs_of, repeated
@@ -113,8 +114,10 @@ def build_teacher_logits_processor(
 
     Raises:
         InputError: neither teachers nor a tokenizer are given.
+        StoreError: the hub did not say which commits its ids mean.
     """
     config.stage()
+    config = hub.at_commits(config, "teachers", "tokenizer")
     theirs: Any = stage_folder.for_workers(config, "teachers", "tokenizer")
     return Processor(
         batches=TeacherLogitsBatches,

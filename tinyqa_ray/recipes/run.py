@@ -10,6 +10,7 @@ from typing import Any
 from tinyqa_ray.answer import AnswerReport, answer
 from tinyqa_ray.augment import AugmentReport, augment
 from tinyqa_ray.configs import (
+    LAYER_OBJECTIVES,
     AnswerConfig,
     AugmentConfig,
     DistillConfig,
@@ -26,7 +27,8 @@ from tinyqa_ray.engines.exported import is_exported
 from tinyqa_ray.evaluate import EvaluateReport, evaluate
 from tinyqa_ray.export import ExportReport, export
 from tinyqa_ray.gather import GatherReport, gather
-from tinyqa_ray.models import pretrained
+from tinyqa_ray.models import pretrained, weights
+from tinyqa_ray.models.tokenizers import same_tokens
 from tinyqa_ray.recipes.recipe import Recipe, StageConfig, references, resolved
 from tinyqa_ray.teacher_logits import TeacherLogitsReport, teacher_logits
 
@@ -83,8 +85,8 @@ def run(
 
     Raises:
         InputError: a stage cannot run as configured, reads a stage that is neither chosen nor finished, or
-            its folder belongs to another config. Models with pickled weights only are refused before the
-            first stage begins.
+            its folder belongs to another config. Models with pickled weights only, and teachers whose layers
+            the student cannot learn since they read other tokens, are refused before the first stage begins.
     """
     results = []
     stages = [(name, config) for name, config in recipe.stages if chosen is None or name in chosen]
@@ -102,6 +104,9 @@ def run(
     for name, config in stages:
         if name not in finished:
             _refuse_pickles(config)
+    for name, config in stages:
+        if name not in finished and isinstance(config, DistillConfig):
+            _refuse_other_tokens(name, config, recipe)
     # One connection to Ray serves all stages; it is not needed if all of them are finished.
     with connected() if len(finished) < len(folders) else nullcontext():
         for name, config in stages:
@@ -132,3 +137,49 @@ def _refuse_pickles(config: StageConfig) -> None:
         if name is not None and not name.startswith("@"):
             with pretrained.readable(name) as folder:
                 pretrained.refuse_pickles(name, folder)
+
+
+def _refuse_other_tokens(name: str, config: DistillConfig, recipe: Recipe) -> None:
+    """Refuse a teacher whose layers cannot be compared with the student's, for the same reason."""
+    layers = next((each for each in config.objective if each in LAYER_OBJECTIVES), None)
+    if layers is None or config.teacher is None:
+        return
+    student, teacher = (_origin(model, recipe) for model in (config.student, config.teacher))
+    if student is None or teacher is None or student == teacher:
+        return
+    tokenizers = pretrained.load_tokenizer(student), pretrained.load_tokenizer(teacher)
+    try:
+        same_tokens(*tokenizers)
+    except InputError as error:
+        raise InputError(
+            f"stage {name}: {error}, since objective '{layers}' compares their layers token by token"
+            f"{_instead(teacher, recipe)}"
+        ) from None
+
+
+def _instead(teacher: str, recipe: Recipe) -> str:
+    """The end of a refusal: the option that takes a teacher of any vocabulary; empty if there is none."""
+    logits = [
+        name for name, config in recipe.stages if isinstance(config, TeacherLogitsConfig) and config.teachers
+    ]
+    try:
+        weights.check_qa_model(teacher)
+    except InputError:
+        return ""  # an encoder predicts no answers
+    if not logits:
+        return ""
+    return f"; or let it teach its predictions, in any vocabulary (--{logits[0]}.teachers {teacher})"
+
+
+def _origin(model: str, recipe: Recipe) -> str | None:
+    """The model whose tokenizer a model has: what the stages that make it start from; None if unknown."""
+    stages = dict(recipe.stages)
+    while model.startswith("@"):
+        config = stages[model[1:].split("/")[0]]
+        if isinstance(config, DistillConfig):
+            model = config.student
+        elif isinstance(config, ExportConfig):
+            model = config.model
+        else:
+            return None
+    return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,13 @@ class FiniteTeacher:
         """Load the teacher; its form in fp32 is loaded when it is first needed."""
         self.model = model
         self.engine: Engine = load_engine(model, device=device)[0]
-        self._in_fp32 = functools.cache(lambda: load_engine(model, device=device, precision="fp32")[0])
+        self._load_in_fp32 = functools.cache(lambda: load_engine(model, device=device, precision="fp32")[0])
+        self._loading = threading.Lock()
+
+    def _in_fp32(self) -> Engine:
+        """The teacher in fp32; loaded once, whichever thread asks first."""
+        with self._loading:
+            return self._load_in_fp32()
 
     def logits(
         self, windows: Tokens, max_batch_tokens: int | None = None
@@ -45,7 +52,7 @@ class FiniteTeacher:
         """See ``Engine.logits``.
 
         Raises:
-            NotFiniteError: fp32 does not help.
+            NotFiniteError: fp32 does not help, or an export has no other precision.
         """
         starts, ends = self.engine.logits(windows, max_batch_tokens)
         broken = _not_finite(starts, ends)
@@ -60,11 +67,21 @@ class FiniteTeacher:
             broken = _not_finite(starts, ends)
         if broken:
             raise NotFiniteError(
-                f"{self.model}: the logits of {len(broken)} of {len(windows)} windows are not finite, even "
-                "in fp32; its weights are broken: leave it out, or train it again",
+                f"{self.model}: the logits of {len(broken)} of {len(windows)} windows are not finite"
+                f"{self._why_not_finite()}",
                 broken,
             )
         return starts, ends
+
+    def _why_not_finite(self) -> str:
+        """The end of a refusal: why logits are not finite, and what to do."""
+        exported = getattr(self.engine, "precision", "fp32")
+        if is_exported(self.model) and exported != "fp32":
+            return (
+                f"; the export computes in {exported} and cannot be computed again in another precision: "
+                "export its model with --precision fp32, or give the model itself"
+            )
+        return ", even in fp32; its weights are broken: leave it out, or train it again"
 
 
 def in_half_precision(side: Logits, lengths: NDArray[Any]) -> NDArray[np.float16]:
