@@ -114,11 +114,16 @@ def _train(
             figures.add(step, taken, rate)
             is_due = step % config.checkpoint_steps == 0 or step == order.steps
             # Asking makes the ranks wait for each other, so it is not done at every step.
-            if is_due or (step % config.log_steps == 0 and session.is_warned()):
+            is_warned = (is_due or step % config.log_steps == 0) and session.is_warned()
+            if is_due or is_warned:
                 figures.settle()
-                with metrics.paused():
-                    score = {} if dev is None else dev.scored(step)
-                save(session, strategy, metrics, tokenizer, step, order.steps, score)
+                # A node that is taken away may be gone before its student is measured.
+                if is_warned or dev is None:
+                    save(session, strategy, metrics, tokenizer, step, order.steps, {})
+                if is_due and dev is not None:
+                    with metrics.paused():
+                        score = dev.scored(step)
+                    save(session, strategy, metrics, tokenizer, step, order.steps, score)
 
 
 def build(
