@@ -18,11 +18,11 @@ from tinyqa_ray.distill.dev_scores import DevScores
 from tinyqa_ray.distill.feed import StepInput, fed, step_input
 from tinyqa_ray.distill.metrics_log import MetricsLog
 from tinyqa_ray.distill.objectives import DistillationModule
-from tinyqa_ray.distill.precision import NotFiniteError, agreed_dtype
+from tinyqa_ray.distill.precision import agreed_dtype
 from tinyqa_ray.distill.session import Session
 from tinyqa_ray.distill.strategies import Strategy, make_strategy
 from tinyqa_ray.distill.students import student_from_layers
-from tinyqa_ray.distill.taken import LateFigures, Taken, at_windows
+from tinyqa_ray.distill.taken import LateFigures, Taken
 from tinyqa_ray.distill.windows_here import windows_here
 from tinyqa_ray.engines.bucketed import BUCKET
 from tinyqa_ray.models import pretrained
@@ -106,12 +106,7 @@ def _train(
         for step, given in enumerate(inputs, start=begun + 1):
             torch.manual_seed(_draw(config.seed, step - 1, session.rank))
             rate = config.learning_rate * rate_factor(config.warmup_ratio, step - 1, order.steps)
-            try:
-                taken = train_step(strategy, given, session, rate)
-            except NotFiniteError as error:
-                where = at_windows(str(error), given.windows, data)
-                raise NotFiniteError(f"step {step} of {order.steps}: {where}") from None
-            figures.add(step, taken, rate)
+            figures.add(step, train_step(strategy, given, session, rate), rate)
             is_due = step % config.checkpoint_steps == 0 or step == order.steps
             # Asking makes the ranks wait for each other, so it is not done at every step.
             is_warned = (is_due or step % config.log_steps == 0) and session.is_warned()
@@ -153,11 +148,7 @@ def build(
 
 
 def train_step(strategy: Strategy, given: StepInput, session: Session, learning_rate: float) -> Taken:
-    """One optimiser step over one global batch.
-
-    Raises:
-        NotFiniteError: fp16 overflows at any loss scale; that step was not taken.
-    """
+    """One optimiser step over one global batch, launched; its figures may be read later."""
     strategy.module.train()
     sums: dict[str, torch.Tensor] = {}
     for number, part in enumerate(given.parts, start=1):
@@ -169,7 +160,7 @@ def train_step(strategy: Strategy, given: StepInput, session: Session, learning_
             sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach()
     totals = session.total(torch.stack(list(sums.values())))
     norm = strategy.step(learning_rate)
-    return Taken(given.windows, tuple(sums), torch.cat([totals.float(), norm.detach().float().reshape(1)]))
+    return Taken(given.windows, tuple(sums), totals, norm, strategy.loss_scale)
 
 
 def rate_factor(warmup_ratio: float, step: int, steps: int) -> float:

@@ -37,10 +37,12 @@ class Strategy(Protocol):
     """What the training step needs of data parallelism."""
 
     module: DistillationModule
+    overflows: Overflows
+    """Steps in a row that fp16 skipped; counted by whoever reads the norm of a step."""
 
     @property
-    def loss_scale(self) -> float | None:
-        """What fp16 multiplies the loss by; None in other precisions."""
+    def loss_scale(self) -> Tensor | None:
+        """What fp16 multiplies the loss by, a scalar on the device; None in other precisions."""
 
     def forward(self, batch: Batch, *, last: bool) -> Terms:
         """Loss terms of a micro-batch; after the ``last`` one of a step, workers exchange gradients."""
@@ -54,9 +56,6 @@ class Strategy(Protocol):
         Returns:
             their norm before clipping, a scalar on the device, so that the host need not wait for it. Where
             it is not finite, fp16 skips the step; in other precisions the weights are lost.
-
-        Raises:
-            NotFiniteError: fp16 overflowed in twenty steps in a row.
         """
 
     def save(self, folder: Path) -> None:
@@ -96,11 +95,12 @@ class DataParallel:
         self.wrapped = self.exchange.wrapped
         self.optimizer = adamw(module, config)
         self.overflows = Overflows()
+        self._one = torch.ones((), device=session.device)
 
     @property
-    def loss_scale(self) -> float | None:
-        """What fp16 multiplies the loss by."""
-        return self.scaler.get_scale() if self.scaler.is_enabled() else None
+    def loss_scale(self) -> Tensor | None:
+        """What fp16 multiplies the loss by; ``get_scale`` would wait for the device."""
+        return self.scaler.scale(self._one) if self.scaler.is_enabled() else None
 
     def forward(self, batch: Batch, *, last: bool) -> Terms:
         """See ``Strategy``."""
@@ -127,8 +127,6 @@ class DataParallel:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.loss_scale is not None:
-            self.overflows.count(math.isfinite(norm), self.loss_scale)
         return norm
 
     def save(self, folder: Path) -> None:
@@ -189,9 +187,9 @@ class ZeRO:
         self._keep_going_at_scale_one()
 
     @property
-    def loss_scale(self) -> float | None:
-        """What fp16 multiplies the loss by."""
-        return float(self.engine.loss_scale()) if self.engine.fp16_enabled() else None
+    def loss_scale(self) -> Tensor | None:
+        """What fp16 multiplies the loss by; DeepSpeed has it on the host."""
+        return torch.tensor(float(self.engine.loss_scale())) if self.engine.fp16_enabled() else None
 
     def forward(self, batch: Batch, *, last: bool) -> Terms:
         """See ``Strategy``."""
@@ -209,10 +207,7 @@ class ZeRO:
         """See ``Strategy``; DeepSpeed gives the norm only after the step."""
         _set_rate(self.engine.optimizer, learning_rate)
         self.engine.step()
-        norm = self.engine.get_global_grad_norm()
-        if self.loss_scale is not None:
-            self.overflows.count(math.isfinite(float(norm)), self.loss_scale)
-        return torch.as_tensor(norm, device=self.session.device)
+        return torch.as_tensor(self.engine.get_global_grad_norm(), device=self.session.device)
 
     def _keep_going_at_scale_one(self) -> None:
         """DeepSpeed would end the run at its least scale, 1; the overflows in a row are counted instead."""
