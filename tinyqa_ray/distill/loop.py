@@ -100,7 +100,7 @@ def _train(
             dev.catch_up(begun)
 
     def prepare(step: int) -> StepInput:
-        return step_input(data, order.batch(step), session, parts)
+        return step_input(data, order.batch(step), session, parts, with_words=strategy.needs_words)
 
     with fed(prepare, range(begun, order.steps), session.device) as inputs:
         for step, given in enumerate(inputs, start=begun + 1):
@@ -158,6 +158,7 @@ def train_step(strategy: Strategy, given: StepInput, session: Session, learning_
         strategy.backward(loss, last=last)
         for name, term in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach()
+    strategy.finish(given.words)
     totals = session.total(torch.stack(list(sums.values())))
     norm = strategy.step(learning_rate)
     return Taken(given.windows, tuple(sums), totals, norm, strategy.loss_scale)

@@ -39,6 +39,8 @@ class Strategy(Protocol):
     module: DistillationModule
     overflows: Overflows
     """Steps in a row that fp16 skipped; counted by whoever reads the norm of a step."""
+    needs_words: bool
+    """Whether ``finish`` needs the words of a batch."""
 
     @property
     def loss_scale(self) -> Tensor | None:
@@ -49,6 +51,14 @@ class Strategy(Protocol):
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of a micro-batch's share of the loss."""
+
+    def finish(self, words: Tensor | None) -> None:
+        """Exchange what is left to exchange after the last backward of a step.
+
+        Args:
+            words: ids of the tokens that any worker's windows hold in this step, ``(W,)``; None where they
+                are not needed.
+        """
 
     def step(self, learning_rate: float) -> Tensor:
         """Take an optimiser step with the gradients added since the last.
@@ -93,6 +103,7 @@ class DataParallel:
         self.scaler = torch.amp.GradScaler(session.device.type, _FIRST_LOSS_SCALE, enabled=scaled)
         self.exchange = Exchange(module, config, session, self.scaler)
         self.wrapped = self.exchange.wrapped
+        self.needs_words = self.exchange.rows is not None
         self.optimizer = adamw(module, config)
         self.overflows = Overflows()
         self._one = torch.ones((), device=session.device)
@@ -104,7 +115,6 @@ class DataParallel:
 
     def forward(self, batch: Batch, *, last: bool) -> Terms:
         """See ``Strategy``."""
-        self.exchange.note(batch.input_ids)
         parallel = isinstance(self.wrapped, nn.parallel.DistributedDataParallel)
         # Workers exchange gradients once a step, after the last part.
         with self.wrapped.no_sync() if parallel and not last else nullcontext():  # type: ignore[operator]
@@ -115,8 +125,10 @@ class DataParallel:
         """See ``Strategy``; undoes the average over workers."""
         loss = overflowing(loss) if self.scaler.is_enabled() else loss
         self.scaler.scale(loss * self.session.world_size).backward()  # type: ignore[no-untyped-call]
-        if last:
-            self.exchange.finish()
+
+    def finish(self, words: Tensor | None) -> None:
+        """See ``Strategy``."""
+        self.exchange.finish(words)
 
     def step(self, learning_rate: float) -> Tensor:
         """See ``Strategy``."""
@@ -164,7 +176,7 @@ class ZeRO:
     ) -> None:
         deepspeed = _deepspeed(session)
         self.module, self.session, self.parts = module, session, parts
-        self.overflows = Overflows()
+        self.overflows, self.needs_words = Overflows(), False
         settings = {
             "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only computes the batch size from it
             "gradient_accumulation_steps": parts,
@@ -202,6 +214,9 @@ class ZeRO:
         self.engine.backward(loss * self.session.world_size * self.parts)
         if not last:
             self.engine.step()  # only counts the micro-batch
+
+    def finish(self, words: Tensor | None) -> None:
+        """See ``Strategy``; DeepSpeed exchanges all in its backward and its step."""
 
     def step(self, learning_rate: float) -> Tensor:
         """See ``Strategy``; DeepSpeed gives the norm only after the step."""

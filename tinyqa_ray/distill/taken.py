@@ -29,7 +29,8 @@ class Figures:
 class Taken:
     """An optimiser step that was launched, and its figures, which a GPU may still be computing.
 
-    They are read a step late, so that the host launches a step while the device computes the one before.
+    They are read a step late, so that the host launches a step while the device computes the one before. What
+    still makes it wait is transformers, which looks at the mask in each forward, unless that is compiled.
     """
 
     def __init__(
