@@ -23,7 +23,7 @@ from tinyqa_ray.distill.checks import check, check_room
 from tinyqa_ray.distill.dev_scores import SCORE
 from tinyqa_ray.distill.failures import as_long_as_it_advances, causes, explained
 from tinyqa_ray.distill.loop import MODEL, checkpoint_rows, train
-from tinyqa_ray.distill.metrics_log import MetricsLog, read_rows
+from tinyqa_ray.distill.metrics_log import MetricsLog, last_loss, read_rows
 from tinyqa_ray.distill.precision import NAMES, agreed_dtype
 from tinyqa_ray.distill.report import CHECKPOINTS, DistillReport
 from tinyqa_ray.distill.session import RaySession
@@ -166,7 +166,7 @@ def _finished(config: DistillConfig, stage: stage_folder.Stage, windows: int, re
     report = DistillReport(
         windows=windows,
         steps=int(rows[-1]["steps"]),
-        loss=rows[-1]["loss"],
+        loss=last_loss(rows),
         parameters=weights.count_parameters(stage.path(MODEL)),
         model_bytes=pretrained.model_bytes(stage.path(MODEL)),
         published_step=step,
