@@ -54,7 +54,11 @@ class Batch:
     pairs: int
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device; a GPU's copy is made while it computes, and its mask there."""
+        """The batch on a device, where its mask is made.
+
+        The host does not wait for a GPU's copy, which takes its turn after the kernels launched before; it is
+        a fraction of a megabyte.
+        """
         if device == self.lengths.device:
             return self
         tensors: dict[str, Any] = {
