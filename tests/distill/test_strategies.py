@@ -249,9 +249,15 @@ def test_zero_goes_on_in_its_own_precision_only(
     trained(config, 1, tmp_path)
 
 
-def test_compression_is_for_ddp(config: DistillConfig) -> None:
-    with pytest.raises(InputError, match="DeepSpeed exchanges gradients by itself"):
-        replace(config, strategy="zero1", gradient_compression="bf16")
+@pytest.mark.parametrize(
+    "option",
+    [{"gradient_compression": "bf16"}, {"embedding_gradients": "rows"}, {"embedding_gradients": "dense"}],
+)
+def test_how_gradients_are_exchanged_is_for_ddp(config: DistillConfig, option: dict[str, Any]) -> None:
+    """Under ZeRO they would do nothing."""
+    ((name, value),) = option.items()
+    with pytest.raises(InputError, match=f"{name} '{value}' .* DeepSpeed exchanges gradients by itself"):
+        replace(config, strategy="zero1", **option)
 
 
 def test_elastic_zero_and_too_few_workers_are_refused(config: DistillConfig) -> None:

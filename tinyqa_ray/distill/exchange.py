@@ -41,7 +41,7 @@ class Exchange:
         self.session = session
         self.rows: _Rows | None = None
         self.power: PowerSGD | None = None
-        words = _lookup(module) if session.world_size > 1 and config.embedding_gradients == "rows" else None
+        words = _lookup(module) if session.world_size > 1 and config.embedding_gradients != "dense" else None
         if words is not None:
             words.requires_grad_(False)  # DDP averages what is trained at the time that it wraps a module
         self.wrapped = session.wrap(module)
