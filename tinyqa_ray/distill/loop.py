@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
+from tinyqa_ray.core import storage
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.attention import attend_in_fp32
@@ -218,9 +220,10 @@ def resume(session: Session, strategy: Strategy, metrics: MetricsLog) -> int:
     return int(state["step"])
 
 
-def checkpoint_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics that a checkpoint holds."""
-    state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+def checkpoint_rows(folder: str) -> list[dict[str, Any]]:
+    """The rows of metrics that a checkpoint, local or in a store, holds."""
+    file = io.BytesIO(storage.read_bytes(storage.join(folder, STATE)))
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     rows: list[dict[str, Any]] = state["metrics"]
     return rows
 

@@ -13,12 +13,7 @@ from tinyqa_ray.core import stage_folder, storage
 from tinyqa_ray.core.cluster import connected
 from tinyqa_ray.core.errors import InputError, StoreError
 from tinyqa_ray.core.shared_folder import check_shared
-from tinyqa_ray.distill.checkpoints import (
-    local_checkpoint,
-    mend_list,
-    newest_checkpoint,
-    whole_checkpoints,
-)
+from tinyqa_ray.distill.checkpoints import mend_list, newest_checkpoint, whole_checkpoints
 from tinyqa_ray.distill.checks import check, check_room
 from tinyqa_ray.distill.dev_scores import SCORE
 from tinyqa_ray.distill.failures import as_long_as_it_advances, causes, explained
@@ -182,17 +177,15 @@ def _rows(stage: stage_folder.Stage, kept: Mapping[int, str]) -> list[dict[str, 
     """The rows of the run; those of its last checkpoint, if they could not all be written."""
     rows = read_rows(stage.path(METRICS))
     if kept and (not rows or rows[-1]["step"] < max(kept)):
-        with local_checkpoint(kept[max(kept)]) as folder:
-            rows = checkpoint_rows(folder)
+        rows = checkpoint_rows(kept[max(kept)])
         MetricsLog(stage.path(METRICS)).resume(rows)
     return rows
 
 
 def copy_model(checkpoint: str, target: str) -> None:
-    """Copy the student of a checkpoint into a model folder."""
-    with local_checkpoint(checkpoint) as folder:
-        for file in sorted((folder / MODEL).iterdir()):
-            storage.write_atomic(storage.join(target, file.name), file.read_bytes())
+    """Copy the student of a checkpoint into a model folder; the optimiser's state is not fetched."""
+    for file in storage.list_files(storage.join(checkpoint, MODEL)):
+        storage.write_atomic(storage.join(target, file.rsplit("/", 1)[-1]), storage.read_bytes(file))
 
 
 def _device(session: RaySession) -> str:
