@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from peers.group_session import GroupSession
-from torch import multiprocessing
+from torch import multiprocessing, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tinyqa_ray.configs import DistillConfig
@@ -149,6 +149,31 @@ def observed(strategy: DataParallel, given: StepInput, session: Session) -> tupl
         patch.setattr(dist, "all_reduce", noted)
         train_step(strategy, given, session, 1e-3)
     return reads.found, sent
+
+
+class Counting(nn.Module):
+    """Two layers and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 1)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor = self.second(self.first(given)).sum()
+        return total
+
+
+def gradients_and_buffers(folder: Path) -> None:
+    """Save where a module's gradients lie after two steps, and its buffer, which is each worker's own."""
+    session, module = GroupSession(folder), Counting()
+    wrapped = session.wrap(module)
+    module.seen.fill_(session.rank)
+    for _ in range(2):
+        module.zero_grad(set_to_none=True)
+        wrapped(torch.ones(2, 3)).backward()
+    lie = {parameter.grad.untyped_storage().data_ptr() for parameter in module.parameters()}
+    torch.save({"storages": len(lie), "seen": module.seen.item()}, folder / f"{session.rank}.pt")
 
 
 def gradient(config: DistillConfig, rows: Any, session: Session) -> dict[str, torch.Tensor]:
