@@ -61,9 +61,11 @@ def measured(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     for step in range(job["steps"] + 1):
         (rows,) = micro_batches(order.batch(step), session.rank, session.world_size, 1)
         terms = strategy.forward(data.batch(rows, order.batch(step)), last=True)
+        known = torch.from_numpy(data.words(order.batch(step))) if strategy.needs_words else None
         dist.barrier()
         before, began = _sent(job["interface"]), time.perf_counter()
         strategy.backward(torch.stack(list(terms.values())).sum(), last=True)
+        strategy.finish(known)
         dist.barrier()
         seconds.append(time.perf_counter() - began)
         sent.append(_sent(job["interface"]) - before)

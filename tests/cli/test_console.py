@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tinyqa_ray.cli import summary
 from tinyqa_ray.cli.console import native_noise_in_a_file
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.distill.report import DistillReport
 
 
 @pytest.fixture
@@ -43,3 +45,11 @@ def test_what_fails_leaves_its_noise_behind_if_there_is_any(
     with pytest.raises(error):
         failing()
     assert [each.read_bytes() for each in folder.iterdir()] == left
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"), [(0.25, "30 steps over 9 windows, loss 0.250"), (None, "30 steps over 9 windows")]
+)
+def test_training_is_summed_up_with_its_loss_if_it_has_one(loss: float | None, said: str) -> None:
+    report = DistillReport(windows=9, steps=30, loss=loss, parameters=4567, model_bytes=1, published_step=30)
+    assert summary.rows(report) == said

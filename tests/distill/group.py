@@ -13,12 +13,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from peers.group_session import GroupSession
-from torch import multiprocessing
+from torch import multiprocessing, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tinyqa_ray.configs import DistillConfig
-from tinyqa_ray.distill.batches import WindowData, micro_batch_parts
-from tinyqa_ray.distill.feed import step_input
+from tinyqa_ray.distill.batches import Batch, WindowData, micro_batch_parts
+from tinyqa_ray.distill.feed import StepInput, step_input
 from tinyqa_ray.distill.loop import build, train, train_step
+from tinyqa_ray.distill.precision import agreed_dtype
 from tinyqa_ray.distill.session import Session, Write
 from tinyqa_ray.distill.strategies import DataParallel
 from tinyqa_ray.evaluate import measure
@@ -100,6 +102,80 @@ def gradients(configs: Sequence[DistillConfig], rows: Any, folder: Path) -> None
             torch.save(found, folder / f"{number}.pt")
 
 
+class Reads(TorchDispatchMode):
+    """Notes the operations for which a host waits for its device: those that give it a value or a size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.is_noting = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if self.is_noting and name in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "unique"):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def reads_in_a_step(configs: Sequence[DistillConfig], rows: Any, folder: Path) -> None:
+    """Save what the second step of each config reads of the device, beside its forward, and what it sends."""
+    session = GroupSession(folder)
+    for number, config in enumerate(configs):
+        strategy = DataParallel(build(config, dtype=agreed_dtype(config, session)), config, session)
+        data, parts = WindowData(window_files(config.data), 0), config.gradient_accumulation_steps
+        for _ in range(2):
+            given = step_input(data, rows, session, parts, with_words=strategy.needs_words)
+            reads, sent = observed(strategy, given, session)
+        torch.save({"reads": reads, "sent": sent}, folder / f"{number}-{session.rank}.pt")
+
+
+def observed(strategy: DataParallel, given: StepInput, session: Session) -> tuple[list[str], list[int]]:
+    """Take a step; what it reads of the device, beside its forward, and the sizes of what it sums itself."""
+    forward, reduce, sent = strategy.forward, dist.all_reduce, list[int]()
+    with Reads() as reads, pytest.MonkeyPatch.context() as patch:
+
+        def silent(batch: Batch, *, last: bool) -> Any:
+            reads.is_noting = False  # transformers looks at the mask
+            try:
+                return forward(batch, last=last)
+            finally:
+                reads.is_noting = True
+
+        def noted(tensor: torch.Tensor, *rest: Any, **options: Any) -> Any:
+            sent.append(tensor.numel())
+            return reduce(tensor, *rest, **options)
+
+        patch.setattr(strategy, "forward", silent)
+        patch.setattr(dist, "all_reduce", noted)
+        train_step(strategy, given, session, 1e-3)
+    return reads.found, sent
+
+
+class Counting(nn.Module):
+    """Two layers and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 1)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor = self.second(self.first(given)).sum()
+        return total
+
+
+def gradients_and_buffers(folder: Path) -> None:
+    """Save where a module's gradients lie after two steps, and its buffer, which is each worker's own."""
+    session, module = GroupSession(folder), Counting()
+    wrapped = session.wrap(module)
+    module.seen.fill_(session.rank)
+    for _ in range(2):
+        module.zero_grad(set_to_none=True)
+        wrapped(torch.ones(2, 3)).backward()
+    lie = {parameter.grad.untyped_storage().data_ptr() for parameter in module.parameters()}
+    torch.save({"storages": len(lie), "seen": module.seen.item()}, folder / f"{session.rank}.pt")
+
+
 def gradient(config: DistillConfig, rows: Any, session: Session) -> dict[str, torch.Tensor]:
     """Gradients by parameter, before clipping."""
     module = build(config)
@@ -115,5 +191,6 @@ def gradient(config: DistillConfig, rows: Any, session: Session) -> dict[str, to
     parts = micro_batch_parts(
         config.batch_size, config.gradient_accumulation_steps, config.workers, session.world_size
     )
-    train_step(strategy, step_input(data, rows, session, parts), session, 1e-3)
+    given = step_input(data, rows, session, parts, with_words=strategy.needs_words)
+    train_step(strategy, given, session, 1e-3)
     return found

@@ -345,6 +345,21 @@ def test_any_rows_of_several_files_are_found(
     assert batch.token_mask.sum(1).tolist() == [lengths[row] for row in rows]
 
 
+@pytest.mark.parametrize(("workers", "parts"), [(1, 1), (2, 1), (3, 2)])
+def test_words_of_a_global_batch_are_those_of_all_micro_batches(
+    tmp_path: Path, workers: int, parts: int
+) -> None:
+    """However it is parted, so that all workers know the same ones, padding among them."""
+    lengths = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
+    files = [write_windows(tmp_path / f"{a}.arrow", lengths[a : a + 5], first=a) for a in (0, 5)]
+    data, whole = WindowData(files, PAD), np.array([9, 4, 0, 4, 7, 2])
+    shares = [rows for rank in range(workers) for rows in micro_batches(whole, rank, workers, parts)]
+    held = {token for rows in shares for token in data.batch(rows, whole).input_ids.flatten().tolist()}
+    words = data.words(whole)
+    assert words.dtype == np.int64
+    assert words.tolist() == sorted(held | {PAD}) == [PAD, 100, 102, 104, 107, 109]
+
+
 def test_a_batch_copies_its_own_windows_only(tmp_path: Path) -> None:
     files = [write_windows(tmp_path / f"{i}.arrow", [300] * 200) for i in range(4)]
     held = pa.total_allocated_bytes()

@@ -13,7 +13,7 @@ import torch
 
 from tinyqa_ray.configs import DistillConfig
 from tinyqa_ray.distill.batches import WindowData
-from tinyqa_ray.distill.dev_scores import _part
+from tinyqa_ray.distill.dev_scores import SCORE, DevScores, _part
 from tinyqa_ray.distill.loop import MODEL, train
 from tinyqa_ray.distill.session import LocalSession, Write
 from tinyqa_ray.evaluate.work import measured
@@ -21,6 +21,7 @@ from tinyqa_ray.models import pretrained
 from tinyqa_ray.teacher_logits.window_dataset import window_files, window_sizes
 
 STEPS = 10
+MEASURED = (("measure", ""), ("keep", " with its score"))
 
 
 class NotingSession(LocalSession):
@@ -141,6 +142,59 @@ def test_checkpoint_that_an_earlier_version_left_unmeasured_is_measured_on_resum
     found = dev_files(dev)
     assert sorted(found) == [4, 8, STEPS]
     assert found[step] == whole[step]
+
+
+class WarnedSession(NotingSession):
+    """Is told at a step, once, that its node will be taken away; keeps the order of what happens."""
+
+    def __init__(self, folder: Path, step: int, *, dies: bool = False) -> None:
+        super().__init__(folder)
+        self.step, self.dies, self.events = step, dies, list[str]()
+        self.asked = 0
+
+    def is_warned(self) -> bool:
+        self.asked += 2  # every second step
+        return self.asked == self.step
+
+    def checkpoint(self, write: Write, metrics: dict[str, Any]) -> None:
+        super().checkpoint(write, metrics)
+        score = " with its score" if SCORE in metrics else ""
+        self.events.append(f"keep {metrics['step']}{score}")
+        if self.dies and metrics["step"] == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_student_of_a_node_that_goes_is_kept_before_one_is_measured(
+    config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Measuring may take longer than the node has; the checkpoint of step 4 is due in any case."""
+    session = WarnedSession(tmp_path / "run", step)
+    scored = DevScores.scored
+
+    def noted(dev: DevScores, step: int) -> dict[str, float]:
+        session.events.append(f"measure {step}")
+        return scored(dev, step)
+
+    monkeypatch.setattr(DevScores, "scored", noted)
+    train(replace(config, log_steps=2), session, dev_folder=str(tmp_path / "dev"))
+    later = [f"{what} {at}{more}" for at in (4, 8, 10) for what, more in MEASURED]
+    assert session.events == [f"keep {step}", *later]
+
+
+def test_checkpoint_kept_on_notice_is_measured_when_the_run_goes_on(
+    config: DistillConfig, tmp_path: Path
+) -> None:
+    noticed = replace(config, log_steps=2)
+    session = WarnedSession(tmp_path / "run", 2, dies=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(noticed, session, dev_folder=str(tmp_path / "dev"))
+    assert not (tmp_path / "dev").exists()
+    alone = measured_alone(str(tmp_path / "run" / "step-000000002" / MODEL), config)
+    train(noticed, LocalSession(tmp_path / "run"), dev_folder=str(tmp_path / "dev"))
+    found = dev_files(tmp_path / "dev")
+    assert sorted(found) == [2, 4, 8, STEPS]
+    assert found[2] == alone
 
 
 def test_without_questions_nothing_is_measured(config: DistillConfig, tmp_path: Path) -> None:

@@ -97,9 +97,9 @@ def test_training_reads_what_it_would_without_a_thread(
         seen.append(given)
         return launch(strategy, given, *rest)  # type: ignore[arg-type]
 
-    def prepared(*given: object) -> StepInput:
+    def prepared(*given: object, **options: object) -> StepInput:
         prepared_in.add(threading.current_thread().name)
-        return step_input(*given)  # type: ignore[arg-type]
+        return step_input(*given, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop, "train_step", noted)
     monkeypatch.setattr(loop, "step_input", prepared)

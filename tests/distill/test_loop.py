@@ -22,10 +22,11 @@ from tinyqa_ray.distill.batches import Batch, Order, WindowData
 from tinyqa_ray.distill.feed import step_input
 from tinyqa_ray.distill.layers import Terms
 from tinyqa_ray.distill.loop import FORMAT, MODEL, STATE, build, rate_factor, train, train_step
+from tinyqa_ray.distill.metrics_log import MetricsLog
 from tinyqa_ray.distill.precision import OVERFLOWS, NotFiniteError
 from tinyqa_ray.distill.session import LocalSession, Write
 from tinyqa_ray.distill.strategies import OPTIMIZER, DataParallel, adamw
-from tinyqa_ray.distill.taken import Taken
+from tinyqa_ray.distill.taken import LateFigures, Taken
 from tinyqa_ray.models import pretrained
 from tinyqa_ray.teacher_logits.window_dataset import window_files
 
@@ -209,8 +210,9 @@ def test_gradient_that_is_not_finite_ends_the_run_by_name(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_figures_of_a_step_are_read_when_the_next_is_launched_and_before_a_checkpoint(
-    config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
 ) -> None:
     """A host that reads the loss of the step it just launched waits for the device."""
     seen: list[str] = []
@@ -231,7 +233,7 @@ def test_figures_of_a_step_are_read_when_the_next_is_launched_and_before_a_check
     kept: list[Taken] = []  # so that no two have one id
     monkeypatch.setattr(loop, "train_step", launched)
     monkeypatch.setattr(Taken, "figures", read)
-    train(replace(config, checkpoint_steps=4), LocalSession(tmp_path))
+    train(replace(config, checkpoint_steps=4, precision=precision), LocalSession(tmp_path))
     wanted = ["launch 1", "launch 2", "read 1", "launch 3", "read 2", "launch 4", "read 3", "read 4"]
     assert seen[:10] == [*wanted, "launch 5", "launch 6"]
     assert seen[-2:] == ["read 9", "read 10"]
@@ -328,15 +330,30 @@ def test_fp16_overflow_skips_the_step_and_lowers_the_scale(config: DistillConfig
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     strategy.scaler = torch.amp.GradScaler("cpu", 2.0**32)
     data = WindowData(window_files(config.data), 0)
-    _, norm = train_step(strategy, step_input(data, np.arange(4), session, 1), session, 1e-3).figures()
-    assert not np.isfinite(norm)
-    assert strategy.loss_scale == 2.0**31
+    found = train_step(strategy, step_input(data, np.arange(4), session, 1), session, 1e-3).figures()
+    assert not np.isfinite(found.norm)
+    assert found.loss_scale == strategy.loss_scale == 2.0**31
     assert equal(dict(model.state_dict()), before)
     for _ in range(40):
         train_step(strategy, step_input(data, np.arange(4), session, 1), session, 1e-3)
+    assert strategy.loss_scale is not None
     assert strategy.loss_scale < 2.0**31
     assert not equal(dict(model.state_dict()), before)
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+
+
+def test_row_of_a_step_has_its_own_scale_though_it_is_logged_after_the_next(
+    config: DistillConfig, tmp_path: Path
+) -> None:
+    session, log = LocalSession(tmp_path), MetricsLog(None)
+    strategy = DataParallel(build(config, dtype=torch.float16), config, session)
+    strategy.scaler = torch.amp.GradScaler("cpu", 2.0**60)
+    data = WindowData(window_files(config.data), 0)
+    figures = LateFigures(log, strategy, data, steps=4, log_steps=1)
+    for step in range(1, 5):
+        figures.add(step, train_step(strategy, step_input(data, np.arange(4), session, 1), session, 1e-3), 0)
+    figures.settle()
+    assert [row["loss_scale"] for row in log.rows] == [2.0**59, 2.0**58, 2.0**57, 2.0**56]
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -359,13 +376,16 @@ def test_twenty_overflows_in_a_row_end_the_run_with_the_windows_named(
     batch = np.array([3, 1, 0, 2])
     monkeypatch.setattr(model, "forward", overflowing)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for _ in range(OVERFLOWS - 1):
-        train_step(strategy, step_input(data, batch, session, 1), session, 1e-3)
+    figures = LateFigures(MetricsLog(None), strategy, data, steps=100, log_steps=100)
+    for step in range(1, OVERFLOWS):
+        figures.add(step, train_step(strategy, step_input(data, batch, session, 1), session, 1e-3), 1e-3)
+    figures.settle()
     assert strategy.loss_scale == 2.0 ** (16 - OVERFLOWS + 1)
     assert strategy.overflows.in_a_row == OVERFLOWS - 1
     assert equal(dict(model.state_dict()), before)
     monkeypatch.setattr(model, "forward", forward)
-    train_step(strategy, step_input(data, batch, session, 1), session, 1e-3)
+    figures.add(OVERFLOWS, train_step(strategy, step_input(data, batch, session, 1), session, 1e-3), 1e-3)
+    figures.settle()
     assert strategy.overflows.in_a_row == 0
     monkeypatch.setattr(model, "forward", overflowing)
     monkeypatch.setattr(loop, "build", lambda *_: model)
@@ -396,8 +416,12 @@ def test_scale_and_overflows_in_a_row_are_in_checkpoints(config: DistillConfig, 
     written, read = (DataParallel(build(config, dtype=torch.float16), config, session) for _ in range(2))
     written.scaler = torch.amp.GradScaler("cpu", 2.0**60)
     data = WindowData(window_files(config.data), 0)
-    for _ in range(3):
-        train_step(written, step_input(data, np.arange(4), session, 1), session, 1e-3)
+    figures = LateFigures(MetricsLog(None), written, data, steps=100, log_steps=100)
+    for step in range(1, 4):
+        figures.add(
+            step, train_step(written, step_input(data, np.arange(4), session, 1), session, 1e-3), 1e-3
+        )
+    figures.settle()
     written.save(tmp_path)
     read.load(tmp_path)
     assert (read.loss_scale, read.overflows.in_a_row) == (2.0**57, 3)

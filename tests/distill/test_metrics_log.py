@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tinyqa_ray.core import faults, storage
 from tinyqa_ray.core.errors import InputError, StoreError
-from tinyqa_ray.distill.metrics_log import MetricsLog, RowReader, read_rows
+from tinyqa_ray.distill.metrics_log import MetricsLog, RowReader, last_loss, read_rows
 
 TERMS = {"attention": 1.0, "hidden": 2.5}
 
@@ -61,6 +61,44 @@ def test_loss_scale_of_fp16_is_told(tmp_path: Path) -> None:
     add(metrics, 5, loss_scale=65536.0, grad_norm=math.inf)
     (row,) = read_rows(str(tmp_path / "metrics.jsonl"))
     assert (row["loss_scale"], row["grad_norm"]) == (65536.0, None)
+
+
+def strictly(file: str) -> list[dict[str, Any]]:
+    """Rows as a reader sees them that takes JSON at its word."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in Path(file).read_text().splitlines()]
+
+
+def test_row_of_a_step_that_fp16_skipped_is_json_without_its_loss(tmp_path: Path) -> None:
+    file = str(tmp_path / "metrics.jsonl")
+    metrics = MetricsLog(file)
+    add(metrics, 5, terms={"prediction": math.inf, "label": 2.0}, grad_norm=math.nan, loss_scale=32768.0)
+    add(metrics, 100, terms={"prediction": -math.inf, "label": math.inf}, grad_norm=math.inf)
+    one, other = strictly(file)
+    names = ("loss", "prediction", "label", "grad_norm")
+    assert [one[name] for name in names] == [None, None, 2.0, None]
+    assert [other[name] for name in names] == [None] * 4
+    assert one["loss_scale"] == 32768.0
+    assert read_rows(file) == metrics.rows
+
+
+def test_rows_that_an_earlier_version_kept_as_infinities_are_written_as_json(tmp_path: Path) -> None:
+    file = str(tmp_path / "metrics.jsonl")
+    MetricsLog(file).resume(
+        [{"step": 5, "steps": 10, "loss": math.inf, "label": math.nan, "grad_norm": None}]
+    )
+    assert strictly(file) == [{"step": 5, "steps": 10, "loss": None, "label": None, "grad_norm": None}]
+
+
+@pytest.mark.parametrize(
+    ("losses", "last"),
+    [([3.0, 2.0], 2.0), ([3.0, None], 3.0), ([3.0, math.inf, None], 3.0), ([None, None], None), ([], None)],
+)
+def test_last_loss_is_that_of_a_step_that_was_taken(losses: list[float | None], last: float | None) -> None:
+    assert last_loss([{"step": step, "loss": loss} for step, loss in enumerate(losses)]) == last
 
 
 def test_speed_is_that_since_the_row_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +272,9 @@ def test_numbers_are_read_as_they_were_written(
     for step, value in enumerate(values, start=1):
         add(metrics, step, len(values), terms={"label": value}, grad_norm=value)
     assert read_rows(file) == metrics.rows
-    assert [row["label"] for row in read_rows(file)] == values
+    assert [row["label"] for row in read_rows(file)] == [
+        each if math.isfinite(each) else None for each in values
+    ]
     written = Path(file).read_text().splitlines()
     assert [json.loads(line)["step"] for line in written] == list(range(1, len(values) + 1))
 

@@ -108,7 +108,7 @@ def one_of(name: str, student: str, teacher: str) -> DistillationModule:
 def one_step(model: DistillationModule, data: WindowData, folder: Path) -> dict[str, float]:
     session = LocalSession(folder)
     given = step_input(data, ROWS, session, 1)
-    return train_step(DataParallel(model, model.config, session), given, session, 1e-3).figures()[0]
+    return train_step(DataParallel(model, model.config, session), given, session, 1e-3).figures().terms
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -120,8 +120,8 @@ def test_loss_falls_and_the_teacher_stays(
     strategy = DataParallel(model, model.config, session)
     losses = []
     for _ in range(12):
-        terms, _ = train_step(strategy, step_input(data, ROWS, session, 1), session, 1e-3).figures()
-        losses.append(sum(terms.values()))
+        taken = train_step(strategy, step_input(data, ROWS, session, 1), session, 1e-3)
+        losses.append(sum(taken.figures().terms.values()))
     assert losses[-1] < 0.9 * losses[0]
     if model.beside is not None:
         (teacher,) = model.beside._teacher

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import group
 import pytest
 import torch
 import torch.distributed as dist
@@ -16,7 +17,7 @@ from torch import nn
 
 from tinyqa_ray.core import storage
 from tinyqa_ray.distill.checkpoints import newest_checkpoint
-from tinyqa_ray.distill.session import LocalSession, RaySession, Write
+from tinyqa_ray.distill.session import DDP, LocalSession, RaySession, Write
 
 
 class KilledError(Exception):
@@ -147,6 +148,30 @@ def test_two_workers_keep_one_checkpoint_of_both_their_parts(
         seen = list(workers.map(work, range(2)))
     assert seen == [[["rank-0.txt", "rank-1.txt"]] * 2] * 2
     assert names(run) == ["step-000000010"]
+
+
+def test_gradients_lie_where_they_are_exchanged_and_buffers_are_not_sent(tmp_path: Path) -> None:
+    """A copy of each gradient, and a broadcast in each forward, would be for nothing."""
+    group.run(2, group.gradients_and_buffers, tmp_path)
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    assert found == [{"storages": 1, "seen": float(rank)} for rank in range(2)]
+
+
+def test_worker_of_ray_train_has_the_same_data_parallelism(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray.train
+    import ray.train.torch
+
+    context = SimpleNamespace(
+        get_world_rank=lambda: 0, get_world_size=lambda: 2, get_local_world_size=lambda: 2
+    )
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(
+        ray.train.torch, "prepare_model", lambda module, **options: given.update(options) or module
+    )
+    RaySession("run").wrap(nn.Linear(2, 2))
+    assert given == {"parallel_strategy_kwargs": dict(DDP)}
 
 
 @pytest.mark.parametrize(("started_by", "wanted"), [({}, 8), ({"LOCAL_WORLD_SIZE": "2"}, 2)])

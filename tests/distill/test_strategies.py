@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import group
 import numpy as np
@@ -13,6 +14,7 @@ import tiny
 import torch
 
 from tinyqa_ray.configs import DistillConfig
+from tinyqa_ray.configs.distill import Precision
 from tinyqa_ray.core import processor
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.batches import WindowData
@@ -113,6 +115,21 @@ def test_touched_rows_give_the_gradients_of_all_rows_and_half_precision_nearly_t
     for half, limit in zip(halves, (1e-3, 8e-3), strict=True):
         errors = [float((half[name] - gradient).abs().max()) for name, gradient in dense.items()]
         assert 0 < max(errors) < limit * scale
+
+
+def test_host_waits_for_nothing_when_workers_step_and_only_rows_of_the_batch_are_sent(
+    config: DistillConfig, tmp_path: Path
+) -> None:
+    """In fp16 scale and overflow stay on the device; of the embeddings every worker knows the rows."""
+    config = replace(config, workers=2, gradient_accumulation_steps=2)
+    rows = np.array([7, 2, 11, 0, 9, 4, 1, 6])
+    configs = [replace(config, precision=precision) for precision in get_args(Precision)[1:]]
+    group.run(2, group.reads_in_a_step, configs, rows, tmp_path)
+    width = pretrained.load_qa_model(config.student).config.hidden_size
+    words = WindowData(window_files(config.data), 0).words(rows)
+    for number, rank in itertools.product(range(len(configs)), range(2)):
+        found = torch.load(tmp_path / f"{number}-{rank}.pt", weights_only=True)
+        assert found == {"reads": [], "sent": [len(words) * width, 2]}, configs[number].precision
 
 
 def test_compressed_training_resumes_bit_for_bit(config: DistillConfig, tmp_path: Path) -> None:
@@ -232,9 +249,15 @@ def test_zero_goes_on_in_its_own_precision_only(
     trained(config, 1, tmp_path)
 
 
-def test_compression_is_for_ddp(config: DistillConfig) -> None:
-    with pytest.raises(InputError, match="DeepSpeed exchanges gradients by itself"):
-        replace(config, strategy="zero1", gradient_compression="bf16")
+@pytest.mark.parametrize(
+    "option",
+    [{"gradient_compression": "bf16"}, {"embedding_gradients": "rows"}, {"embedding_gradients": "dense"}],
+)
+def test_how_gradients_are_exchanged_is_for_ddp(config: DistillConfig, option: dict[str, Any]) -> None:
+    """Under ZeRO they would do nothing."""
+    ((name, value),) = option.items()
+    with pytest.raises(InputError, match=f"{name} '{value}' .* DeepSpeed exchanges gradients by itself"):
+        replace(config, strategy="zero1", **option)
 
 
 def test_elastic_zero_and_too_few_workers_are_refused(config: DistillConfig) -> None:

@@ -44,7 +44,7 @@ class Run:
         self.log = Log()
         self.told: list[tuple[int, int, str]] = []
 
-    def write_rows(self, *steps: int, loss: float = 1.0) -> None:
+    def write_rows(self, *steps: int, loss: float | None = 1.0) -> None:
         rows = [
             {"step": step, "steps": 40, "loss": loss, "label": loss, "samples_per_s": 12.34} for step in steps
         ]
@@ -139,6 +139,14 @@ def test_progress_is_told_steps_loss_speed_and_dev(run: Run) -> None:
     step, steps, note = run.told[-1]
     assert (step, steps) == (10, 40)
     assert note == "loss 1.000, 12.3 windows/s, dev EM 55.0 F1 60.0 (best threshold 61.0)"
+
+
+def test_progress_goes_on_over_a_step_that_fp16_skipped(run: Run) -> None:
+    with run.watched():
+        run.write_rows(5, loss=None)
+        wait(lambda: run.told)
+    assert run.told[0] == (5, 40, "loss –, 12.3 windows/s")
+    assert run.log.curve("loss/total") == []
 
 
 def test_progress_is_told_nothing_before_the_first_row(run: Run) -> None:

@@ -36,7 +36,8 @@ def rows(report: StageReport) -> str:
         case TeacherLogitsReport():
             return f"{report.windows} windows of {report.questions} questions"
         case DistillReport():
-            return f"{report.steps} steps over {report.windows} windows, loss {report.loss:.3f}"
+            loss = "" if report.loss is None else f", loss {report.loss:.3f}"
+            return f"{report.steps} steps over {report.windows} windows{loss}"
         case EvaluateReport():
             return f"{report.questions} questions, EM {report.exact:.1f}, F1 {report.f1:.1f}"
         case ExportReport():

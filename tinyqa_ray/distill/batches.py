@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tinyqa_ray.core import faults, storage
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.distill.window_columns import WindowColumns, gather
+from tinyqa_ray.distill.window_columns import WindowColumns, gather, values
 from tinyqa_ray.teacher_logits.window_dataset import logit_columns
 
 Index = NDArray[np.int64]
@@ -54,11 +54,15 @@ class Batch:
     pairs: int
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device; a GPU's copy is made while it computes, and its mask there."""
+        """The batch on a device, where its mask is made.
+
+        The host does not wait for a GPU's copy, which takes its turn after the kernels launched before; it is
+        a fraction of a megabyte.
+        """
         if device == self.lengths.device:
             return self
         tensors: dict[str, Any] = {
-            each.name: _copied(value, device)
+            each.name: copied(value, device)
             for each in fields(self)
             if isinstance(value := getattr(self, each.name), Tensor) and each.name != "token_mask"
         }
@@ -71,7 +75,8 @@ def token_mask(lengths: Tensor, tokens: int) -> Tensor:
     return torch.arange(tokens, device=lengths.device) < lengths[:, None]
 
 
-def _copied(value: Tensor, device: torch.device) -> Tensor:
+def copied(value: Tensor, device: torch.device) -> Tensor:
+    """A host's tensor on a device; the copy to a GPU may still be going on."""
     # Only from page-locked memory does a copy to a GPU not hold up the thread that begins it.
     return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
 
@@ -126,6 +131,12 @@ class WindowData:
             start_logits=self._logits([start for start, _ in self.logits], places, tokens),
             end_logits=self._logits([end for _, end in self.logits], places, tokens),
         )
+
+    def words(self, rows: Index) -> Index:
+        """Ids of the tokens that micro-batches of the windows ``rows`` hold, padding among them, in order."""
+        found = values(self.pieces, self._places(rows), "input_ids")
+        ids: Index = np.unique(np.concatenate([*found, [self.pad_id]])).astype(np.int64)
+        return ids
 
     def _places(self, rows: Index) -> list[tuple[int, int]]:
         """The piece of each row, and its place there."""

@@ -67,7 +67,7 @@ class DevScores:
         return {SCORE: found["best_f1"]}
 
     def catch_up(self, step: int) -> None:
-        """Measure the student of the checkpoint of ``step`` unless it was: earlier versions did so later."""
+        """Measure the student of the checkpoint of ``step`` unless it was: a node's notice left no time."""
         (absent, *_) = self.session.gather(
             self.session.rank == 0 and storage.kind(self._file(step)) != "file"
         )

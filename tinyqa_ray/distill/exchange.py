@@ -2,7 +2,8 @@
 
 Gradients are averaged by DistributedDataParallel (DDP) while the backward pass goes on: as they are, in half
 precision, or in low rank. Those of the word embeddings, most of a small student's parameters, stand apart: a
-step touches a few thousand of their rows, and only these are sent, after the backward pass.
+step touches a few thousand of their rows, and only these are sent, after the backward pass. Which they are,
+every worker knows beforehand: neither the workers nor host and device need to ask each other.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ class Exchange:
         scaler: torch.amp.GradScaler,
     ) -> None:
         self.session = session
-        self.rows: _TouchedRows | None = None
+        self.rows: _Rows | None = None
         self.power: PowerSGD | None = None
-        words = _lookup(module) if session.world_size > 1 and config.embedding_gradients == "rows" else None
+        words = _lookup(module) if session.world_size > 1 and config.embedding_gradients != "dense" else None
         if words is not None:
             words.requires_grad_(False)  # DDP averages what is trained at the time that it wraps a module
         self.wrapped = session.wrap(module)
         if words is not None:
             words.requires_grad_(True)
             dtypes = {"none": torch.float32, "powersgd": torch.bfloat16, **_HALF}
-            self.rows = _TouchedRows(words, dtypes[config.gradient_compression])
+            self.rows = _Rows(words, dtypes[config.gradient_compression])
         if not isinstance(self.wrapped, DistributedDataParallel):
             return
         _lay_out_buckets(self.wrapped)
@@ -59,15 +60,15 @@ class Exchange:
         elif config.gradient_compression != "none":
             self.wrapped.register_comm_hook(_HALF[config.gradient_compression], _in_half_precision)
 
-    def note(self, input_ids: Tensor) -> None:
-        """Note the tokens of a micro-batch."""
-        if self.rows is not None:
-            self.rows.note(input_ids)
+    def finish(self, words: Tensor | None) -> None:
+        """Average what the backward pass of a step left: rows of word embeddings, if they stand apart.
 
-    def finish(self) -> None:
-        """Average what the backward pass of a step left: the rows of word embeddings that it touched."""
+        Args:
+            words: ids of the tokens that any worker's windows hold, ``(W,)``, the same on all workers.
+        """
         if self.rows is not None:
-            self.rows.average()
+            assert words is not None
+            self.rows.average(words)
 
     def save(self, folder: Path) -> None:
         """Write this worker's part."""
@@ -95,7 +96,7 @@ class Exchange:
         self.power.load(states, self.session.device)
 
 
-class _TouchedRows:
+class _Rows:
     """The gradient of a word embedding, averaged over workers row by row.
 
     Rows of tokens that no worker's windows hold have no gradient; their moments decay in AdamW as always.
@@ -104,20 +105,13 @@ class _TouchedRows:
     def __init__(self, weight: nn.Parameter, dtype: torch.dtype) -> None:
         """Send rows of ``weight``'s gradient as ``dtype``."""
         self.weight, self.dtype = weight, dtype
-        self.touched = torch.zeros(len(weight), dtype=torch.uint8, device=weight.device)
 
-    def note(self, input_ids: Tensor) -> None:
-        self.touched[input_ids.flatten()] = 1
-
-    def average(self) -> None:
+    def average(self, rows: Tensor) -> None:
         gradient = self.weight.grad
         assert gradient is not None
-        dist.all_reduce(self.touched, op=dist.ReduceOp.MAX)
-        rows = self.touched.nonzero().squeeze(1)
         values = gradient[rows].div_(dist.get_world_size()).to(self.dtype)
         dist.all_reduce(values)
         gradient[rows] = values.to(gradient.dtype)
-        self.touched.zero_()
 
 
 # DDP compares the annotations of a hook with types, and would refuse them as strings. Its own hook for bf16

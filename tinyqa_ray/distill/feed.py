@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from tinyqa_ray.distill.batches import Batch, Index, WindowData, micro_batches
+from tinyqa_ray.distill.batches import Batch, Index, WindowData, copied, micro_batches
 from tinyqa_ray.distill.session import Session
 
 _AHEAD = 3
@@ -25,12 +26,22 @@ class StepInput:
     """Rows of the global batch."""
     parts: Sequence[Batch]
     """The worker's micro-batches, on its device."""
+    words: Tensor | None = None
+    """Ids of the tokens of the global batch, padding among them, ``(W,)`` in order, on the device; None
+    where they are not asked for."""
 
 
-def step_input(data: WindowData, windows: Index, session: Session, parts: int) -> StepInput:
-    """Collate a worker's ``parts`` micro-batches of the global batch ``windows``, on its device."""
+def step_input(
+    data: WindowData, windows: Index, session: Session, parts: int, *, with_words: bool = False
+) -> StepInput:
+    """Collate a worker's ``parts`` micro-batches of the global batch ``windows``, on its device.
+
+    Every worker has all windows, and so knows ``with_words`` the tokens that the others read.
+    """
     mine = micro_batches(windows, session.rank, session.world_size, parts)
-    return StepInput(windows, [data.batch(rows, windows).to(session.device) for rows in mine])
+    batches = [data.batch(rows, windows).to(session.device) for rows in mine]
+    words = copied(torch.from_numpy(data.words(windows)), session.device) if with_words else None
+    return StepInput(windows, batches, words)
 
 
 @contextmanager

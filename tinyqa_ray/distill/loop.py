@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
+from tinyqa_ray.core import storage
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.distill.attention import attend_in_fp32
@@ -18,11 +20,11 @@ from tinyqa_ray.distill.dev_scores import DevScores
 from tinyqa_ray.distill.feed import StepInput, fed, step_input
 from tinyqa_ray.distill.metrics_log import MetricsLog
 from tinyqa_ray.distill.objectives import DistillationModule
-from tinyqa_ray.distill.precision import NotFiniteError, agreed_dtype
+from tinyqa_ray.distill.precision import agreed_dtype
 from tinyqa_ray.distill.session import Session
 from tinyqa_ray.distill.strategies import Strategy, make_strategy
 from tinyqa_ray.distill.students import student_from_layers
-from tinyqa_ray.distill.taken import LateFigures, Taken, at_windows
+from tinyqa_ray.distill.taken import LateFigures, Taken
 from tinyqa_ray.distill.windows_here import windows_here
 from tinyqa_ray.engines.bucketed import BUCKET
 from tinyqa_ray.models import pretrained
@@ -100,25 +102,25 @@ def _train(
             dev.catch_up(begun)
 
     def prepare(step: int) -> StepInput:
-        return step_input(data, order.batch(step), session, parts)
+        return step_input(data, order.batch(step), session, parts, with_words=strategy.needs_words)
 
     with fed(prepare, range(begun, order.steps), session.device) as inputs:
         for step, given in enumerate(inputs, start=begun + 1):
             torch.manual_seed(_draw(config.seed, step - 1, session.rank))
             rate = config.learning_rate * rate_factor(config.warmup_ratio, step - 1, order.steps)
-            try:
-                taken = train_step(strategy, given, session, rate)
-            except NotFiniteError as error:
-                where = at_windows(str(error), given.windows, data)
-                raise NotFiniteError(f"step {step} of {order.steps}: {where}") from None
-            figures.add(step, taken, rate)
+            figures.add(step, train_step(strategy, given, session, rate), rate)
             is_due = step % config.checkpoint_steps == 0 or step == order.steps
             # Asking makes the ranks wait for each other, so it is not done at every step.
-            if is_due or (step % config.log_steps == 0 and session.is_warned()):
+            is_warned = (is_due or step % config.log_steps == 0) and session.is_warned()
+            if is_due or is_warned:
                 figures.settle()
-                with metrics.paused():
-                    score = {} if dev is None else dev.scored(step)
-                save(session, strategy, metrics, tokenizer, step, order.steps, score)
+                # A node that is taken away may be gone before its student is measured.
+                if is_warned or dev is None:
+                    save(session, strategy, metrics, tokenizer, step, order.steps, {})
+                if is_due and dev is not None:
+                    with metrics.paused():
+                        score = dev.scored(step)
+                    save(session, strategy, metrics, tokenizer, step, order.steps, score)
 
 
 def build(
@@ -148,11 +150,7 @@ def build(
 
 
 def train_step(strategy: Strategy, given: StepInput, session: Session, learning_rate: float) -> Taken:
-    """One optimiser step over one global batch.
-
-    Raises:
-        NotFiniteError: fp16 overflows at any loss scale; that step was not taken.
-    """
+    """One optimiser step over one global batch, launched; its figures may be read later."""
     strategy.module.train()
     sums: dict[str, torch.Tensor] = {}
     for number, part in enumerate(given.parts, start=1):
@@ -162,9 +160,10 @@ def train_step(strategy: Strategy, given: StepInput, session: Session, learning_
         strategy.backward(loss, last=last)
         for name, term in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach()
+    strategy.finish(given.words)
     totals = session.total(torch.stack(list(sums.values())))
     norm = strategy.step(learning_rate)
-    return Taken(given.windows, tuple(sums), torch.cat([totals.float(), norm.detach().float().reshape(1)]))
+    return Taken(given.windows, tuple(sums), totals, norm, strategy.loss_scale)
 
 
 def rate_factor(warmup_ratio: float, step: int, steps: int) -> float:
@@ -221,9 +220,10 @@ def resume(session: Session, strategy: Strategy, metrics: MetricsLog) -> int:
     return int(state["step"])
 
 
-def checkpoint_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics that a checkpoint holds."""
-    state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+def checkpoint_rows(folder: str) -> list[dict[str, Any]]:
+    """The rows of metrics that a checkpoint, local or in a store, holds."""
+    file = io.BytesIO(storage.read_bytes(storage.join(folder, STATE)))
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     rows: list[dict[str, Any]] = state["metrics"]
     return rows
 

@@ -8,7 +8,7 @@ import logging
 import math
 import reprlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -60,12 +60,10 @@ class MetricsLog:
     ) -> None:
         """Append a row, and rewrite the file now and then; the driver reads its progress there."""
         seconds = max(time.monotonic() - self._since, 1e-9)
-        # JSON has no infinity: the norm where fp16 overflowed and the step was skipped.
-        norm = grad_norm if math.isfinite(grad_norm) else None
-        row = {"step": step, "steps": steps, "loss": sum(terms.values()), **terms, "grad_norm": norm}
+        row = {"step": step, "steps": steps, "loss": sum(terms.values()), **terms, "grad_norm": grad_norm}
         speed = {"samples_per_s": self._samples / seconds, "tokens_per_s": self._tokens / seconds}
         scale = {} if loss_scale is None else {"loss_scale": loss_scale}
-        self.rows.append({**row, "learning_rate": learning_rate, **speed, **scale})
+        self.rows.append(_finite({**row, "learning_rate": learning_rate, **speed, **scale}))
         self._begin()
         # The longer a write takes, the rarer it is, up to a limit: a single write may be slow by chance.
         pause_s = min(20 * self._cost, _LONGEST_PAUSE_S)
@@ -74,7 +72,7 @@ class MetricsLog:
 
     def resume(self, rows: list[dict[str, float | None]]) -> None:
         """Continue after the rows of a checkpoint; rows of later steps are dropped from the file."""
-        self.rows = rows
+        self.rows = [_finite(row) for row in rows]  # those of an earlier version may hold others
         self._write()
 
     def _write(self, *, is_last: bool = False) -> None:
@@ -85,7 +83,7 @@ class MetricsLog:
         if self.file is None:
             return
         began = time.monotonic()
-        lines = "".join(json.dumps(line) + "\n" for line in self.rows)
+        lines = "".join(json.dumps(line, allow_nan=False) + "\n" for line in self.rows)
         try:
             with contextlib.nullcontext() if is_last else faults.impatient():
                 storage.write_atomic(self.file, lines.encode())
@@ -100,6 +98,18 @@ class MetricsLog:
             self._failing = True
         self._written = time.monotonic()
         self._cost = self._written - began
+
+
+def _finite(row: Mapping[str, float | None]) -> dict[str, float | None]:
+    """A row as JSON can hold it: None where a loss or norm overflowed in fp16, whose step was skipped."""
+    return {
+        name: value if value is not None and math.isfinite(value) else None for name, value in row.items()
+    }
+
+
+def last_loss(rows: Sequence[Mapping[str, float | None]]) -> float | None:
+    """Loss of the last row that has a finite one; None where none has."""
+    return next((loss for row in reversed(rows) if (loss := _finite(row)["loss"]) is not None), None)
 
 
 def read_rows(file: str) -> list[dict[str, Any]]:

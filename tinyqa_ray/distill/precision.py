@@ -66,17 +66,12 @@ class Overflows:
     def __init__(self) -> None:
         self.in_a_row = 0
 
-    def count(self, finite: bool, loss_scale: float) -> None:
-        """Count a step.
-
-        Raises:
-            NotFiniteError: it is the twentieth in a row that is not finite.
-        """
+    def count(self, finite: bool, loss_scale: float) -> str | None:
+        """Count a step; if it is the twentieth in a row that is not finite, say so."""
         self.in_a_row = 0 if finite else self.in_a_row + 1
-        if self.in_a_row >= OVERFLOWS:
-            raise NotFiniteError(
-                f"fp16 overflowed in {self.in_a_row} steps in a row, the loss scale is down to {loss_scale:g}"
-            )
+        if self.in_a_row < OVERFLOWS:
+            return None
+        return f"fp16 overflowed in {self.in_a_row} steps in a row, the loss scale is down to {loss_scale:g}"
 
 
 def overflowing(loss: torch.Tensor) -> torch.Tensor:

@@ -14,8 +14,8 @@ class DistillReport:
 
     windows: int
     steps: int
-    loss: float
-    """Loss of the last step logged."""
+    loss: float | None
+    """Loss of the last step logged that fp16 did not skip; None where it skipped all of them."""
     parameters: int
     """Parameters of the student."""
     model_bytes: int

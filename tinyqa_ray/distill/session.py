@@ -61,7 +61,8 @@ class Session(Protocol):
 
         Args:
             write: called at once, with an empty folder.
-            metrics: the current ``step``, the number of ``steps``, and the model's score if it was measured.
+            metrics: the current ``step``, the number of ``steps``, and the model's score if it was measured;
+                Ray ranks a checkpoint without one below all others.
         """
 
 
@@ -156,7 +157,12 @@ class RaySession:
         return nullcontext(None) if folder is None else local_checkpoint(folder)
 
     def is_warned(self) -> bool:
-        """Whether Ray drains a node of the run, as autoscalers do when a spot instance is reclaimed."""
+        """Whether Ray drains a node of the run.
+
+        ``ray start --block`` does that when it is told to stop, as in a pod that is evicted, and so does
+        ``ray drain-node``; a cloud's notice that a spot instance goes reaches neither by itself. Once the
+        drain's time is over, Ray Train begins the run anew from its newest checkpoint.
+        """
         import ray.train
 
         if ray.train.get_preemption_info() is None or self._was_warned:

@@ -37,10 +37,14 @@ class Strategy(Protocol):
     """What the training step needs of data parallelism."""
 
     module: DistillationModule
+    overflows: Overflows
+    """Steps in a row that fp16 skipped; counted by whoever reads the norm of a step."""
+    needs_words: bool
+    """Whether ``finish`` needs the words of a batch."""
 
     @property
-    def loss_scale(self) -> float | None:
-        """What fp16 multiplies the loss by; None in other precisions."""
+    def loss_scale(self) -> Tensor | None:
+        """What fp16 multiplies the loss by, a scalar on the device; None in other precisions."""
 
     def forward(self, batch: Batch, *, last: bool) -> Terms:
         """Loss terms of a micro-batch; after the ``last`` one of a step, workers exchange gradients."""
@@ -48,15 +52,20 @@ class Strategy(Protocol):
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of a micro-batch's share of the loss."""
 
+    def finish(self, words: Tensor | None) -> None:
+        """Exchange what is left to exchange after the last backward of a step.
+
+        Args:
+            words: ids of the tokens that any worker's windows hold in this step, ``(W,)``; None where they
+                are not needed.
+        """
+
     def step(self, learning_rate: float) -> Tensor:
         """Take an optimiser step with the gradients added since the last.
 
         Returns:
             their norm before clipping, a scalar on the device, so that the host need not wait for it. Where
             it is not finite, fp16 skips the step; in other precisions the weights are lost.
-
-        Raises:
-            NotFiniteError: fp16 overflowed in twenty steps in a row.
         """
 
     def save(self, folder: Path) -> None:
@@ -94,17 +103,18 @@ class DataParallel:
         self.scaler = torch.amp.GradScaler(session.device.type, _FIRST_LOSS_SCALE, enabled=scaled)
         self.exchange = Exchange(module, config, session, self.scaler)
         self.wrapped = self.exchange.wrapped
+        self.needs_words = self.exchange.rows is not None
         self.optimizer = adamw(module, config)
         self.overflows = Overflows()
+        self._one = torch.ones((), device=session.device)
 
     @property
-    def loss_scale(self) -> float | None:
-        """What fp16 multiplies the loss by."""
-        return self.scaler.get_scale() if self.scaler.is_enabled() else None
+    def loss_scale(self) -> Tensor | None:
+        """What fp16 multiplies the loss by; ``get_scale`` would wait for the device."""
+        return self.scaler.scale(self._one) if self.scaler.is_enabled() else None
 
     def forward(self, batch: Batch, *, last: bool) -> Terms:
         """See ``Strategy``."""
-        self.exchange.note(batch.input_ids)
         parallel = isinstance(self.wrapped, nn.parallel.DistributedDataParallel)
         # Workers exchange gradients once a step, after the last part.
         with self.wrapped.no_sync() if parallel and not last else nullcontext():  # type: ignore[operator]
@@ -115,8 +125,10 @@ class DataParallel:
         """See ``Strategy``; undoes the average over workers."""
         loss = overflowing(loss) if self.scaler.is_enabled() else loss
         self.scaler.scale(loss * self.session.world_size).backward()  # type: ignore[no-untyped-call]
-        if last:
-            self.exchange.finish()
+
+    def finish(self, words: Tensor | None) -> None:
+        """See ``Strategy``."""
+        self.exchange.finish(words)
 
     def step(self, learning_rate: float) -> Tensor:
         """See ``Strategy``."""
@@ -127,8 +139,6 @@ class DataParallel:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.loss_scale is not None:
-            self.overflows.count(math.isfinite(norm), self.loss_scale)
         return norm
 
     def save(self, folder: Path) -> None:
@@ -166,7 +176,7 @@ class ZeRO:
     ) -> None:
         deepspeed = _deepspeed(session)
         self.module, self.session, self.parts = module, session, parts
-        self.overflows = Overflows()
+        self.overflows, self.needs_words = Overflows(), False
         settings = {
             "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only computes the batch size from it
             "gradient_accumulation_steps": parts,
@@ -189,9 +199,9 @@ class ZeRO:
         self._keep_going_at_scale_one()
 
     @property
-    def loss_scale(self) -> float | None:
-        """What fp16 multiplies the loss by."""
-        return float(self.engine.loss_scale()) if self.engine.fp16_enabled() else None
+    def loss_scale(self) -> Tensor | None:
+        """What fp16 multiplies the loss by; DeepSpeed has it on the host."""
+        return torch.tensor(float(self.engine.loss_scale())) if self.engine.fp16_enabled() else None
 
     def forward(self, batch: Batch, *, last: bool) -> Terms:
         """See ``Strategy``."""
@@ -205,14 +215,14 @@ class ZeRO:
         if not last:
             self.engine.step()  # only counts the micro-batch
 
+    def finish(self, words: Tensor | None) -> None:
+        """See ``Strategy``; DeepSpeed exchanges all in its backward and its step."""
+
     def step(self, learning_rate: float) -> Tensor:
         """See ``Strategy``; DeepSpeed gives the norm only after the step."""
         _set_rate(self.engine.optimizer, learning_rate)
         self.engine.step()
-        norm = self.engine.get_global_grad_norm()
-        if self.loss_scale is not None:
-            self.overflows.count(math.isfinite(float(norm)), self.loss_scale)
-        return torch.as_tensor(norm, device=self.session.device)
+        return torch.as_tensor(self.engine.get_global_grad_norm(), device=self.session.device)
 
     def _keep_going_at_scale_one(self) -> None:
         """DeepSpeed would end the run at its least scale, 1; the overflows in a row are counted instead."""

@@ -121,7 +121,8 @@ class RunMonitor:
 
 
 def _note(row: Row, dev: Row) -> str:
-    note = f"loss {row['loss']:.3f}, {row['samples_per_s']:.1f} windows/s"
+    loss = "–" if row["loss"] is None else f"{row['loss']:.3f}"  # fp16 skipped that step
+    note = f"loss {loss}, {row['samples_per_s']:.1f} windows/s"
     if dev:
         note += f", dev EM {dev['exact']:.1f} F1 {dev['f1']:.1f} (best threshold {dev['best_f1']:.1f})"
     return note

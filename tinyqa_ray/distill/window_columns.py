@@ -37,6 +37,14 @@ class WindowColumns:
         return np.diff(self.lists[name][0]).astype(np.int64)
 
 
+def values(
+    pieces: Sequence[WindowColumns], places: Sequence[tuple[int, int]], name: str
+) -> list[NDArray[Any]]:
+    """Views of lists of a column, which every piece has; ``places`` as for ``gather``."""
+    columns = [(pieces[piece].lists[name], window) for piece, window in places]
+    return [found[offsets[window] : offsets[window + 1]] for (offsets, found), window in columns]
+
+
 def gather(
     pieces: Sequence[WindowColumns], places: Sequence[tuple[int, int]], name: str, into: NDArray[Any]
 ) -> None:

@@ -14,17 +14,12 @@ from tinyqa_ray.core.cluster import connected
 from tinyqa_ray.core.errors import InputError, StoreError
 from tinyqa_ray.core.said import heard, say_once
 from tinyqa_ray.core.shared_folder import check_seen, probed
-from tinyqa_ray.distill.checkpoints import (
-    local_checkpoint,
-    mend_list,
-    newest_checkpoint,
-    whole_checkpoints,
-)
+from tinyqa_ray.distill.checkpoints import mend_list, newest_checkpoint, whole_checkpoints
 from tinyqa_ray.distill.checks import check, check_room
 from tinyqa_ray.distill.dev_scores import SCORE
 from tinyqa_ray.distill.failures import as_long_as_it_advances, causes, explained
 from tinyqa_ray.distill.loop import MODEL, checkpoint_rows, train
-from tinyqa_ray.distill.metrics_log import MetricsLog, read_rows
+from tinyqa_ray.distill.metrics_log import MetricsLog, last_loss, read_rows
 from tinyqa_ray.distill.precision import NAMES, agreed_dtype
 from tinyqa_ray.distill.report import CHECKPOINTS, DistillReport
 from tinyqa_ray.distill.session import RaySession
@@ -189,7 +184,7 @@ def _finished(
     report = DistillReport(
         windows=windows,
         steps=int(rows[-1]["steps"]),
-        loss=rows[-1]["loss"],
+        loss=last_loss(rows),
         parameters=weights.count_parameters(stage.path(MODEL)),
         model_bytes=pretrained.model_bytes(stage.path(MODEL)),
         published_step=step,
@@ -205,17 +200,15 @@ def _rows(stage: stage_folder.Stage, kept: Mapping[int, str]) -> list[dict[str, 
     """The rows of the run; those of its last checkpoint, if they could not all be written."""
     rows = read_rows(stage.path(METRICS))
     if kept and (not rows or rows[-1]["step"] < max(kept)):
-        with local_checkpoint(kept[max(kept)]) as folder:
-            rows = checkpoint_rows(folder)
+        rows = checkpoint_rows(kept[max(kept)])
         MetricsLog(stage.path(METRICS)).resume(rows)
     return rows
 
 
 def copy_model(checkpoint: str, target: str) -> None:
-    """Copy the student of a checkpoint into a model folder."""
-    with local_checkpoint(checkpoint) as folder:
-        for file in sorted((folder / MODEL).iterdir()):
-            storage.write_atomic(storage.join(target, file.name), file.read_bytes())
+    """Copy the student of a checkpoint into a model folder; the optimiser's state is not fetched."""
+    for file in storage.list_files(storage.join(checkpoint, MODEL)):
+        storage.write_atomic(storage.join(target, file.rsplit("/", 1)[-1]), storage.read_bytes(file))
 
 
 def _device(session: RaySession) -> str:
