@@ -69,6 +69,23 @@ def test_rounding_together_loses_less_than_rounding_each(inputs: Float, weights:
     assert lost(made.astype(np.float32)) < 0.6 * lost(np.rint(weights / step))
 
 
+def test_rounding_together_does_not_rely_on_how_the_inputs_of_the_calibration_go_together() -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(256, 64)).astype(np.float32)
+    few = rng.normal(size=(2000, 24)) @ rng.normal(size=(24, 256)) / np.sqrt(24)
+    seen = (few + 0.02 * rng.normal(size=few.shape)).astype(np.float32)
+    others = rng.normal(size=seen.shape).astype(np.float32)
+    step = easing.steps(weights, LEVELS)
+    made = easing.rounded(weights, step, seen.T @ seen, LEVELS).astype(np.float32)
+
+    def lost(whole: Float, inputs: Float) -> float:
+        return float(np.square(inputs @ (weights - whole * step)).mean())
+
+    each = np.rint(weights / step)
+    assert lost(made, seen) < 0.1 * lost(each, seen)
+    assert lost(made, others) < 1.45 * lost(each, others)
+
+
 def test_inputs_that_are_always_zero_are_rounded_all_the_same(weights: Float) -> None:
     made = easing.rounded(weights, easing.steps(weights, LEVELS), np.zeros((48, 48), np.float32), LEVELS)
     np.testing.assert_array_equal(made, np.rint(weights / easing.steps(weights, LEVELS)).astype(np.int8))
