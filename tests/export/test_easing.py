@@ -86,6 +86,28 @@ def test_rounding_together_does_not_rely_on_how_the_inputs_of_the_calibration_go
     assert lost(made, others) < 1.45 * lost(each, others)
 
 
+def test_channel_that_marks_a_token_is_massive_and_ordinary_ones_are_not() -> None:
+    rng = np.random.default_rng(0)
+    samples = [rng.normal(size=(50, 96)).astype(np.float32) for _ in range(4)]
+    assert not len(easing.massive(samples))
+    for each in samples:
+        each[0, 17] = 40.0
+    np.testing.assert_array_equal(easing.massive(samples), [17])
+
+
+def test_rest_without_massive_channels_and_these_alone_are_the_whole_product(
+    inputs: Float, weights: Float
+) -> None:
+    channels = easing.massive([inputs])
+    np.testing.assert_array_equal(channels, [7])
+    (rest,), (others,) = easing.without(channels, [inputs], [weights])
+    np.testing.assert_allclose(
+        rest @ others + inputs[:, channels] @ weights[channels], inputs @ weights, rtol=1e-3, atol=1e-2
+    )
+    lost = [np.square(int8(x, w) - x @ w).mean() for x, w in ((inputs, weights), (rest, others))]
+    assert lost[1] < 0.1 * lost[0]
+
+
 def test_inputs_that_are_always_zero_are_rounded_all_the_same(weights: Float) -> None:
     made = easing.rounded(weights, easing.steps(weights, LEVELS), np.zeros((48, 48), np.float32), LEVELS)
     np.testing.assert_array_equal(made, np.rint(weights / easing.steps(weights, LEVELS)).astype(np.int8))

@@ -32,7 +32,7 @@ import onnxruntime
 
 from tinyqa_ray.engines.onnx_engine import OnnxEngine
 from tinyqa_ray.export import export
-from tinyqa_ray.export.onnx_easing import ease
+from tinyqa_ray.export.onnx_easing import FLOAT, ease
 from tinyqa_ray.export.onnx_format import down_projections_onnx, quantise_onnx, write_onnx
 from tinyqa_ray.export.report import Figures
 
@@ -299,13 +299,16 @@ def test_onnx_folder_at_a_url_is_read(fp32: str, bucket: str) -> None:
     assert reader.engine.name.startswith("ONNX Runtime fp32")
 
 
-def test_easing_keeps_what_the_file_computes_in_float(tiny_bert: str, tmp_path: Path) -> None:
-    """Some products get factors; the logits stay, and the integers stand for the weights."""
+@pytest.mark.parametrize(("size", "is_massive"), [(20.0, True), (2.5, False)])
+def test_easing_keeps_what_the_file_computes_in_float(
+    size: float, is_massive: bool, tiny_bert: str, tmp_path: Path
+) -> None:
+    """Some products get factors or a channel in float; logits stay, and integers stand for the weights."""
     network = pretrained.load_qa_model(tiny_bert)
     with torch.no_grad():
         for name, each in network.named_parameters():
             if "LayerNorm.weight" in name:
-                each[3] = 20.0  # an input of the next products that is much larger than the others
+                each[3] = size  # an input of the next products that is larger than the others
     write_onnx(network, tmp_path / "plain.onnx")
     windows = some_windows(tiny_bert)
     feeds = []
@@ -317,6 +320,9 @@ def test_easing_keeps_what_the_file_computes_in_float(tiny_bert: str, tmp_path: 
     integers = ease(model, feeds, kept, 64)
     assert len(integers) == 2 * 5 + 1, "all but those that stay in float"
     assert [node.name for node in model.graph.node if node.name.endswith("_eased/Mul")]
+    assert (
+        any(node.op_type == "Gather" and "_massive" in node.name for node in model.graph.node) == is_massive
+    )
     onnx.save(model, str(tmp_path / "eased.onnx"))
     plain, eased = (
         OnnxEngine(tmp_path / f"{name}.onnx", network.config).logits(windows) for name in ("plain", "eased")
@@ -324,6 +330,9 @@ def test_easing_keeps_what_the_file_computes_in_float(tiny_bert: str, tmp_path: 
     for one, two in zip(plain[0] + plain[1], eased[0] + eased[1], strict=True):
         np.testing.assert_allclose(one, two, atol=1e-3)
     quantise_onnx(tmp_path / "plain.onnx", tmp_path / "int8.onnx", kept, feeds)
-    arrays = {each.name: each for each in onnx.load(str(tmp_path / "int8.onnx")).graph.initializer}
+    graph = onnx.load(str(tmp_path / "int8.onnx")).graph
+    in_float = [node.name for node in graph.node if node.op_type == "MatMul" and node.name.endswith(FLOAT)]
+    assert bool(in_float) == is_massive
+    arrays = {each.name: each for each in graph.initializer}
     for name, whole in integers.items():
         np.testing.assert_array_equal(onnx.numpy_helper.to_array(arrays[f"{name}_quantized"]), whole)

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from tinyqa_ray.export import easing
 
+Index = NDArray[np.int64]
 Feed = Mapping[str, NDArray[np.int64]]
 """Inputs of a model by name, ``(1, tokens)`` each."""
 _MOST_BYTES = 300_000_000
 """Of the inputs of all products that are kept: a large model is calibrated with fewer windows."""
+FLOAT = "_massive/MatMul"
+"""Ending of the names of products that ``ease`` adds, which stay in float."""
 _TRIED_WINDOWS, _EVERY = 12, 3
 """Windows, and one in how many of their tokens, on which factors are compared."""
 
@@ -34,8 +37,9 @@ def ease(
 ) -> dict[str, easing.Int8]:
     """Change a model in place so that it loses less in int8; what it computes in float stays as it is.
 
-    Where it is worth it, the inputs of products are divided by factors, which their weights are multiplied
-    with. That is one more multiplication of every input: some percent of the time of an int8 product.
+    What a few massive channels of an input contribute is computed in float (``easing.massive``). Where it is
+    worth it, the other inputs of products are divided by factors, which their weights are multiplied with.
+    That is one more multiplication of every input: some percent of the time of an int8 product.
 
     Args:
         model: an ``onnx.ModelProto`` in float.
@@ -56,6 +60,10 @@ def ease(
     for product in products:
         samples = inputs.pop(product.source)
         weights = [onnx.numpy_helper.to_array(arrays[node.input[1]]) for node in product.nodes]
+        massive = easing.massive(samples)
+        if len(massive):
+            _compute_in_float(graph, product, massive, weights)
+            samples, weights = easing.without(massive, samples, weights)
         s = easing.factors(
             [each[::_EVERY] for each in samples[:: max(1, len(samples) // _TRIED_WINDOWS)]], weights, levels
         )
@@ -64,7 +72,9 @@ def ease(
         if s is not None:
             weights = [weight * s[:, None] for weight in weights]
             squares = squares / np.outer(s, s)
-            _divide(graph, product, s)
+        if s is not None or len(massive):
+            divisor = np.ones(len(squares), np.float32) if s is None else s
+            _divide(graph, product, np.where(np.isin(np.arange(len(divisor)), massive), np.inf, divisor))
         for node, weight in zip(product.nodes, weights, strict=True):
             name = node.input[1]
             arrays[name].CopyFrom(onnx.numpy_helper.from_array(weight, name))
@@ -105,6 +115,35 @@ def _inputs(model: Any, names: Sequence[str], feeds: Sequence[Feed]) -> dict[str
         if kept > _MOST_BYTES:
             break
     return found
+
+
+def _compute_in_float(graph: Any, product: Product, channels: Index, weights: Sequence[easing.Float]) -> None:
+    """Add to each product of one input what a few channels of it contribute, computed in float.
+
+    Args:
+        graph: of the model; the products themselves stay as they are.
+        product: which products.
+        channels: of the input, ``(K,)``.
+        weights: of the products, ``(I, O)`` each.
+    """
+    import onnx
+
+    name = f"{product.source}_massive"
+    graph.initializer.append(onnx.numpy_helper.from_array(channels.astype(np.int64), f"{name}_channels"))
+    taken = onnx.helper.make_node(
+        "Gather", [product.source, f"{name}_channels"], [name], name=f"{name}/Gather", axis=-1
+    )
+    graph.node.insert(min(place for place, each in enumerate(graph.node) if each in product.nodes), taken)
+    for node, weight in zip(product.nodes, weights, strict=True):
+        rows, added = f"{node.name}_massive_weights", f"{node.output[0]}_massive"
+        graph.initializer.append(onnx.numpy_helper.from_array(weight[channels].copy(), rows))
+        rest = f"{node.output[0]}_rest"
+        small = onnx.helper.make_node("MatMul", [name, rows], [added], name=f"{node.name}{FLOAT}")
+        total = onnx.helper.make_node("Add", [rest, added], [node.output[0]], name=f"{node.name}_massive/Add")
+        node.output[0] = rest
+        place = list(graph.node).index(node)
+        graph.node.insert(place + 1, small)
+        graph.node.insert(place + 2, total)
 
 
 def _divide(graph: Any, product: Product, s: easing.Float) -> None:
