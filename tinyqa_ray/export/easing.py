@@ -17,7 +17,7 @@ _POWERS = (0.5, 0.6, 0.7)
 _GAIN = 0.95
 """Factors that leave more than this share of the error are not worth another multiplication."""
 _DAMPING = 0.1
-"""Of the mean of the squares: the more, the less rounding relies on how the calibration's inputs go together."""
+"""Of the mean of the squares: with more, rounding relies less on which inputs go together."""
 _MASSIVE, _OTHERS = 3.0, 0.98
 """How many times larger than this quantile of all channels a massive one is."""
 _BLOCK = 128
