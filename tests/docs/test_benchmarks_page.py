@@ -147,15 +147,24 @@ def test_ratios_without_vnni_are_those_measured() -> None:
 
 def test_loss_of_int8_is_what_was_measured() -> None:
     openvino, onnx = results("int8_f1"), results("int8_f1_onnx")
-    lost = [each["lost"]["forced_f1"] for each in (openvino, onnx)]
-    lost += [each["with_7_bits"]["lost"]["forced_f1"] for each in (openvino, onnx)]
+    assert (openvino["weight_bits"], onnx["weight_bits"]) == (8, 7)
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    forced = [each["lost"]["forced_f1"] for each in (openvino, openvino["with_7_bits"], onnx)]
     shown = re.search(
-        r"loses ([\d.]+) points of forced F1 on 1,298 questions with OpenVINO and\s"
-        r"([\d.]+) with ONNX Runtime; with weights of 7 bits, ([\d.]+) and ([\d.]+)",
-        PAGE.read_text(encoding="utf-8"),
+        r"loses ([\d.]+) points of forced F1 on 1,298 questions with OpenVINO and weights of 8 bits, "
+        r"([\d.]+) with 7 \(.*?\), and ([\d.]+) with ONNX Runtime and 7 bits",
+        text,
     )
     assert shown is not None
-    assert [float(each) for each in shown.groups()] == pytest.approx(lost, abs=0.06)
+    assert [float(each) for each in shown.groups()] == pytest.approx(forced, abs=0.06)
+    at_threshold = [each["lost"]["f1_at_threshold"] for each in (openvino, openvino["with_7_bits"], onnx)]
+    assert at_threshold[0] == pytest.approx(0.3, abs=0.05)
+    assert max(at_threshold[1:]) < 0.05
+    others = onnx["calibrated_on_19_articles"]["lost"]
+    assert f"give ONNX Runtime {others['forced_f1']:.1f} and {others['f1_at_threshold']:.1f}." in text
+    before = onnx["without_massive_channels_in_float"]["lost"]
+    assert f"lost up to {max(each['forced_f1'] for each in before.values()):.1f} points" in text
+    assert f"it lost {before['8 bits, with VNNI']['forced_f1']:.1f} then" in text
 
 
 def test_loss_of_the_form_that_the_card_shows_is_what_was_measured() -> None:
