@@ -252,6 +252,32 @@ def test_speeds_of_serving_are_those_measured() -> None:
     assert [numbers(cell)[0] for cell in row[1:]] == pytest.approx(expected, abs=0.06)
 
 
+def test_speeds_of_serving_without_vnni_are_those_measured() -> None:
+    served = results("serve_avx2")
+    assert served["machine"]["has"] == ["avx2"]
+    forms = [served[form] for form in ("torch fp32", "export int8")]
+
+    def shown(start: str) -> list[list[float]]:
+        return [numbers(cell) for cell in cells(PAGE, start)[1][1:] if numbers(cell)]
+
+    def measured(part: str, pace: str) -> list[list[float]]:
+        return [[each[part][pace], 100 * each[part]["share_of_engine"]] for each in forms]
+
+    plain, *ours = shown("requests/s of one passage")
+    assert plain == pytest.approx([served["plain server"]["requests_per_s"]], abs=0.06)
+    for found, part, pace in (
+        (ours, "saturation", "requests_per_s"),
+        (shown("passages/s, ten a request"), "saturation, 10 passages", "pairs_per_s"),
+    ):
+        for one, two in zip(found, measured(part, pace), strict=True):
+            assert one[0] == pytest.approx(two[0], abs=0.06)
+            assert one[1] == pytest.approx(two[1], abs=0.6)
+    for start, part in (("p50 / p95 / p99 in ms", "latency at 50%"), ("at 80 % of it", "latency at 80%")):
+        expected = [[each[part]["latency_ms"][name] for name in ("p50", "p95", "p99")] for each in forms]
+        for one, two in zip(shown(start), expected, strict=True):
+            assert one == pytest.approx(two, abs=0.6)
+
+
 def readme_figures() -> dict[str, tuple[float, float]]:
     """Ours and the best peer's, by the first words of a row of README's table."""
     reading = results("reader")["models"][0]["pairs_per_s"]["pairs"]
