@@ -16,10 +16,10 @@ help: ## show this help
 run: $(INSTALLED) ## the whole job on bundled data: make a small model, answer a corpus
 	$(BIN)/tinyqa quickstart
 
-test: $(FOR_TESTS) ## the tests but the slow ones, in about ten minutes on two cores
+test: $(FOR_TESTS) ## the tests but the slow ones: 11 to 26 minutes on two cores
 	+$(MAKE) --jobs 2 --keep-going --output-sync=target SLOW="and not slow" test-ray test-rest test-engines
 
-test-all: $(FOR_TESTS) ## every test, and so every promise, in about twenty minutes on two cores
+test-all: $(FOR_TESTS) ## every test, and so every promise
 	+$(MAKE) --jobs 2 --keep-going --output-sync=target test-ray test-rest test-engines
 
 # What starts Ray runs beside the rest, as much of it waits.

@@ -101,6 +101,9 @@ def test_form_is_made_anew_for_other_calibration_data(
     assert forms.made("model", "onnx-int8") in folders, "without data, any will do"
     assert len(exports) == 2
     assert not list(cache.glob("*making*"))
+    (Path(*folders) / "made.json").unlink()
+    assert forms.made("model", "onnx-int8", str(second)) in folders
+    assert len(exports) == 3, "it does not say what it was calibrated on"
 
 
 @pytest.mark.parametrize(

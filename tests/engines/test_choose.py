@@ -235,6 +235,21 @@ def test_engine_of_cpus_is_refused_beside_a_card(name: Any, tiny_bert: str) -> N
         AnswerConfig(model=tiny_bert, pairs="p", num_gpus=0.5, precision=name)
 
 
+def test_broken_int8_form_of_the_shipped_model_says_what_to_delete(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    located = bundled.located
+    monkeypatch.setattr(bundled, "located", lambda name: form if name == bundled.INT8 else located(name))
+    (Path(form) / "onnx/model.onnx").write_bytes(b"broken")
+    with pytest.raises(
+        InputError, match=rf"ONNX Runtime cannot read it .*, or delete {form}: then it is made"
+    ):
+        Reader.from_pretrained(bundled.INT8)
+    with pytest.raises(InputError, match="precision is 'bf16'") as refused:
+        Reader.from_pretrained(bundled.INT8, precision="bf16")
+    assert "delete" not in str(refused.value), "nothing is wrong with the form"
+
+
 def test_engine_of_an_export_cannot_be_named(form: str) -> None:
     with pytest.raises(
         InputError, match="is an export, which runs on one engine, but precision is 'onnx-int8'"

@@ -130,8 +130,9 @@ def _chosen(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     try:
         printed = process.stdout.read()
         process.wait()
-    except BaseException:
+    except BaseException:  # also Ctrl-C: nothing is left running
         process.kill()
+        process.wait()
         raise
     finally:
         relay.join()

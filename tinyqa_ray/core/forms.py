@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -112,11 +113,15 @@ def at_hand(model: str, name: str) -> str | None:
 
 def took_s(folder: str) -> float | None:
     """Seconds that making a form took; None where it does not say."""
+    found = _about(folder).get("seconds")
+    return None if found is None else float(found)
+
+
+def _about(folder: str) -> dict[str, Any]:
+    """What a form's folder says of its making; nothing where it does not say."""
     file = storage.join(folder, _MADE)
-    if storage.kind(file) != "file":
-        return None
-    found = storage.read_json(file)
-    return float(found["seconds"]) if isinstance(found, dict) and "seconds" in found else None
+    found = storage.read_json(file) if storage.kind(file) == "file" else None
+    return found if isinstance(found, dict) else {}
 
 
 def made(
@@ -191,7 +196,7 @@ def _is_there(folder: Path, calibrated_on: str | None) -> bool:
     """Whether a form was made, and on the data asked for, if any."""
     if not folder.is_dir() or calibrated_on is None:
         return folder.is_dir()
-    return bool(json.loads((folder / _MADE).read_text()).get("calibration") == calibrated_on)
+    return bool(_about(str(folder)).get("calibration") == calibrated_on)
 
 
 def _make(model: str, name: str, calibration: str | None, calibrated_on: str | None, folder: Path) -> None:

@@ -92,7 +92,7 @@ def chosen(model: str) -> Candidate:
 
     The candidates are torch in fp32 and the forms that were made before, by ``tinyqa engines``; for the
     shipped model, ``forms.of_shipped`` are made here. They are timed once for a model, a processor and
-    versions of libraries, with as many threads as torch has, and the result is kept in the cache folder.
+    versions of libraries, on as many cores as ``usable_lanes``, and the result is kept in the cache folder.
     ``TINYQA_ENGINE`` fixes the choice.
     """
     fixed = os.environ.get(forms.FIXED)

@@ -19,6 +19,10 @@ WEIGHT_BITS = "tinyqa_weight_bits"
 """Name under which an int8 file says how many bits its weights take; 8 when it does not say."""
 
 
+class UnreadableError(InputError):
+    """An export whose files its library cannot read."""
+
+
 def is_exported(name: str) -> bool:
     """Whether ``name`` is a folder that ``tinyqa export`` wrote."""
     return export_format(name) is not None

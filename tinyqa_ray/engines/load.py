@@ -10,7 +10,7 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Windower
 from tinyqa_ray.engines.devices import pick_device, pick_dtype
 from tinyqa_ray.engines.engine import Engine
-from tinyqa_ray.engines.exported import ONNX_FILES, export_format, is_exported
+from tinyqa_ray.engines.exported import ONNX_FILES, UnreadableError, export_format, is_exported
 from tinyqa_ray.engines.onnx_engine import OnnxEngine
 from tinyqa_ray.engines.openvino import OpenVinoEngine
 from tinyqa_ray.engines.torch_engine import TorchEngine
@@ -23,13 +23,13 @@ def load_engine(
 ) -> tuple[Engine, Any]:
     """Load the engine of a model or of an export, and the model's configuration; see ``from_pretrained``."""
     kind = export_format(model)
-    if kind is not None and model == bundled.INT8:
+    if kind is not None:
         try:
             return _exported(kind, model, device, precision)
-        except InputError as error:
-            raise InputError(f"{error}; or delete {bundled.located(model)}, then it is made anew") from None
-    if kind is not None:
-        return _exported(kind, model, device, precision)
+        except UnreadableError as error:
+            if model != bundled.INT8:
+                raise
+            raise InputError(f"{error}, or delete {bundled.located(model)}: then it is made anew") from None
     dtype = pick_dtype(precision, pick_device(device))
     network = pretrained.load_qa_model(model, dtype=dtype)
     return TorchEngine(network, device=device, compiled=compiled, owns_model=True), network.config

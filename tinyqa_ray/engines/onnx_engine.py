@@ -17,7 +17,7 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Tokens
 from tinyqa_ray.engines.devices import usable_lanes
 from tinyqa_ray.engines.engine import Engine, Index, Logits, padded
-from tinyqa_ray.engines.exported import PRECISION, WEIGHT_BITS, require_onnx_runtime
+from tinyqa_ray.engines.exported import PRECISION, WEIGHT_BITS, UnreadableError, require_onnx_runtime
 from tinyqa_ray.models import pretrained
 
 Provider = str | tuple[str, dict[str, Any]]
@@ -69,7 +69,7 @@ class OnnxEngine(Engine):
                 disabled_optimizers=_SLOW_ON_CPUS if on_cpu else None,
             )
         except Exception as error:  # the runtime's errors have no common class
-            raise InputError(
+            raise UnreadableError(
                 f"{file}: ONNX Runtime cannot read it ({pretrained.first_line(error)}); export it again"
             ) from None
         if not on_cpu and _name_of(providers[0]) not in self._session.get_providers():
@@ -111,7 +111,7 @@ class OnnxEngine(Engine):
             try:
                 return cls(Path(folder) / file, config, threads=threads, device=device)
             except InputError as error:  # a URL's folder is known here by a temporary name
-                raise InputError(str(error).replace(str(Path(folder) / file), f"{name}/{file}")) from None
+                raise type(error)(str(error).replace(str(Path(folder) / file), f"{name}/{file}")) from None
 
     def run(self, windows: Tokens, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
         """See ``Engine.run``; yields in the order of the batches. Several threads may call it at a time."""

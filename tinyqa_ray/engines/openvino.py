@@ -16,7 +16,7 @@ from tinyqa_ray.datasets.windows import Tokens
 from tinyqa_ray.engines import plain_attention
 from tinyqa_ray.engines.devices import usable_lanes
 from tinyqa_ray.engines.engine import Engine, Index, Logits, padded
-from tinyqa_ray.engines.exported import FILE, PRECISION, WEIGHT_BITS, require_openvino
+from tinyqa_ray.engines.exported import FILE, PRECISION, WEIGHT_BITS, UnreadableError, require_openvino
 from tinyqa_ray.models import families, pretrained
 
 _log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class OpenVinoEngine(Engine):
                 core.set_property({"ENABLE_MMAP": False})
                 model = core.read_model(Path(folder) / FILE)
             except RuntimeError as error:
-                raise InputError(
+                raise UnreadableError(
                     f"{name}: OpenVINO cannot read {FILE} ({pretrained.first_line(error)}); export it again"
                 ) from None
         if not model.has_rt_info([PRECISION]):
