@@ -17,7 +17,7 @@ from torch import multiprocessing, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tinyqa_ray.configs import DistillConfig
-from tinyqa_ray.distill.batches import Batch, WindowData, micro_batch_parts
+from tinyqa_ray.distill.batches import WindowData, micro_batch_parts
 from tinyqa_ray.distill.feed import StepInput, step_input
 from tinyqa_ray.distill.loop import build, train, train_step
 from tinyqa_ray.distill.precision import agreed_dtype
@@ -108,17 +108,16 @@ class Reads(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
-        self.is_noting = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        if self.is_noting and name in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "unique"):
+        if name in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "unique"):
             self.found.append(name)
         return func(*args, **(kwargs or {}))
 
 
 def reads_in_a_step(configs: Sequence[DistillConfig], rows: Any, folder: Path) -> None:
-    """Save what the second step of each config reads of the device, beside its forward, and what it sends."""
+    """Save what the second step of each config reads of the device, and what it sends."""
     session = GroupSession(folder)
     for number, config in enumerate(configs):
         strategy = DataParallel(build(config, dtype=agreed_dtype(config, session)), config, session)
@@ -130,22 +129,14 @@ def reads_in_a_step(configs: Sequence[DistillConfig], rows: Any, folder: Path) -
 
 
 def observed(strategy: DataParallel, given: StepInput, session: Session) -> tuple[list[str], list[int]]:
-    """Take a step; what it reads of the device, beside its forward, and the sizes of what it sums itself."""
-    forward, reduce, sent = strategy.forward, dist.all_reduce, list[int]()
+    """Take a step; what it reads of the device, and the sizes of what it sums itself."""
+    reduce, sent = dist.all_reduce, list[int]()
     with Reads() as reads, pytest.MonkeyPatch.context() as patch:
-
-        def silent(batch: Batch, *, last: bool) -> Any:
-            reads.is_noting = False  # transformers looks at the mask
-            try:
-                return forward(batch, last=last)
-            finally:
-                reads.is_noting = True
 
         def noted(tensor: torch.Tensor, *rest: Any, **options: Any) -> Any:
             sent.append(tensor.numel())
             return reduce(tensor, *rest, **options)
 
-        patch.setattr(strategy, "forward", silent)
         patch.setattr(dist, "all_reduce", noted)
         train_step(strategy, given, session, 1e-3)
     return reads.found, sent

@@ -13,7 +13,7 @@ from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
 from tinyqa_ray.core import storage
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.distill.attention import attend_in_fp32
+from tinyqa_ray.distill.attention import attend_in_fp32, masks_unread
 from tinyqa_ray.distill.batches import ROUND, Order, WindowData, micro_batch_parts
 from tinyqa_ray.distill.compiling import check_compiler, compile_models
 from tinyqa_ray.distill.dev_scores import DevScores
@@ -155,7 +155,8 @@ def train_step(strategy: Strategy, given: StepInput, session: Session, learning_
     sums: dict[str, torch.Tensor] = {}
     for number, part in enumerate(given.parts, start=1):
         last = number == len(given.parts)
-        terms = strategy.forward(part, last=last)
+        with masks_unread():
+            terms = strategy.forward(part, last=last)
         loss = torch.stack(list(terms.values())).sum()
         strategy.backward(loss, last=last)
         for name, term in terms.items():

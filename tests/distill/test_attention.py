@@ -1,0 +1,43 @@
+"""How transformers attends while a student is trained."""
+
+import pytest
+import torch
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from models.test_families import CONFIGS, make
+from tinyqa_ray.distill.attention import masks_unread
+
+IDS = torch.tensor([[2, 7, 3, 9, 11, 3], [2, 8, 3, 12, 3, 0]])
+WITHOUT_MASKS = ("big_bird", "fnet", "funnel")
+"""Families that look at other things, or have no mask."""
+
+
+@pytest.mark.parametrize("family", [family for family in CONFIGS if family not in WITHOUT_MASKS])
+def test_forward_of_training_reads_nothing_of_the_device(family: str) -> None:
+    """A tensor on the meta device has no values: to read one is an error."""
+    model = make(family).to("meta")
+    ids = IDS.to("meta")
+    with masks_unread():
+        output = model(input_ids=ids, attention_mask=ids.ne(0).long())
+    assert output.start_logits.shape == IDS.shape
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("family", ["ernie", "mpnet", "modernbert"])
+def test_logits_are_the_same_whether_masks_are_looked_at_or_not(family: str, padded: bool) -> None:
+    model = make(family)
+    mask = IDS.ne(0).long() if padded else torch.ones_like(IDS)
+    with torch.no_grad():
+        looked = model(input_ids=IDS, attention_mask=mask)
+        with masks_unread():
+            unread = model(input_ids=IDS, attention_mask=mask)
+    for name in ("start_logits", "end_logits"):
+        torch.testing.assert_close(unread[name][mask.bool()], looked[name][mask.bool()])
+
+
+def test_transformers_looks_at_masks_again_afterwards() -> None:
+    kept = dict(ALL_MASK_ATTENTION_FUNCTIONS)
+    with pytest.raises(RuntimeError, match="stop"), masks_unread():
+        assert ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] is not kept["sdpa"]
+        raise RuntimeError("stop")
+    assert dict(ALL_MASK_ATTENTION_FUNCTIONS) == kept
