@@ -36,16 +36,17 @@ SEED = 13
 PEERS = {**REQUIREMENTS, **OPTIMUM}
 CALIBRATION_PAIRS = 100
 _ROUNDS_SHARE = 0.7
-"""Share of a model's time that its rounds may take; the rest is for loading, F1 and shares."""
+"""Share of a model's time that loading, F1 and rounds may take; the rest is for shares of the peak."""
 _CHECKED = 200
 """Questions on which an export checks itself; F1 is measured on others here."""
-EXPORTS = (
-    "fp32",
-    "bf16" if processor.has_bf16() else "onnx fp32",
-    "int8",
-    "onnx int8",
+EXPORTS = ("fp32", "onnx fp32", "bf16", "int8", "onnx int8")
+"""Precisions of exports, to OpenVINO where they do not say onnx."""
+FASTEST = (
+    ("fp32", "onnx fp32", "onnx int8")  # OpenVINO's int8 is slower than its fp32 without VNNI
+    if processor.saturates_int8()
+    else ("fp32", "bf16" if processor.has_bf16() else "onnx fp32", "int8", "onnx int8")
 )
-"""Precisions of the exports that are made, to OpenVINO where they do not say onnx; the fastest ones here."""
+"""Those that are made unless others are asked for."""
 
 
 def main() -> None:
@@ -77,7 +78,8 @@ def main() -> None:
     }
     golds = [[answer.text for answer in each.question.answers] for each in asked]
     with tempfile.TemporaryDirectory() as folder:
-        compared, models = [], _models(arguments, Path(folder))
+        compared = list[dict[str, Any]]()
+        models, refused = _models(arguments, Path(folder))
         for number, model in enumerate(models):
             left_s = 60 * arguments.minutes - (time.monotonic() - began)
             limit_s = _ROUNDS_SHARE * left_s / (len(models) - number)
@@ -91,6 +93,7 @@ def main() -> None:
             for name, queries in workloads.items()
         },
         "peak": peak,
+        "refused": refused,
         "models": compared,
     }
     if arguments.output:
@@ -100,25 +103,32 @@ def main() -> None:
     show("reader", figures)
 
 
-def _models(arguments: argparse.Namespace, folder: Path) -> list[Model]:
-    """The models given, or the package's; and one of 6 x 768."""
+def _models(arguments: argparse.Namespace, folder: Path) -> tuple[list[Model], dict[str, str]]:
+    """The models given, or the package's, and one of 6 x 768; and what was said of refused exports.
+
+    Those lose too much F1, and are not compared: they are not the same model any more.
+    """
     given = [Path(path).expanduser().absolute() for path in arguments.model or [bundled.asset(bundled.MODEL)]]
     models = [Model(name=path.name, folder=str(path), random=False) for path in given]
     if "6x768" not in arguments.skip:
         large = inputs.random_6x768(models[0].folder, folder / "6x768", SEED)
         models.append(Model(name="6x768, random", folder=large, random=True))
     if arguments.device != "cpu" or "exports" in arguments.skip:
-        return models
-    made = []
+        return models, {}
+    made, refused = [], dict[str, str]()
     for number, model in enumerate(models):
-        folders = {
-            each: _exported(arguments, model, each, folder / f"{number}-{each}") for each in arguments.exports
-        }
+        folders = {each: str(folder / f"{number}-{each}") for each in arguments.exports}
+        for each, output in [*folders.items()]:
+            if why := _refused(arguments, model, each, output):
+                print(f"left out: {model.name}, {each}: {why}", file=sys.stderr)
+                refused[f"{model.name}, {each}"] = why
+                del folders[each]
         made.append(replace(model, exports=folders))
-    return made
+    return made, refused
 
 
-def _exported(arguments: argparse.Namespace, model: Model, precision: str, output: Path) -> str:
+def _refused(arguments: argparse.Namespace, model: Model, precision: str, output: str) -> str:
+    """Export a model; what was said if the export was refused, else nothing."""
     config = ExportConfig(
         model=model.folder,
         precision=precision.split()[-1],  # type: ignore[arg-type]
@@ -131,8 +141,11 @@ def _exported(arguments: argparse.Namespace, model: Model, precision: str, outpu
         config = replace(config, weight_bits=8)  # as forms that a machine makes for itself
     if model.random:  # its F1 means nothing
         config = replace(config, max_f1_drop=100.0, check_questions=16, calibration_questions=50)
-    export(config, str(output))
-    return str(output)
+    try:
+        export(config, output)
+    except InputError as error:
+        return str(error).removeprefix(f"{model.folder}: ")
+    return ""
 
 
 def _table(compared: dict[str, Any]) -> Table:
@@ -165,7 +178,7 @@ def _arguments() -> argparse.Namespace:
     add("--threads", type=_count, default=cores, help="of every contestant (all cores)")
     add("--repeats", type=_count, default=3, help="most rounds (3)")
     add("--environments", default="runs/benchmarks/environments", help="where the peers are installed")
-    add("--exports", nargs="+", choices=EXPORTS, default=EXPORTS, help="to be made and read (all)")
+    add("--exports", nargs="+", choices=EXPORTS, default=FASTEST, help="to be made (the fastest ones here)")
     add("--skip", action="append", default=[], choices=["exports", *PEERS, "6x768"])
     add("--minutes", type=_count, default=20, help="that the run may take; rounds are left out for it (20)")
     add("--f1-data", default=bundled.asset("squad2_dev.json"), help="SQuAD JSON to measure F1 on (bundled)")

@@ -61,8 +61,8 @@ def compare(
         peers: name of each peer and the Python of its environment.
         peak: ``fp32_gflops`` and ``int8_gops`` of the machine, in 1e9 a second; empty where unknown.
         rounds: how often each contestant is measured, at most.
-        limit_s: for the answers of ``F1`` and the rounds; no round begins that would end later, and if the
-            first one would, it is of fewer queries.
+        limit_s: for starting the contestants, the answers of ``F1`` and the rounds; no round begins that would
+            end later, and if the first one would, it is of fewer queries.
         golds: acceptable answers to each question of the workload ``F1``.
     """
     job = {**job, "model": model.folder}
@@ -71,11 +71,11 @@ def compare(
     for precision, folder in model.exports.items():
         ours[f"{_OURS}export {precision}"] = {**job, "model": folder, "precision": precision.split()[-1]}
     contestants = _contestants([*ours], [*peers], BATCH_SIZES[job["device"]])
+    began = time.perf_counter()
     with ExitStack() as stack:
         processes = {name: stack.enter_context(Process("tinyqa_reader", own)) for name, own in ours.items()}
         for name, python in peers.items():
             processes[name] = stack.enter_context(Process(_MODULES[name], job, python))
-        began = time.perf_counter()
         texts = {} if model.random else {one: _best_texts(one, processes) for one in contestants}
         limit_s -= time.perf_counter() - began
         replies = _replies(contestants, processes, job["workloads"], rounds, limit_s)
