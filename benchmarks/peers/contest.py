@@ -61,7 +61,7 @@ def compare(
         peers: name of each peer and the Python of its environment.
         peak: ``fp32_gflops`` and ``int8_gops`` of the machine, in 1e9 a second; empty where unknown.
         rounds: how often each contestant is measured, at most.
-        limit_s: for starting the contestants, the answers of ``F1`` and the rounds; no round begins that would
+        limit_s: for starting all, the answers of ``F1`` and the rounds; no round begins that would
             end later, and if the first one would, it is of fewer queries.
         golds: acceptable answers to each question of the workload ``F1``.
     """
