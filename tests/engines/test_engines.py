@@ -24,6 +24,7 @@ from tinyqa_ray.configs import (
 from tinyqa_ray.core import said
 from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets.windows import Tokens, Windower, Windows
+from tinyqa_ray.engines import devices
 from tinyqa_ray.engines.devices import pick_device, pick_dtype
 from tinyqa_ray.engines.torch_engine import TorchEngine
 from tinyqa_ray.models import pretrained
@@ -150,8 +151,9 @@ def test_named_device_is_taken() -> None:
 
 
 @pytest.fixture
-def two_lanes(tiny_bert: str) -> Iterator[tuple[TorchEngine, Windower]]:
+def two_lanes(tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[TorchEngine, Windower]]:
     """An engine of two cores, whatever this machine has."""
+    monkeypatch.setattr(devices, "usable_cores", lambda: 2)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     windower = Windower(
@@ -204,6 +206,29 @@ def test_batch_alone_has_all_cores_and_two_at_a_time_share_them(
         first.result()
     assert seen == [2, 1]
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(("quota", "lanes"), [(1, 1), (2, 2)])
+def test_engine_computes_on_no_more_cores_than_a_container_may_use(
+    quota: int, lanes: int, two_lanes: tuple[TorchEngine, Windower], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch has a thread for each core of the machine, and a container's quota then stops all of them."""
+    monkeypatch.setattr(devices, "usable_cores", lambda: quota)
+    torch.set_num_threads(4)
+    other, windower = two_lanes
+    forward = TorchEngine(other.model, device="cpu")
+    assert forward.lanes == lanes
+    launch, seen = forward._launch, list[int]()
+
+    def watched(windows: Tokens, batch: Any) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return launch(windows, batch)
+
+    monkeypatch.setattr(forward, "_launch", watched)
+    windows = some_windows(windower)
+    for batches in ([np.array([0])], [np.array([0]), np.array([1])]):
+        list(forward.run(windows, batches))
+    assert seen == [quota, 1, 1]
 
 
 def test_run_that_is_left_early_leaves_nothing_behind(two_lanes: tuple[TorchEngine, Windower]) -> None:

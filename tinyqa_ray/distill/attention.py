@@ -1,4 +1,4 @@
-"""How transformers attends while a student is trained: without waiting for the device, and in float32 on a CPU."""
+"""How transformers attends in training: without waiting for the device, and in float32 on a CPU."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import torch
 
 from tinyqa_ray.datasets.windows import Tokens
 from tinyqa_ray.engines import bucketed, packed
-from tinyqa_ray.engines.devices import pick_device
+from tinyqa_ray.engines.devices import pick_device, usable_lanes
 from tinyqa_ray.engines.engine import Engine, Index, Logits, padded
 from tinyqa_ray.engines.fp32_head import compute_head_in_fp32
 from tinyqa_ray.engines.memory import Memory
@@ -75,8 +75,9 @@ class TorchEngine(Engine):
             self.name += ", weights packed"
         self.max_batch_tokens = 1024 if self.device.type == "cpu" else 32768
         self._call = self._laid_out(layout, compiled)
-        self._threads = torch.get_num_threads()
-        if self.device.type == "cpu" and not compiled:
+        self._threads = usable_lanes()
+        self._has_lanes = self.device.type == "cpu" and not compiled
+        if self._has_lanes:
             self.lanes, self.spreads = self._threads, self._threads > 1
         self._memory = Memory(self.device, _MEND)
         self._inside = 0
@@ -114,7 +115,7 @@ class TorchEngine(Engine):
     def run(self, windows: Tokens, batches: Iterable[Index]) -> Iterator[tuple[Index, Logits, Logits]]:
         """See ``Engine.run``; yields in the order of the batches."""
         if self.lanes == 1:
-            with self._card:
+            with self._share_of_cores() if self._has_lanes else self._card:
                 yield from self._ahead(windows, batches)
             return
         several = iter(batches)
