@@ -1,21 +1,24 @@
-"""How transformers attends while a student is trained."""
+"""How transformers attends in training."""
+
+from __future__ import annotations
 
 import pytest
+import small_models
 import torch
-from models.test_families import CONFIGS, make
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from tinyqa_ray.distill.attention import masks_unread
 
+FAMILIES = {**small_models.ABLE, **small_models.UNABLE}
+READ = ("gpt2", "xmod")
+"""Families that read their inputs for other reasons: causal masks, and the language of each row."""
 IDS = torch.tensor([[2, 7, 3, 9, 11, 3], [2, 8, 3, 12, 3, 0]])
-WITHOUT_MASKS = ("big_bird", "fnet", "funnel")
-"""Families that look at other things, or have no mask."""
 
 
-@pytest.mark.parametrize("family", [family for family in CONFIGS if family not in WITHOUT_MASKS])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in READ])
 def test_forward_of_training_reads_nothing_of_the_device(family: str) -> None:
     """A tensor on the meta device has no values: to read one is an error."""
-    model = make(family).to("meta")
+    model = small_models.model(FAMILIES[family]).to("meta")
     ids = IDS.to("meta")
     with masks_unread():
         output = model(input_ids=ids, attention_mask=ids.ne(0).long())
@@ -23,9 +26,9 @@ def test_forward_of_training_reads_nothing_of_the_device(family: str) -> None:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("family", ["ernie", "mpnet", "modernbert"])
+@pytest.mark.parametrize("family", ["bert", "mpnet", "modernbert"])
 def test_logits_are_the_same_whether_masks_are_looked_at_or_not(family: str, padded: bool) -> None:
-    model = make(family)
+    model = small_models.model(FAMILIES[family])
     mask = IDS.ne(0).long() if padded else torch.ones_like(IDS)
     with torch.no_grad():
         looked = model(input_ids=IDS, attention_mask=mask)
