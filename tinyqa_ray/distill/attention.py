@@ -41,7 +41,7 @@ def _always(make: Callable[..., Any]) -> Callable[..., Any]:
     """A maker of masks that never leaves one out."""
 
     def made(**given: Any) -> Any:
-        return make(**{**given, "allow_is_bidirectional_skip": False})
+        return make(**{**given, "allow_is_bidirectional_skip": False, "allow_is_causal_skip": False})
 
     return made
 
