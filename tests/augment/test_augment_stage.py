@@ -240,6 +240,16 @@ def test_actor_with_a_card_works_on_two_shards_at_once_and_writes_the_same_copie
         assert [*threads.map(augmenter, tables)] == alone
 
 
+@pytest.mark.parametrize("most", [64, 100_000])
+def test_forwards_of_the_teacher_hold_no_more_tokens_than_allowed(
+    config: AugmentConfig, tiny_bert: str, neighbours: str, most: int
+) -> None:
+    augmenter = Augmenter(replace(config, teacher=tiny_bert, max_batch_tokens=most), neighbours)
+    assert augmenter.agreement is not None
+    own = Reader.from_pretrained(tiny_bert, device="cpu").engine.max_batch_tokens
+    assert augmenter.agreement.reader.engine.max_batch_tokens == min(most, own)
+
+
 def test_masked_lm_proposes_for_its_words_and_neighbours_for_the_others(
     proposing: AugmentConfig, config: AugmentConfig, neighbours: str, originals: list[squad.Paragraph]
 ) -> None:

@@ -60,7 +60,9 @@ class Augmenter:
                 seed=config.seed,
             )
         if config.teacher is not None:
-            self.agreement = Agreement(Reader.from_pretrained(config.teacher, device=device))
+            reader = Reader.from_pretrained(config.teacher, device=device)
+            reader.engine.max_batch_tokens = min(reader.engine.max_batch_tokens, config.max_batch_tokens)
+            self.agreement = Agreement(reader)
 
     def __call__(self, rows: pa.Table) -> tuple[pa.Table, Counts]:
         """Paragraphs in, paragraphs × (1 + copies) out, in order."""
