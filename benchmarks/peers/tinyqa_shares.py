@@ -16,7 +16,7 @@ from tinyqa_ray.reader import Reader
 from tinyqa_ray.reader.spans import readings
 
 REPEATS = 3
-TIMED_PAIRS = 60
+TIMED_PAIRS = 30
 """The first pairs; more would take longer than the rounds of a benchmark."""
 
 
