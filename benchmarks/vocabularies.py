@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from machine import machine, show
 from rich.console import Console
@@ -94,6 +95,9 @@ def main() -> None:
         "trained": [],
     }
     if arguments.students:
+        learned = [paragraphs[i] for i in _spread(len(paragraphs), arguments.paragraphs)]
+        squad.write_json(learned, str(work / "train.json"))
+        figures["learned_questions"] = sum(len(each.questions) for each in learned)
         figures["trained"] = _trained(arguments, students, work)
     if arguments.output:
         storage.write_json(arguments.output, {"benchmark": "vocabularies", **figures, "machine": machine()})
@@ -177,7 +181,7 @@ def _figures(scored: measure.Scored) -> dict[str, float | None]:
 
 def _trained(arguments: argparse.Namespace, students: dict[str, str], work: Path) -> list[dict[str, Any]]:
     """Scores of students by labels alone, and by the predictions of each teacher beside them."""
-    recipe = _experiment(arguments, {kind: students[kind] for kind in arguments.students})
+    recipe = _experiment(arguments, {kind: students[kind] for kind in arguments.students}, work)
     with console.native_noise_in_a_file(), console.StageProgress(Console(stderr=True)) as bars:
         results = run.run(recipe, str(work / "trained"), bars.starting, bars.done)
     reports: dict[str, Any] = {result.name: result.report for result in results}
@@ -199,14 +203,22 @@ def _trained(arguments: argparse.Namespace, students: dict[str, str], work: Path
     return rows
 
 
-def _experiment(arguments: argparse.Namespace, students: dict[str, str]) -> Recipe:
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many places of ``count``, evenly from start to end."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)).tolist()
+
+
+def _experiment(arguments: argparse.Namespace, students: dict[str, str], work: Path) -> Recipe:
     stages: dict[str, Any] = {}
     for kind, student in students.items():
-        for teacher in (None, *arguments.teachers):
+        for teacher in (None, *(arguments.taught_by or arguments.teachers)):
             taught_by = Path(teacher).name if teacher else "labels"
             name = f"{kind}-by-{taught_by}"
             stages[f"{name}-windows"] = TeacherLogitsConfig(
-                data=arguments.train, tokenizer=student, teachers=(teacher,) if teacher else (), window=WINDOW
+                data=str(work / "train.json"),
+                tokenizer=student,
+                teachers=(teacher,) if teacher else (),
+                window=WINDOW,
             )
             stages[name] = DistillConfig(
                 data=f"@{name}-windows",
@@ -242,6 +254,8 @@ def _arguments() -> argparse.Namespace:
     add("--encoder", help="of the students: a folder or hub id (MiniLM, of the extra quickstart)")
     add("--tokens", type=int, default=20_000, help="of the vocabularies, at most (20000)")
     add("--students", nargs="*", choices=[*KINDS], default=[], help="to be trained (none)")
+    add("--taught-by", nargs="+", default=[], help="the teachers of students (all teachers)")
+    add("--paragraphs", type=int, default=200, help="most of --train that students learn from (200)")
     add("--epochs", type=float, default=2.0, help="of students (2)")
     add("--batch-size", type=int, default=16, help="windows a step (16)")
     add("--learning-rate", type=float, default=3e-4, help="of students (3e-4)")

@@ -132,7 +132,8 @@ def test_ratios_without_vnni_are_those_measured() -> None:
         f"6×768, F1 on {measured['f1_questions']} questions",
         f"reads {over(small, 'pairs', 'optimum'):.2f} times as many pairs as the best int8 of others at "
         f"6×384 and {over(base, 'pairs', 'optimum'):.2f} times at 6×768; "
-        f"{over(small, 'pairs', plain):.2f} times as many as torch in fp32 ({over(small, 'corpus', plain):.2f} times of 30 paragraphs a question) and "
+        f"{over(small, 'pairs', plain):.2f} times as many as "
+        f"torch in fp32 ({over(small, 'corpus', plain):.2f} times of 30 paragraphs a question) and "
         f"{over(base, 'pairs', plain):.2f} times.",
         f"it was {over(other_small, 'pairs', 'optimum'):.2f} and {over(other_base, 'pairs', 'optimum'):.2f} "
         f"times the best of others, and {over(other_small, 'pairs', plain):.2f} and "
