@@ -205,7 +205,7 @@ def _trained(arguments: argparse.Namespace, students: dict[str, str], work: Path
 
 def _spread(count: int, most: int) -> list[int]:
     """At most so many places of ``count``, evenly from start to end."""
-    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)).tolist()
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(most, count))})
 
 
 def _experiment(arguments: argparse.Namespace, students: dict[str, str], work: Path) -> Recipe:
