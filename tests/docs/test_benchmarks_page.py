@@ -222,6 +222,33 @@ def test_speeds_of_answering_are_those_measured() -> None:
         assert [numbers(cell)[0] for cell in row[1:]] == pytest.approx(expected, abs=0.06)
 
 
+def test_speeds_of_answering_without_vnni_are_those_measured() -> None:
+    measured = results("answer_avx2")
+    assert (measured["model"], measured["machine"]["has"]) == ("tinyqa-mini", ["avx2"])
+    speeds = {name: each["median"] for name, each in measured["speed"]["pairs_per_s"].items()}
+    stage = measured["speed"]["stages"]["stage, export int8"]
+    steady, engine = stage["pairs_per_s_without_start_up"]["median"], speeds["engine, export int8"]
+    growth = measured["growth"]
+    start_s = stage["seconds"] - stage["seconds_without_start_up"]
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    for words in (
+        f"answers {speeds['stage, export int8']:.1f} pairs per second, {steady:.1f} without "
+        f"{start_s:.0f} s of start: {steady / engine:.0%} of its bare engine's {engine:.1f}.".replace(
+            "%", " %"
+        ),
+        f"pipeline answers {speeds['pipeline, batch 1']:.1f} (of {measured['speed']['peer_pairs']} "
+        f"questions), Haystack's reader {speeds['haystack']:.1f}.",
+        f"takes {growth['times_as_long_without_start_up']:.1f} times as long without the start "
+        f"({growth['times_as_long']:.1f} with it), and a second actor on a second core makes it "
+        f"{measured['actors']['two_to_one_with_half_of_them']:.1f} times as fast.",
+    ):
+        assert words in text, words
+    (row,) = cells(README, "the same over a corpus")
+    assert [numbers(row[3])[0], numbers(row[3])[-1]] == pytest.approx(
+        [speeds["stage, export int8"], speeds["pipeline, batch 1"]], abs=0.06
+    )
+
+
 def test_seconds_recall_and_memory_at_millions_of_passages_are_those_measured() -> None:
     sizes = [size["runs"] for size in results("corpus")["sizes"]]
     passes = [runs[0]["passes"] for runs in sizes]
