@@ -13,7 +13,7 @@ from tinyqa_ray.configs import LAYER_OBJECTIVES, DistillConfig
 from tinyqa_ray.core import storage
 from tinyqa_ray.core.cluster import cores, quiet_models
 from tinyqa_ray.core.errors import InputError
-from tinyqa_ray.distill.attention import attend_in_fp32, masks_unread
+from tinyqa_ray.distill.attention import attend_in_fp32
 from tinyqa_ray.distill.batches import ROUND, Order, WindowData, micro_batch_parts
 from tinyqa_ray.distill.compiling import check_compiler, compile_models
 from tinyqa_ray.distill.dev_scores import DevScores
@@ -28,6 +28,7 @@ from tinyqa_ray.distill.taken import LateFigures, Taken
 from tinyqa_ray.distill.windows_here import windows_here
 from tinyqa_ray.engines.bucketed import BUCKET
 from tinyqa_ray.models import pretrained
+from tinyqa_ray.models.masks import masks_unread
 from tinyqa_ray.models.soup import averaged
 
 STATE = "state.pt"

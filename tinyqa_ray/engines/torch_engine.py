@@ -21,6 +21,7 @@ from tinyqa_ray.engines.fp32_head import compute_head_in_fp32
 from tinyqa_ray.engines.memory import Memory
 from tinyqa_ray.engines.unpadded import Unpadded, obstacle
 from tinyqa_ray.models import families
+from tinyqa_ray.models.masks import masks_unread
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -237,12 +238,12 @@ class TorchEngine(Engine):
     def _forward(self, windows: Tokens, batch: Index, length: int | None = None) -> torch.Tensor:
         ids, mask, types = padded(windows, batch, self.pad_id, length)
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-        output = self._call(
-            **{
-                name: torch.from_numpy(values[name]).to(self.device, non_blocking=True)
-                for name in self.inputs
-            }
-        )
+        inputs = {
+            name: torch.from_numpy(values[name]).to(self.device, non_blocking=True) for name in self.inputs
+        }
+        # On a card the next batch is launched while one is computed; a host that reads a mask would wait.
+        with nullcontext() if self.device.type == "cpu" else masks_unread():
+            output = self._call(**inputs)
         return torch.stack([output.start_logits, output.end_logits])
 
 

@@ -1,13 +1,15 @@
-"""How transformers attends in training."""
+"""Masks that are made without a look at the batch."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import small_models
 import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from tinyqa_ray.distill.attention import masks_unread
+from tinyqa_ray.engines.torch_engine import TorchEngine
+from tinyqa_ray.models.masks import masks_unread
 
 FAMILIES = {**small_models.ABLE, **small_models.UNABLE}
 READ = ("xmod",)
@@ -16,7 +18,7 @@ IDS = torch.tensor([[2, 7, 3, 9, 11, 3], [2, 8, 3, 12, 3, 0]])
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in READ])
-def test_forward_of_training_reads_nothing_of_the_device(family: str) -> None:
+def test_forward_reads_nothing_of_the_device(family: str) -> None:
     """A tensor on the meta device has no values: to read one is an error."""
     model = small_models.model(FAMILIES[family]).to("meta")
     ids = IDS.to("meta")
@@ -38,8 +40,22 @@ def test_logits_are_the_same_whether_masks_are_looked_at_or_not(family: str, pad
         torch.testing.assert_close(unread[name][mask.bool()], looked[name][mask.bool()])
 
 
-def test_transformers_looks_at_masks_again_afterwards() -> None:
+def test_transformers_looks_at_masks_again_when_the_last_block_ends() -> None:
     kept = dict(ALL_MASK_ATTENTION_FUNCTIONS)
-    with masks_unread():
-        assert ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] is not kept["sdpa"]
+    outer, inner = masks_unread(), masks_unread()
+    with outer:
+        changed = dict(ALL_MASK_ATTENTION_FUNCTIONS)
+        assert changed["sdpa"] is not kept["sdpa"]
+        with inner:
+            assert dict(ALL_MASK_ATTENTION_FUNCTIONS) == changed
+        assert dict(ALL_MASK_ATTENTION_FUNCTIONS) == changed
     assert dict(ALL_MASK_ATTENTION_FUNCTIONS) == kept
+
+
+def test_engine_of_a_card_launches_a_batch_without_reading_of_it() -> None:
+    """The meta device stands for a card: MPNet, whose windows are padded on one."""
+    engine = TorchEngine(small_models.model(FAMILIES["mpnet"]), device="cpu", layout="padded")
+    engine.device = torch.device("meta")
+    engine.model.to("meta")
+    read = small_models.windows(9, 30)
+    assert engine._launch(read, np.arange(2)).shape == (2, 2, 30)
