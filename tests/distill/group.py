@@ -28,11 +28,18 @@ from tinyqa_ray.teacher_logits.window_dataset import window_files
 
 
 def run(workers: int, work: Callable[..., None], *arguments: Any) -> None:
-    """Run ``work(*arguments)`` in every process of a gloo group."""
+    """Run ``work(*arguments)`` in every process of a gloo group.
+
+    The processes are forks of one that has imported all this, which takes seconds and is done once.
+    """
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload([__name__, "transformers.models.bert.modeling_bert"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(_worker, (workers, port, work, arguments), nprocs=workers)
+    multiprocessing.start_processes(
+        _worker, (workers, port, work, arguments), nprocs=workers, start_method="forkserver"
+    )
 
 
 def _worker(
