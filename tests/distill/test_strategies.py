@@ -153,7 +153,6 @@ def test_compressed_training_resumes_bit_for_bit(config: DistillConfig, tmp_path
     assert not any(torch.equal(made[0], other) for other in made[1:])
 
 
-@pytest.mark.slow
 def test_compressed_training_goes_on_with_other_workers_and_another_rank(
     config: DistillConfig, tmp_path: Path
 ) -> None:
@@ -174,7 +173,6 @@ def test_frozen_word_embeddings_stay_as_they_are(config: DistillConfig, tmp_path
     }
 
 
-@pytest.mark.slow
 def test_workers_that_do_not_divide_the_batch_still_give_its_gradients(
     config: DistillConfig, tmp_path: Path
 ) -> None:
