@@ -63,6 +63,27 @@ def test_what_any_worker_warns_of_is_said_by_the_driver(
     assert sorted(shown[0]) == ["device", "precision", "workers"], "the model card does not show them"
 
 
+def test_what_a_worker_warned_of_before_it_failed_is_said_by_the_driver(
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails(*given: Any) -> None:
+        warned(*given)
+        raise InputError("the windows are of another student")
+
+    monkeypatch.setattr(work, "train", fails)
+    with stage_folder.stage(str(tmp_path / "out"), CONFIG) as stage:
+        options["failure_file"] = stage.path(work.FAILURE)
+        work.train_loop_per_worker(options)
+        said.say_once.cache_clear()
+        caplog.clear()
+        assert work._failure(stage) == "the windows are of another student"
+        assert caplog.messages == ["trained in fp16: 1 of 2 workers lacks bf16"]
+        assert work._failure(stage) is None
+
+
 def test_worker_on_a_node_that_does_not_see_the_output_trains_nothing(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,7 +73,7 @@ def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any] | None:
             message = explained(error, config)
             if message is None:
                 raise
-            storage.write_json(failure, {"message": message})
+            storage.write_json(failure, {"message": message, "notes": notes})
             if session.world_size > 1:
                 raise  # the other workers may be waiting for this one
     return {
@@ -135,16 +135,29 @@ def _fit(config: DistillConfig, stage: stage_folder.Stage, probe: str | None) ->
     except TrainingFailedError as error:
         message = explained(error, config)
         if message is not None:
+            _failure(stage)
             raise InputError(message) from None
         for cause in causes(error):
             if isinstance(cause, StoreError):
                 raise cause from None
         raise
-    if storage.kind(stage.path(FAILURE)) == "file":
-        message = storage.read_json(stage.path(FAILURE))["message"]
-        storage.delete_file(stage.path(FAILURE))
+    message = _failure(stage)
+    if message is not None:
         raise InputError(message)
     return result
+
+
+def _failure(stage: stage_folder.Stage) -> str | None:
+    """What a worker wrote of a failure that would only repeat, once; what it warned of before is said."""
+    file = stage.path(FAILURE)
+    if storage.kind(file) != "file":
+        return None
+    found = storage.read_json(file)
+    storage.delete_file(file)
+    for note in found["notes"]:
+        say_once(note)
+    message: str = found["message"]
+    return message
 
 
 def _checkpoint_config(config: DistillConfig) -> Any:
