@@ -213,6 +213,20 @@ def test_student_of_the_published_size_is_what_was_measured() -> None:
         )
 
 
+def test_what_arrives_in_another_vocabulary_is_what_was_measured() -> None:
+    measured = results("vocabularies")
+    for row in measured["projected"]:
+        (shown,) = cells(PAGE, f"`{row['teacher']}`, {row['vocabulary']}")
+        keys = ("same_answer_percent", "starts_on_border_percent", "ends_on_border_percent")
+        wanted = [row["forced_f1"], *(row[key] for key in keys if key in row)]
+        assert [number for cell in shown[1:] for number in numbers(cell)] == pytest.approx(wanted, abs=0.06)
+    for row in measured["trained"]:
+        by = "labels alone" if row["taught_by"] == "labels" else f"predictions of `{row['taught_by']}`"
+        (shown,) = cells(PAGE, f"{row['vocabulary']}, {by}")
+        found = [numbers(cell)[0] for cell in shown[1:]]
+        assert found == pytest.approx([row["forced_f1"], row["best_f1"]], abs=0.06)
+
+
 def test_speeds_of_answering_are_those_measured() -> None:
     stages = results("answer")["speed"]["stages"]
     for form in ("torch fp32", "export int8"):
