@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from machine import machine, show
 from numpy.typing import NDArray
+from peers.inputs import evenly
 from rich.console import Console
 from rich.table import Table
 
@@ -210,19 +211,13 @@ def _data(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
             f"{arguments.train}: {len(mixed)} of its articles hold unanswerable questions; give data with at "
             "least 2, since one is held out"
         )
-    train = _spread([p for p in paragraphs if p.title not in held_out], arguments.paragraphs)
-    calibration = _spread([p for p in paragraphs if p.title in held_out], CALIBRATION_PARAGRAPHS)
+    train = evenly([p for p in paragraphs if p.title not in held_out], arguments.paragraphs)
+    calibration = evenly([p for p in paragraphs if p.title in held_out], CALIBRATION_PARAGRAPHS)
     questions = {"dev": len(measure.questions_of(arguments.dev))}
     for name, part in (("train", train), ("calibration", calibration)):
         squad.write_json(part, str(work / f"{name}.json"))
         questions[name] = sum(len(paragraph.questions) for paragraph in part)
     return {"paragraphs": len(train), "questions": questions, "calibration_articles": held_out}
-
-
-def _spread(paragraphs: Sequence[squad.Paragraph], most: int) -> list[squad.Paragraph]:
-    """At most so many, evenly from start to end."""
-    chosen = np.linspace(0, len(paragraphs) - 1, min(most, len(paragraphs))).round().astype(int)
-    return [paragraphs[i] for i in np.unique(chosen)]
 
 
 def _minutes(recipe: Recipe, work: Path, questions: dict[str, int], copies: int) -> float:

@@ -15,9 +15,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 from machine import machine, show
+from peers.inputs import evenly
 from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -95,7 +95,7 @@ def main() -> None:
         "trained": [],
     }
     if arguments.students:
-        learned = [paragraphs[i] for i in _spread(len(paragraphs), arguments.paragraphs)]
+        learned = evenly(paragraphs, arguments.paragraphs)
         squad.write_json(learned, str(work / "train.json"))
         figures["learned_questions"] = sum(len(each.questions) for each in learned)
         figures["trained"] = _trained(arguments, students, work)
@@ -201,11 +201,6 @@ def _trained(arguments: argparse.Namespace, students: dict[str, str], work: Path
                 }
             )
     return rows
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """At most so many places of ``count``, evenly from start to end."""
-    return sorted({round(place) for place in np.linspace(0, count - 1, min(most, count))})
 
 
 def _experiment(arguments: argparse.Namespace, students: dict[str, str], work: Path) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from tinyqa_ray.configs import ExportConfig
 from tinyqa_ray.core import bundled, processor, storage
 from tinyqa_ray.core.errors import InputError
+from tinyqa_ray.datasets import squad
 from tinyqa_ray.datasets.windows import Windower
 from tinyqa_ray.engines.engine import padded
 from tinyqa_ray.evaluate import measure
@@ -69,6 +70,12 @@ def workloads(
     corpus = rng.sample(distinct, min(corpus_documents, len(distinct)))
     queries = max(1, len(drawn) // len(corpus))
     return {"pairs": drawn, "corpus": [(question, corpus) for question, _ in drawn[:queries]]}
+
+
+def evenly(paragraphs: Sequence[squad.Paragraph], most: int) -> list[squad.Paragraph]:
+    """At most so many paragraphs, evenly from start to end."""
+    chosen = np.linspace(0, len(paragraphs) - 1, min(most, len(paragraphs))).round().astype(int)
+    return [paragraphs[i] for i in np.unique(chosen)]
 
 
 def model_and_export(model: str, calibration: str, folder: Path, *, export_it: bool) -> dict[str, str]:

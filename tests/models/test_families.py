@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_models
 import tiny
 import torch
 import transformers as hf
@@ -16,14 +17,7 @@ from tinyqa_ray.datasets.windows import Windower
 from tinyqa_ray.engines.torch_engine import TorchEngine
 from tinyqa_ray.models import families, pretrained, weights
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 400,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-}
-LONG: dict[str, Any] = {**SIZES, "max_position_embeddings": 130}
+LONG = small_models.SIZES
 MODERNBERT: dict[str, Any] = {
     "pad_token_id": 0,
     "cls_token_id": 1,
