@@ -137,6 +137,19 @@ def test_ask_prints_answer_score_and_offsets(tiny_bert: str, capsys: pytest.Capt
     assert "score 0." in details
 
 
+def test_ask_says_which_engine_reads_and_takes_one_by_name(
+    tiny_bert: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["ask", "Who built it?", "--model", tiny_bert, "--context", "Anna.", "--threshold", "1"]
+    main.main([*asked, "-v"])
+    assert "engine: torch float32 on cpu\n" in capsys.readouterr().err
+    main.main([*asked, "--precision", "torch-fp32", "--verbose"])
+    assert "engine: torch float32 on cpu\n" in capsys.readouterr().err
+    main.main(asked)
+    assert "engine" not in capsys.readouterr().err
+    assert "precision is 'int7'" in refused(capsys, *asked, "--precision", "int7")
+
+
 def test_ask_reads_a_file(tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.txt").write_text("Anna lives in Zürich.", encoding="utf-8")
     main.main(

@@ -112,6 +112,8 @@ def ask(
     evidence: bool = False,
     max_answer_tokens: int = 30,
     threshold: float | None = None,
+    precision: str | None = None,
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False,
 ) -> None:
     """Ask a question of a text, and print the answer, its score and its offsets.
 
@@ -131,6 +133,10 @@ def ask(
         max_answer_tokens: Longest answer, in tokens.
         threshold: Print 'no answer' when the probability of no answer is above it; that of the settings when
             not given, 1 always answers.
+        precision: auto takes the fastest engine of this machine, which pays for long files: that of the
+            package's model is made on first use; a name that tinyqa engines prints fixes one. When not given,
+            the model is read as it is.
+        verbose: Print the name of the engine, too.
     """
     if (context is None) == (not file):
         raise InputError("give the text either with --context or with --file")
@@ -147,7 +153,9 @@ def ask(
         evidence=evidence,
     )
     quiet_models()
-    reader = Reader.from_pretrained(model, settings=settings)
+    reader = Reader.from_pretrained(model, settings=settings, precision=precision)
+    if verbose:
+        print(f"engine: {reader.engine.name}", file=sys.stderr)
     for lines in asking.told(reader, question, texts, wanted):
         print(lines)
 
