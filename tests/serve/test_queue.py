@@ -88,6 +88,20 @@ def test_windows_of_several_requests_share_a_forward() -> None:
     assert echo.batches == [[999], [0, 1, 2, 3, 4]]
 
 
+def test_windows_of_one_length_share_a_forward_also_when_others_came_between() -> None:
+    echo = Echo()
+    requests = [[window(40, 1), window(34, 2)], [window(34, 3)], [window(40, 4)], [window(34, 5)]]
+    run(held(echo, queue(echo, max_batch_tokens=80), requests))
+    assert echo.batches[1:] == [[1, 4], [3, 5], [2]], "of equals, those who have had least"
+
+
+def test_request_whose_turn_it_is_never_waits_for_those_of_other_lengths() -> None:
+    echo = Echo()
+    odd, common = [window(70, 1)], [window(90, 2)]
+    run(held(echo, queue(echo), [common, odd, *([common] * 8)]))
+    assert [1] in echo.batches[:3]
+
+
 def test_short_request_does_not_wait_for_a_long_one_that_came_before() -> None:
     echo = Echo()
     long, short = [window(90, 1)] * 10, [window(90, 2)]

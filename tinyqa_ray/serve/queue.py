@@ -5,16 +5,18 @@ not hold up the short ones behind it, a bad window fails its own request alone, 
 who has gone are no longer run.
 
 The order is that of fair queueing (Demers, Keshav and Shenker, 1989): windows are run in the order in which
-they would finish if all waiting requests were served at once, each with the same share of the model.
+they would finish if all waiting requests were served at once, each with the same share of the model. The
+request whose turn it is fills its forward with windows of about the same length, of others, too, so that
+little of it is padding; what they are given counts for their own turn.
 """
 
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -33,6 +35,8 @@ Forward = Callable[[Sequence[Window]], list[Logits]]
 _LEAST_FILLED = 0.8
 """A window shorter than this share of its forward's longest window waits for another forward, because padding
 costs time too."""
+_ALIKE = 32
+"""Lengths that differ by less than one in so many are alike: of alike windows, those in turn come first."""
 _PACE_KEPT = 0.9
 """Weight of the earlier pace in the running mean, when a forward has been measured."""
 
@@ -43,20 +47,25 @@ class _Request:
     done: asyncio.Future[list[Logits]]
     arrived_at: float
     """Virtual time at arrival: tokens that each request had been given by then, at a fair share."""
-    waiting: deque[int]
-    """Numbers of the windows that no forward has taken yet."""
+    waiting: list[tuple[int, int]]
+    """Tokens and numbers of the windows that no forward has taken yet, the longest last."""
     found: list[Logits | None]
     given_tokens: int = 0
     parted: bool = False
     """Whether its windows are spread over several forwards."""
 
     def turn(self) -> float:
-        """Virtual time at which its next window would finish; the request with the smallest comes next."""
+        """Virtual time at which what it was given would finish; the request with the smallest comes next."""
         return self.arrived_at + self.given_tokens
 
     def length(self) -> int:
-        """Tokens of its next window."""
-        return len(self.windows[self.waiting[0]][0])
+        """Tokens of its longest waiting window, which is its next one."""
+        return self.waiting[-1][0]
+
+    def near(self, tokens: int, most: int) -> Iterator[tuple[int, int]]:
+        """Its waiting windows of about so many tokens: ``most`` of no more, and as many of more, or fewer."""
+        place = bisect.bisect_right(self.waiting, (tokens, len(self.windows)))
+        yield from self.waiting[max(place - most, 0) : place + most]
 
 
 @dataclass(slots=True)
@@ -112,8 +121,8 @@ class TokenQueue:
         tokens = sum(len(ids) for ids, _ in windows)
         self._check_room(tokens)
         loop = asyncio.get_running_loop()
-        waiting, none = deque(range(len(windows))), [None] * len(windows)
-        request = _Request(windows, loop.create_future(), self._fair_tokens, waiting, [*none])
+        waiting = sorted((len(ids), number) for number, (ids, _) in enumerate(windows))
+        request = _Request(windows, loop.create_future(), self._fair_tokens, waiting, [None] * len(windows))
         self._requests.append(request)
         self.counts.waiting_tokens += tokens
         self._start()
@@ -142,7 +151,7 @@ class TokenQueue:
         return self.counts.waiting_tokens / self._tokens_per_s if self._tokens_per_s else 1.0
 
     def _forget(self, request: _Request) -> None:
-        self.counts.waiting_tokens -= sum(len(request.windows[number][0]) for number in request.waiting)
+        self.counts.waiting_tokens -= sum(tokens for tokens, _ in request.waiting)
         request.waiting.clear()
         with contextlib.suppress(ValueError):
             self._requests.remove(request)
@@ -164,7 +173,7 @@ class TokenQueue:
         self._start()
 
     def _take(self) -> tuple[list[tuple[_Request, int]], bool]:
-        """Choose the windows of the next forward: the next in turn, and others of about its length that fit.
+        """Choose the windows of the next forward: the next in turn, and those nearest to its length that fit.
 
         Returns:
             the windows, and whether the forward leaves other windows of one of their requests waiting.
@@ -172,21 +181,19 @@ class TokenQueue:
         kept = self.keep_lane and 0 < self.lanes - 1 <= sum(self._running.values())
         limit = self.max_batch_tokens // 2 if kept else self.max_batch_tokens
         due = [each for each in self._requests if not (kept and each.given_tokens and each.length() > limit)]
+        if not due:
+            return [], False
         batch: list[tuple[_Request, int]] = []
         shortest = longest = 0
-        for request in sorted(due, key=_Request.turn):
-            while request.waiting:
-                tokens = request.length()
-                low, high = (min(shortest, tokens), max(longest, tokens)) if batch else (tokens, tokens)
-                too_many = high * (len(batch) + 1) > limit
-                if batch and (too_many or low < _LEAST_FILLED * high):
-                    break
-                shortest, longest = low, high
-                batch.append((request, request.waiting.popleft()))
-                request.given_tokens += tokens
-                self.counts.waiting_tokens -= tokens
-            if longest * (len(batch) + 1) > limit:
-                break
+        for tokens, request, number in _nearest(sorted(due, key=_Request.turn), limit):
+            low, high = (min(shortest, tokens), max(longest, tokens)) if batch else (tokens, tokens)
+            if batch and (high * (len(batch) + 1) > limit or low < _LEAST_FILLED * high):
+                continue
+            shortest, longest = low, high
+            batch.append((request, number))
+            request.waiting.remove((tokens, number))
+            request.given_tokens += tokens
+            self.counts.waiting_tokens -= tokens
         self._requests = [request for request in self._requests if request.waiting]
         for request, _ in batch:
             request.parted |= bool(request.waiting)
@@ -229,6 +236,26 @@ class TokenQueue:
         pace = self.lanes * sum(lengths) / max(seconds, 1e-9)
         kept = _PACE_KEPT if self._tokens_per_s else 0.0
         self._tokens_per_s = kept * self._tokens_per_s + (1 - kept) * pace
+
+
+def _nearest(due: Sequence[_Request], limit: int) -> list[tuple[int, _Request, int]]:
+    """Waiting windows that could share a forward of ``limit`` tokens with the first one, the nearest first.
+
+    Args:
+        due: the requests in turn; the first window is the longest of the first.
+        limit: see above.
+
+    Returns:
+        tokens, request and number of each window.
+    """
+    first = due[0].length()
+    most = max(1, limit // first)
+    found = [
+        (abs(tokens - first) * _ALIKE // first, place, -tokens, number)
+        for place, request in enumerate(due)
+        for tokens, number in request.near(first, most)
+    ]
+    return [(-tokens, due[place], number) for _, place, tokens, number in sorted(found)]
 
 
 def _deliver(request: _Request, number: int, logits: Logits) -> None:
