@@ -139,6 +139,20 @@ def test_int8_reads_about_like_its_model(int8: str, tiny_bert: str) -> None:
     assert np.abs(one - two).max() < 0.25 * np.abs(one).max()
 
 
+def test_int8_logits_of_a_window_do_not_change_with_its_neighbours(int8: str) -> None:
+    """In the server, these are windows of other callers."""
+    engine = Reader.from_pretrained(int8, window=SMALL).engine
+    windows = some_windows(int8)
+    everything = np.arange(len(windows))
+    ((_, starts, ends),) = engine.run(windows, [everything])
+    assert starts.shape == ends.shape == (len(windows), windows.lengths.max())
+    for window in everything:
+        tokens = windows.lengths[window]
+        ((_, start, end),) = engine.run(windows, [np.array([window])])
+        assert starts[window, :tokens].tolist() == start[0].tolist()
+        assert ends[window, :tokens].tolist() == end[0].tolist()
+
+
 def test_int8_weights_take_seven_bits(int8: str) -> None:
     """As in OpenVINO's exports: sums of two products must stay below 2**15 without VNNI."""
     graph = onnx.load(f"{int8}/onnx/model_quantized.onnx").graph

@@ -34,6 +34,10 @@ class OnnxEngine(Engine):
 
     The session has no threads of its own: a forward computes in the thread that asks for it. So nothing
     spins between forwards and takes time from neighbours.
+
+    In int8 every window of a batch is a forward of its own. The range of the activations is taken from all that
+    a forward reads: together, a window's logits would change with its neighbours, in the server with those of
+    other callers.
     """
 
     def __init__(
@@ -91,7 +95,8 @@ class OnnxEngine(Engine):
         self.pad_id: int = config.pad_token_id or 0
         self.parameters = int(said.get("tinyqa_parameters", 0))
         self.lanes = (threads or usable_lanes()) if on_cpu else 1
-        self.max_batch_tokens = 512 if on_cpu else 32768
+        self._alone = self.precision == "int8"
+        self.max_batch_tokens = (256 if self._alone else 512) if on_cpu else 32768
         where = f"{self.lanes} CPU threads" if on_cpu else device
         self.name = f"ONNX Runtime {self.precision} on {where}"
         self._pool: ThreadPoolExecutor | None = None
@@ -144,12 +149,26 @@ class OnnxEngine(Engine):
         return self._pool
 
     def _forward(self, windows: Tokens, batch: Index) -> tuple[Index, Logits, Logits]:
+        if not self._alone:
+            return batch, *self._computed(windows, batch)
+        found = [self._computed(windows, batch[[row]]) for row in range(len(batch))]
+        return batch, _stacked([start for start, _ in found]), _stacked([end for _, end in found])
+
+    def _computed(self, windows: Tokens, batch: Index) -> tuple[Logits, Logits]:
         ids, mask, types = padded(windows, batch, self.pad_id)
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         start, end = self._session.run(
             ["start_logits", "end_logits"], {name: values[name] for name in self._names}
         )
-        return batch, np.asarray(start, np.float32), np.asarray(end, np.float32)
+        return np.asarray(start, np.float32), np.asarray(end, np.float32)
+
+
+def _stacked(rows: Sequence[Logits]) -> Logits:
+    """Logits of single windows, ``(1, T)`` each, as those of one batch, filled up with 0."""
+    made = np.zeros((len(rows), max(each.shape[1] for each in rows)), np.float32)
+    for row, each in enumerate(rows):
+        made[row, : each.shape[1]] = each[0]
+    return made
 
 
 def _name_of(provider: Provider) -> str:
