@@ -96,7 +96,7 @@ class OnnxEngine(Engine):
         self.parameters = int(said.get("tinyqa_parameters", 0))
         self.lanes = (threads or usable_lanes()) if on_cpu else 1
         self._alone = self.precision == "int8"
-        self.max_batch_tokens = (256 if self._alone else 512) if on_cpu else 32768
+        self.max_batch_tokens = 512 if on_cpu else 32768
         where = f"{self.lanes} CPU threads" if on_cpu else device
         self.name = f"ONNX Runtime {self.precision} on {where}"
         self._pool: ThreadPoolExecutor | None = None

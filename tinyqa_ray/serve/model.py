@@ -71,8 +71,7 @@ class Model:
         torch.set_num_threads(config.threads or cores(1))
         device = "cuda" if config.num_gpus else "cpu"
         self.engine, _ = choose.load(config.model, device=device, precision=config.precision)
-        best = self.engine.max_batch_tokens
-        best = best if config.num_gpus else min(best, CPU_BATCH_TOKENS)
+        best = self.engine.max_batch_tokens if config.num_gpus else CPU_BATCH_TOKENS
         self.queue = TokenQueue(
             self.forward,
             max_batch_tokens=config.max_batch_tokens or best,
