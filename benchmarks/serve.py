@@ -3,7 +3,7 @@
 python benchmarks/serve.py --model FOLDER --documents passages.jsonl --questions questions.jsonl
 
 All on the loopback, bounded in count and time; the callers are a process of their own on the same cores.
-Parts: ``saturation``, callers who never pause, against the bare engine on the same windows and against a
+Parts: ``saturation``, callers who never pause, in turns with the bare engine on such windows, and against a
 FastAPI server that takes one request at a time, also with ten passages a request and with Serve's own proxy;
 ``latency``, requests that come by chance at shares of that pace, and at twice of it; ``mixed``, short
 requests alone and beside documents of thousands of tokens; ``soak``, the memory over minutes at half of that
@@ -11,10 +11,12 @@ pace.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ PASSAGES = 10
 """Of a request in the part with several."""
 _SHORT_CHARACTERS, _LONG_CHARACTERS = 150, 16_000
 """About 40 and 4,000 tokens."""
+ROUNDS = 3
+"""Of callers who never pause, with the bare engine before and after each."""
 _SOAK_PARTS = 10
 _WARM_UP = 20
 _SERVES_OWN = {
@@ -75,12 +79,9 @@ def _measured(folder: str, drawn: Pairs, calling: Callers, arguments: Any) -> di
     command = ["-m", "tinyqa_ray", "serve", "--model", folder, "--port"]
     bodies = _bodies(drawn)
     several = _bodies(_with_passages(drawn))
-    # Before and after, since a machine that others use is not the same all the time.
-    engine = [_engine_pace(folder, drawn, arguments)]
-    with served(command, calling) as server:
-        found["saturation"] = _saturated(server, bodies, calling, arguments)
-        found[f"saturation, {PASSAGES} passages"] = _saturated(server, several, calling, arguments)
-        engine.append(_engine_pace(folder, drawn, arguments))
+    parts = {"saturation": bodies, f"saturation, {PASSAGES} passages": several}
+    with _engine(folder, drawn, arguments) as engine, served(command, calling) as server:
+        found |= _beside_engine(engine, server, parts, calling, arguments)
         pace = found["saturation"]["requests_per_s"]
         before = server.megabytes()
         for share in SHARES:
@@ -95,14 +96,37 @@ def _measured(folder: str, drawn: Pairs, calling: Callers, arguments: Any) -> di
         if arguments.soak_seconds:
             found["soak"] = _soaked(server, bodies, calling, 0.5 * pace, arguments.soak_seconds)
             print(f"soak: {found['soak']}", file=sys.stderr)
-    with served(command, calling, environment=_SERVES_OWN) as server:
-        found["saturation, Serve's own proxy"] = _saturated(server, bodies, calling, arguments)
-    engine_pace = sum(engine) / len(engine)
-    found["engine_pairs_per_s"] = engine
-    for part, value in found.items():
-        if part.startswith("saturation"):
-            value["share_of_engine"] = round(value["pairs_per_s"] / engine_pace, 3)
-            print(f"{part}: {value}", file=sys.stderr)
+    parts = {"saturation, Serve's own proxy": bodies}
+    with (
+        _engine(folder, drawn, arguments) as engine,
+        served(command, calling, environment=_SERVES_OWN) as server,
+    ):
+        return found | _beside_engine(engine, server, parts, calling, arguments)
+
+
+def _beside_engine(
+    engine: Process, server: Server, parts: dict[str, list[Load]], calling: Callers, arguments: Any
+) -> dict[str, Any]:
+    """Each part as the round with the median share of the engine, which runs alone before and after it.
+
+    A machine that others use is not equally fast all the time: a share is of paces measured within a minute.
+    """
+    found = {}
+    for part, bodies in parts.items():
+        rounds, some = [], -(-len(bodies) // ROUNDS)
+        before = _pace(engine, arguments)
+        for number in range(ROUNDS):
+            load = bodies[number * some : (number + 1) * some]
+            answered = _saturated(server, load, calling, arguments)
+            after = _pace(engine, arguments)
+            share = 2 * answered["pairs_per_s"] / (before + after)
+            own = {"engine_pairs_per_s": [before, after], "share_of_engine": round(share, 3)}
+            rounds.append({**answered, **own})
+            print(f"{part}: {rounds[-1]}", file=sys.stderr)
+            before = after
+        rounds.sort(key=lambda each: each["share_of_engine"])
+        shares = [each["share_of_engine"] for each in rounds]
+        found[part] = {**rounds[ROUNDS // 2], "shares_of_engine": shares}
     return found
 
 
@@ -181,11 +205,18 @@ def _plain(arguments: argparse.Namespace, model: str, drawn: Pairs, calling: Cal
     return made
 
 
-def _engine_pace(model: str, drawn: list[Any], arguments: argparse.Namespace) -> float:
+@contextlib.contextmanager
+def _engine(model: str, drawn: Pairs, arguments: argparse.Namespace) -> Iterator[Process]:
+    """The bare engine, in a process of its own."""
     job = {"model": model, "threads": arguments.threads, "workloads": {"pairs": drawn}}
     with Process("tinyqa_engine", job) as process:
         process.ask("pairs", limit=_WARM_UP)
-        reply = process.ask("pairs")
+        yield process
+
+
+def _pace(engine: Process, arguments: argparse.Namespace) -> float:
+    """Pairs per second of the bare engine, on as many as a round of the server's."""
+    reply = engine.ask("pairs", limit=-(-arguments.requests // ROUNDS))
     return round(reply.pairs / reply.seconds, 2)
 
 
