@@ -76,7 +76,16 @@ def main() -> None:
 def _measured(folder: str, drawn: Pairs, calling: Callers, arguments: Any) -> dict[str, Any]:
     """All parts, of one model."""
     found: dict[str, Any] = {}
-    command = ["-m", "tinyqa_ray", "serve", "--model", folder, "--port"]
+    command = [
+        "-m",
+        "tinyqa_ray",
+        "serve",
+        "--model",
+        folder,
+        "--precision",
+        inputs.as_it_is(folder),
+        "--port",
+    ]
     bodies = _bodies(drawn)
     several = _bodies(_with_passages(drawn))
     parts = {"saturation": bodies, f"saturation, {PASSAGES} passages": several}

@@ -19,6 +19,7 @@ from tinyqa_ray.core.errors import InputError
 from tinyqa_ray.datasets import squad
 from tinyqa_ray.datasets.windows import Windower
 from tinyqa_ray.engines.engine import padded
+from tinyqa_ray.engines.exported import is_exported
 from tinyqa_ray.evaluate import measure
 from tinyqa_ray.export import export
 from tinyqa_ray.models import families, pretrained
@@ -166,3 +167,8 @@ def _copy_tokenizer(model: str, folder: Path) -> None:
 
 def _rows(path: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in storage.read_bytes(path).decode().splitlines() if line.strip()]
+
+
+def as_it_is(model: str) -> str:
+    """The precision that reads a model itself, or an export: 'auto' may take a faster form of a model."""
+    return "auto" if is_exported(model) else "torch-fp32"

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
+from peers.inputs import as_it_is
 from peers.protocol import Job, Prepare, Query, serve
 from peers.tinyqa_stage import as_users_run_it
 from tinyqa_ray.answer import answer
@@ -73,6 +74,7 @@ def load(job: Job) -> Prepare:
         questions.write_text("".join(lines), encoding="utf-8")
         config = AnswerConfig(
             model=job["model"],
+            precision=as_it_is(job["model"]),
             documents=job["documents"],
             questions=str(questions),
             index=job["index"],

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from peers.inputs import as_it_is
 from peers.protocol import Job, Prepare, Query, serve
 from tinyqa_ray.answer import answer, work
 from tinyqa_ray.answer.answerer import Answerer
@@ -62,6 +63,7 @@ def load(job: Job) -> Prepare:
         write_corpus(queries, folder)
         config = AnswerConfig(
             model=job["model"],
+            precision=as_it_is(job["model"]),
             documents=str(folder / "documents.jsonl"),
             questions=str(folder / "questions.jsonl"),
             actors=job["actors"],

@@ -35,9 +35,9 @@ class OnnxEngine(Engine):
     The session has no threads of its own: a forward computes in the thread that asks for it. So nothing
     spins between forwards and takes time from neighbours.
 
-    In int8 every window of a batch is a forward of its own. The range of the activations is taken from all that
-    a forward reads: together, a window's logits would change with its neighbours, in the server with those of
-    other callers.
+    In int8 every window of a batch is a forward of its own. The range of the activations is taken from all
+    that a forward reads: together, a window's logits would change with its neighbours, in the server with
+    those of other callers.
     """
 
     def __init__(
@@ -96,7 +96,8 @@ class OnnxEngine(Engine):
         self.parameters = int(said.get("tinyqa_parameters", 0))
         self.lanes = (threads or usable_lanes()) if on_cpu else 1
         self._alone = self.precision == "int8"
-        self.max_batch_tokens = 512 if on_cpu else 32768
+        # A window at a time gives every core work to the end.
+        self.max_batch_tokens = (1 if self._alone else 512) if on_cpu else 32768
         where = f"{self.lanes} CPU threads" if on_cpu else device
         self.name = f"ONNX Runtime {self.precision} on {where}"
         self._pool: ThreadPoolExecutor | None = None
