@@ -140,9 +140,8 @@ def test_ratios_without_vnni_are_those_measured() -> None:
         f"gave {first:.2f}, {second:.2f} and {third:.2f} times the best of others at 6×384",
         f"On {earlier[1]['f1_questions']} questions of dev forced F1 was {on_dev[int8]:.1f} then, where fp32 "
         f"has {on_dev[plain]:.1f} and optimum's {min(of_optimum):.1f} to {max(of_optimum):.1f}",
-        "fp32 reaches {:.0%} of the fp32 peak at 6×384 and {:.0%} at 6×768, its int8 {:.0%} and {:.0%}".format(
-            *peaks[fp32], *peaks[int8]
-        ).replace("%", " %"),
+        "fp32 reaches {:.0%} of the fp32 peak at 6×384 and {:.0%} at 6×768, its int8 {:.0%} and "
+        "{:.0%}".format(*peaks[fp32], *peaks[int8]).replace("%", " %"),
     ):
         assert words in text, words
     assert (small["rounds"], base["rounds"]) == (3, 2)
