@@ -79,6 +79,11 @@ def evenly(paragraphs: Sequence[squad.Paragraph], most: int) -> list[squad.Parag
     return [paragraphs[i] for i in np.unique(chosen)]
 
 
+def as_it_is(model: str) -> str:
+    """The precision that reads a model itself, or an export: 'auto' may take a faster form of a model."""
+    return "auto" if is_exported(model) else "torch-fp32"
+
+
 def model_and_export(model: str, calibration: str, folder: Path, *, export_it: bool) -> dict[str, str]:
     """Folders of a model and, if asked for, of the int8 export that is faster here, by precision.
 
@@ -167,8 +172,3 @@ def _copy_tokenizer(model: str, folder: Path) -> None:
 
 def _rows(path: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in storage.read_bytes(path).decode().splitlines() if line.strip()]
-
-
-def as_it_is(model: str) -> str:
-    """The precision that reads a model itself, or an export: 'auto' may take a faster form of a model."""
-    return "auto" if is_exported(model) else "torch-fp32"

@@ -11,10 +11,11 @@ from tinyqa_ray.export import export
 
 
 def test_model_is_measured_as_it_is_and_an_export_in_its_own_precision(
-    tiny_bert: str, tiny_squad: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A form of the model in the cache folder would be another contestant."""
     pytest.importorskip("onnx", reason="needs the extra cpu")
+    pytest.importorskip("onnxruntime", reason="needs the extra cpu")
     exported = str(tmp_path / "export")
     export(ExportConfig(model=tiny_bert, format="onnx", precision="fp32"), exported)
     monkeypatch.setenv("TINYQA_ENGINE", "onnx-fp32")

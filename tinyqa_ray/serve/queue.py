@@ -16,7 +16,7 @@ import asyncio
 import bisect
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -62,10 +62,10 @@ class _Request:
         """Tokens of its longest waiting window, which is its next one."""
         return self.waiting[-1][0]
 
-    def near(self, tokens: int, most: int) -> Iterator[tuple[int, int]]:
-        """Its waiting windows of about so many tokens: ``most`` of no more, and as many of more, or fewer."""
+    def near(self, tokens: int, most: int) -> list[tuple[int, int]]:
+        """Its waiting windows nearest to so many tokens: ``most`` no longer than that, ``most`` longer."""
         place = bisect.bisect_right(self.waiting, (tokens, len(self.windows)))
-        yield from self.waiting[max(place - most, 0) : place + most]
+        return self.waiting[max(place - most, 0) : place + most]
 
 
 @dataclass(slots=True)
@@ -242,7 +242,7 @@ def _nearest(due: Sequence[_Request], limit: int) -> list[tuple[int, _Request, i
     """Waiting windows that could share a forward of ``limit`` tokens with the first one, the nearest first.
 
     Args:
-        due: the requests in turn; the first window is the longest of the first.
+        due: the requests in turn; the forward is about as long as the first one's longest window.
         limit: see above.
 
     Returns:
@@ -250,12 +250,9 @@ def _nearest(due: Sequence[_Request], limit: int) -> list[tuple[int, _Request, i
     """
     first = due[0].length()
     most = max(1, limit // first)
-    found = [
-        (abs(tokens - first) * _ALIKE // first, place, -tokens, number)
-        for place, request in enumerate(due)
-        for tokens, number in request.near(first, most)
-    ]
-    return [(-tokens, due[place], number) for _, place, tokens, number in sorted(found)]
+    found = [(tokens, request, number) for request in due for tokens, number in request.near(first, most)]
+    # The sort is stable: of windows that are equally near, those of the request in turn stay first.
+    return sorted(found, key=lambda each: abs(each[0] - first) * _ALIKE // first)
 
 
 def _deliver(request: _Request, number: int, logits: Logits) -> None:
